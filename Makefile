@@ -1,0 +1,69 @@
+# `make help` explains every target. All commands run in .venv, which `make install` makes.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+MODALITY ?= 3d
+BACKBONE ?= miniature
+DATA ?= data/toyworld
+RUN ?= runs/$(MODALITY)-$(BACKBONE)
+ARGS ?=
+SCENES ?= 600
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help align test test-slow bench backbone install doctor params system-libraries
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' \
+	  | while IFS=$$'\t' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+	@echo "  variables:  MODALITY=$(MODALITY) BACKBONE=$(BACKBONE) DATA=$(DATA) RUN=$(RUN) ARGS='--model.learning_rate=1e-3 ...'"
+
+align: $(INSTALLED) $(if $(filter data/toyworld,$(DATA)),data/toyworld/toyworld.json)  ## align MODALITY=3d to the video interface; DATA=<folder> for your own
+	$(BIN)/vlynx fit --config experiments/backbones/$(BACKBONE).yaml \
+	  --config experiments/align/$(MODALITY).yaml --data.root="$(DATA)" --run="$(RUN)" $(ARGS)
+
+test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on 2 cores)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+test-slow: $(INSTALLED)  ## tests that take minutes
+	$(BIN)/pytest -m slow
+
+bench: $(INSTALLED)  ## speed and memory of an alignment step as ratios to plain LoRA training
+	$(BIN)/python experiments/speed/alignment_step.py $(ARGS)
+
+backbone: $(INSTALLED)  ## train the miniature backbone anew (about an hour) into data/backbone
+	$(BIN)/python -m experiments.miniature.train --config experiments/miniature/recipe.yaml \
+	  --out data/backbone $(ARGS)
+
+params: $(INSTALLED)  ## LoRA parameter counts of the paper's models
+	$(BIN)/vlynx params
+
+doctor:  ## what imports, what is missing, and the exact remedy
+	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) vlynx_pl/doctor.py
+
+install: $(INSTALLED)  ## the environment in .venv, with pinned versions
+
+$(INSTALLED): pyproject.toml constraints.txt | system-libraries
+	@$(PYTHON) -c 'import sys, ensurepip; assert sys.version_info >= (3, 11)' 2>/dev/null || { \
+	  echo "$(PYTHON) with venv is needed: apt-get install python3.11 python3.11-venv," \
+	       "or name another with PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# open3d's wheel does not bring libusb. Installed where that is allowed, else named.
+system-libraries:
+	@ldconfig -p 2>/dev/null | grep -q 'libusb-1.0.so' && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "Installing the system library libusb-1.0-0 (open3d needs it)"; \
+	  apt-get update -qq && apt-get install -y -qq libusb-1.0-0 >/dev/null; \
+	else \
+	  echo "open3d needs a system library. Run: sudo apt-get install libusb-1.0-0"; exit 1; \
+	fi
+
+data/toyworld/toyworld.json: | $(INSTALLED)
+	$(BIN)/vlynx toyworld --out data/toyworld --scenes $(SCENES) --seed 0 --workers 2
