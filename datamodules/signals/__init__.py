@@ -1,0 +1,6 @@
+"""Pure functions from signals to frames: tensors in, uint8 pictures (..., 3, H, W) out."""
+
+from datamodules.signals.disparity import disparity
+from datamodules.signals.normals import normals
+
+__all__ = ["disparity", "normals"]
