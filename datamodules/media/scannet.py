@@ -1,0 +1,210 @@
+"""ScanNet scenes as SensReader exports them: colour, depth, pose and intrinsics.
+
+``<scene>/{color/<i>.jpg, depth/<i>.png, pose/<i>.txt, intrinsic/intrinsic_depth.txt}``, or the
+``frames_square`` variant with ``<scene>/intrinsic_depth.txt``. Depth is 16-bit in mm, poses are
+camera to world.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from datamodules.media.images import image_size, read_colour, read_depth
+from datamodules.samples import BadSample
+
+# ScanNet's 1296x968 colour and 640x480 depth differ by 0.4 % in aspect.
+_ASPECT_TOLERANCE = 0.02
+# Exported poses carry six digits; a matrix further than this from a rotation is no pose.
+_ROTATION_TOLERANCE = 1e-3
+_EXPORT = "Export the scene again with ScanNet's SensReader"
+
+
+class ScanNetFrame(NamedTuple):
+    """The files of one moment; ``id`` is their integer name."""
+
+    id: int
+    colour: Path
+    depth: Path
+    pose: Path
+
+
+@dataclass(frozen=True, eq=False)
+class ScanNetScene:
+    """A scene with its usable frames in order of time; pictures are read when asked for."""
+
+    name: str
+    folder: Path
+    frames: tuple[ScanNetFrame, ...] = field(repr=False)
+    dropped: Mapping[int, str] = field(repr=False)  # frame id → why it cannot be used
+    intrinsics: Tensor  # (3, 3) float64, of the depth camera in pixels
+    colour_size: tuple[int, int]  # (H, W)
+    depth_size: tuple[int, int]  # (H, W)
+
+    def read_colour(self, frame: ScanNetFrame) -> Tensor:
+        """uint8 (3, H, W); raises BadSample."""
+        return _of_size(read_colour(frame.colour), self.colour_size, frame.colour)
+
+    def read_depth(self, frame: ScanNetFrame) -> Tensor:
+        """float32 (H, W) in mm, 0 where nothing was measured; raises BadSample."""
+        return _of_size(read_depth(frame.depth), self.depth_size, frame.depth)
+
+    def read_pose(self, frame: ScanNetFrame) -> Tensor:
+        """float64 (4, 4) camera to world; raises BadSample."""
+        return read_pose(frame.pose)
+
+
+def open_scene(folder: Path) -> ScanNetScene:
+    """List a scene's frames and check all but the pixels.
+
+    A frame whose pose is missing or unusable (ScanNet writes ``-inf`` when tracking is lost) goes
+    to ``dropped``. Sizes are those of the first frame whose headers can be read; reading a frame of
+    another size raises.
+
+    Raises:
+        BadSample: a folder or the intrinsics are missing, colour and depth have different frames
+            or aspect ratios, or no frame is usable.
+    """
+    if not folder.is_dir():
+        raise BadSample(folder, "is no folder", f"{_EXPORT}, or leave it out")
+    colour, depth = _numbered(folder / "color", ".jpg", ".png"), _numbered(folder / "depth", ".png")
+    poses = _numbered(folder / "pose", ".txt")
+    if unpaired := sorted(colour.keys() ^ depth.keys()):
+        raise BadSample(
+            folder,
+            f"has {len(colour)} colour and {len(depth)} depth frames; {len(unpaired)} lack the "
+            f"other, the first is frame {unpaired[0]}",
+            f"{_EXPORT}, colour and depth together",
+        )
+    frames: list[ScanNetFrame] = []
+    dropped: dict[int, str] = {}
+    for number in sorted(depth):
+        if number not in poses:
+            dropped[number] = "no pose file"
+            continue
+        try:
+            read_pose(poses[number])
+        except BadSample as error:
+            dropped[number] = error.reason
+        else:
+            frames.append(ScanNetFrame(number, colour[number], depth[number], poses[number]))
+    if not frames:
+        number, reason = next(iter(dropped.items()))
+        raise BadSample(
+            folder,
+            f"has no usable frame: {len(dropped)} dropped, frame {number} because: {reason}",
+            f"{_EXPORT}, or leave it out",
+        )
+    colour_size, depth_size = _sizes(frames)
+    return ScanNetScene(
+        name=folder.absolute().name,
+        folder=folder,
+        frames=tuple(frames),
+        dropped=dropped,
+        intrinsics=_read_intrinsics(folder),
+        colour_size=colour_size,
+        depth_size=depth_size,
+    )
+
+
+def read_pose(path: Path) -> Tensor:
+    """Read a camera-to-world matrix as float64 (4, 4).
+
+    Raises:
+        BadSample: the matrix is not 4x4, not finite, or not a rotation and a translation.
+    """
+    remedy = "Leave the frame out: its tracking was lost, or the file is damaged"
+    pose = _read_matrix(path, remedy)
+    if pose.shape != (4, 4):
+        raise BadSample(path, f"pose is {_shape(pose)}, not 4x4", remedy)
+    if not pose.isfinite().all():
+        raise BadSample(path, "pose is not finite", remedy)
+    rotation = pose[:3, :3]
+    expected = torch.eye(4, dtype=pose.dtype)
+    rigid = torch.cat([rotation @ rotation.T - expected[:3, :3], pose[3:, :3]])
+    if rigid.abs().max() > _ROTATION_TOLERANCE or pose[3, 3] != 1 or rotation.det() < 0:
+        raise BadSample(path, "pose is not a rotation and a translation", remedy)
+    return pose
+
+
+def _read_intrinsics(folder: Path) -> Tensor:
+    candidates = [folder / "intrinsic" / "intrinsic_depth.txt", folder / "intrinsic_depth.txt"]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        raise BadSample(
+            folder, "has no intrinsic/intrinsic_depth.txt and no intrinsic_depth.txt", _EXPORT
+        )
+    matrix = _read_matrix(path, _EXPORT)
+    if matrix.shape not in {(3, 3), (4, 4)} or not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        raise BadSample(
+            path,
+            f"is no 3x3 or 4x4 camera matrix with positive fx and fy ({_shape(matrix)})",
+            _EXPORT,
+        )
+    return matrix[:3, :3]
+
+
+def _read_matrix(path: Path, remedy: str) -> Tensor:
+    try:
+        rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+        return torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64)
+    except (OSError, ValueError) as error:
+        raise BadSample(path, f"is no matrix of numbers ({error})", remedy) from error
+
+
+def _numbered(folder: Path, *suffixes: str) -> dict[int, Path]:
+    if not folder.is_dir():
+        raise BadSample(folder.parent, f"has no folder {folder.name}/", _EXPORT)
+    files: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in suffixes or path.name.startswith("."):
+            continue
+        if not path.stem.isdecimal() or int(path.stem) in files:
+            raise BadSample(
+                path,
+                "is not named by a frame number of its own, such as 0 or 20",
+                "Rename or remove it; frames are ordered and paired by their numbers",
+            )
+        files[int(path.stem)] = path
+    if not files:
+        raise BadSample(folder, f"holds no {' or '.join(suffixes)} file", _EXPORT)
+    return files
+
+
+def _sizes(frames: list[ScanNetFrame]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(H, W) of colour and of depth."""
+    unreadable: list[BadSample] = []
+    for frame in frames:
+        try:
+            colour, depth = image_size(frame.colour), image_size(frame.depth)
+        except BadSample as bad:  # whoever reads this frame is told; the others may be well
+            unreadable.append(bad)
+            continue
+        stretch = colour[1] * depth[0] / (colour[0] * depth[1])
+        if abs(stretch - 1) > _ASPECT_TOLERANCE:
+            raise BadSample(
+                frame.depth,
+                f"is {depth[1]}x{depth[0]} while {frame.colour.name} is {colour[1]}x{colour[0]}: "
+                "not the same view",
+                f"{_EXPORT}, colour and depth uncropped",
+            )
+        return colour, depth
+    raise unreadable[0]
+
+
+def _of_size(image: Tensor, size: tuple[int, int], path: Path) -> Tensor:
+    height, width = image.shape[-2:]
+    if (height, width) != size:
+        raise BadSample(
+            path,
+            f"is {width}x{height}, the scene's first frame is {size[1]}x{size[0]}",
+            f"{_EXPORT}; all frames of a stream have one size",
+        )
+    return image
+
+
+def _shape(matrix: Tensor) -> str:
+    return "x".join(map(str, matrix.shape))

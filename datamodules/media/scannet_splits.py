@@ -1,0 +1,99 @@
+"""Which ScanNet scenes there are, and which are held out.
+
+A root is a folder of scenes, a folder with ``scans/`` in it, or one scene.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from datamodules.samples import BadSample
+
+_Item = TypeVar("_Item")
+
+
+def find_scenes(root: Path) -> list[Path]:
+    """The scene folders under ``root`` by name; folders with no color/, depth/ or pose/ are none.
+
+    Raises:
+        BadSample: the folder is missing, or holds no scene.
+    """
+    if not root.is_dir():
+        raise BadSample(
+            root, "is no folder", "Give the folder that holds the scenes, or export them there"
+        )
+    if _is_scene(root):
+        return [root]
+    scenes = [path for path in sorted(_base(root).iterdir()) if _is_scene(path)]
+    if not scenes:
+        raise BadSample(
+            root,
+            "holds no scene (<scene>/color, depth, pose)",
+            "Give the folder with the scenes or with scans/ in it, or export them there",
+        )
+    return scenes
+
+
+def listed_scenes(root: Path) -> dict[str, list[Path]]:
+    """The scene folders of ``scannetv2_{train,val,test}.txt`` in ``root``; empty without lists.
+
+    Folders are named, not looked for: a listed scene may be missing on disk.
+
+    Raises:
+        BadSample: train or val is missing beside another list, a scene is listed twice, or a name
+            leads out of the folder of scenes.
+    """
+    paths = {split: root / f"scannetv2_{split}.txt" for split in ("train", "val", "test")}
+    present = {split: path for split, path in paths.items() if path.is_file()}
+    if not present:
+        return {}
+    seen: dict[str, Path] = {}
+    splits: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
+    for split, path in paths.items():
+        if split not in present:
+            if split != "test":
+                raise BadSample(
+                    path,
+                    f"is missing beside {', '.join(p.name for p in present.values())}",
+                    "Add it, or remove all scannetv2_*.txt to hold out the last 20 % of the scenes",
+                )
+            continue
+        for name in path.read_text().split():
+            if name in seen:
+                raise BadSample(
+                    path,
+                    f"lists {name}, which {seen[name].name} lists already",
+                    "Keep every scene in one list, once; training must not see what it is "
+                    "tested on",
+                )
+            seen[name] = path
+            splits[split].append(_inside(_base(root), name, path))
+    return splits
+
+
+def hold_out(items: Sequence[_Item]) -> tuple[list[_Item], list[_Item]]:
+    """The first 80 % of the items and the last 20 %, at least one."""
+    held_out = max(1, len(items) // 5)
+    return list(items[:-held_out]), list(items[-held_out:])
+
+
+def _base(root: Path) -> Path:
+    scans = root / "scans"
+    return scans if scans.is_dir() else root
+
+
+def _is_scene(path: Path) -> bool:
+    if path.name.startswith("."):
+        return False
+    return any((path / stream).is_dir() for stream in ("color", "depth", "pose"))
+
+
+def _inside(base: Path, name: str, path: Path) -> Path:
+    folder = base / name
+    if name in {".", ".."} or Path(name).name != name or folder.resolve().parent != base.resolve():
+        raise BadSample(
+            path,
+            f"lists {name!r}, which leads out of {base}",
+            "List names of folders in there only; copy or mount a scene that lies elsewhere",
+        )
+    return folder

@@ -1,0 +1,91 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from datamodules.media.images import image_size, read_colour, read_depth
+from datamodules.samples import BadSample
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+MILLIMETRES = np.random.default_rng(1).integers(0, 65536, (20, 30), dtype=np.uint16)
+
+
+def encoded(pixels, form):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+def test_pixels_come_as_they_are(tmp_path):
+    (tmp_path / "c.png").write_bytes(encoded(PIXELS, "PNG"))
+    (tmp_path / "d.png").write_bytes(encoded(MILLIMETRES, "PNG"))
+    assert torch.equal(read_colour(tmp_path / "c.png"), torch.from_numpy(PIXELS).permute(2, 0, 1))
+    depth = read_depth(tmp_path / "d.png")
+    assert depth.dtype == torch.float32
+    assert np.array_equal(depth.numpy(), MILLIMETRES)
+    assert image_size(tmp_path / "d.png") == (20, 30)
+
+
+@pytest.mark.parametrize(
+    ("data", "read"),
+    [
+        (encoded(PIXELS, "JPEG"), read_colour),
+        (encoded(PIXELS, "PNG"), read_colour),
+        (encoded(MILLIMETRES, "PNG"), read_depth),
+    ],
+    ids=["jpeg", "colour png", "depth png"],
+)
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_cut_file_is_an_error_or_whole(tmp_path, data, read, share):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.write_bytes(data)
+    cut.write_bytes(data[: int(share * len(data))])
+    try:
+        pixels = read(cut)
+    except BadSample as bad:
+        assert str(cut) in str(bad) and "Copy or export the file again" in str(bad)
+    else:  # only bytes after the last pixel were lost
+        assert torch.equal(pixels, read(whole))
+
+
+@pytest.mark.parametrize(
+    ("data", "mode"),
+    [
+        (encoded((MILLIMETRES >> 8).astype(np.uint8), "PNG"), "L"),
+        (encoded(PIXELS, "PNG"), "RGB"),
+        (encoded(MILLIMETRES.astype(np.float32), "TIFF"), "F"),
+        (encoded(MILLIMETRES.astype(np.int32), "TIFF"), "I"),
+    ],
+)
+def test_depth_that_is_not_16_bit_is_refused(tmp_path, data, mode):
+    path = tmp_path / "7.png"
+    path.write_bytes(data)
+    with pytest.raises(BadSample, match=rf"7\.png: .*mode {mode}, 16-bit .*in millimetres"):
+        read_depth(path)
+
+
+def test_depth_without_a_measurement_is_refused(tmp_path):
+    path = tmp_path / "7.png"
+    path.write_bytes(encoded(np.zeros((4, 4), np.uint16), "PNG"))
+    with pytest.raises(BadSample, match=r"7\.png: .*in every pixel\. Remove the frame"):
+        read_depth(path)
+
+
+def test_colour_that_is_depth_is_refused(tmp_path):
+    path = tmp_path / "7.png"
+    path.write_bytes(encoded(MILLIMETRES, "PNG"))
+    with pytest.raises(BadSample, match=r"7\.png: .*8-bit RGB is expected\. Export"):
+        read_colour(path)
+
+
+@pytest.mark.parametrize("read", [read_colour, read_depth, image_size])
+def test_a_missing_file_is_named(tmp_path, read):
+    with pytest.raises(BadSample, match=r"absent\.png: cannot be decoded \(.*No such file"):
+        read(tmp_path / "absent.png")
