@@ -1,0 +1,274 @@
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer
+from PIL import Image
+
+from datamodules import DepthDataModule
+from datamodules.media.scannet import open_scene
+from datamodules.samples import BadSample
+from datamodules.signals import disparity, normals
+
+SMALL = {"frame_size": (12, 16), "num_workers": 0, "batch_size": 2}
+
+
+def module(root, **options):
+    data = DepthDataModule(root, **{**SMALL, **options})
+    data.setup("fit")
+    return data
+
+
+def names(loader):
+    return [name for batch in loader for name in batch["clips"]]
+
+
+def cut(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return path
+
+
+def test_every_depth_frame_is_a_sample_and_the_last_fifth_of_scenes_is_held_out(root):
+    data = module(root)
+    train = [f"scene000{s}_00/{100 * s + 20 * i}" for s in range(4) for i in range(3)]
+    assert sorted(names(data.train_dataloader())) == train
+    assert names(data.val_dataloader()) == [f"scene0004_00/{i}" for i in (400, 420, 440)]
+    assert "4 scenes, 12 frames; val 1 scenes, 3 frames" in repr(data)
+
+
+def test_frames_are_the_signals_of_the_files(root):
+    scene = open_scene(root / "scans" / "scene0004_00")
+    depth = scene.read_depth(scene.frames[0])
+    pictures = {
+        "turbo": [disparity(depth, 300, 5000)],
+        "gray": [disparity(depth, 300, 5000, "gray")],
+        "normals": [normals(depth, scene.intrinsics, 300, 5000)],
+    }
+    pictures["turbo+normals"] = pictures["turbo"] + pictures["normals"]
+    for encoding, expected in pictures.items():
+        data = module(root, encoding=encoding, near_mm=300, far_mm=5000)
+        frames = next(iter(data.val_dataloader()))["frames"]
+        assert frames.shape == (2, len(expected), 3, 12, 16) and frames.dtype == torch.uint8
+        assert torch.equal(frames[0], torch.stack(expected))
+
+
+def test_turbo_and_normals_alternate_in_time(root):
+    [batch] = module(root, encoding="turbo+normals", frames_per_sample=3).val_dataloader()
+    turbo = next(iter(module(root, frames_per_sample=3).val_dataloader()))["frames"]
+    assert batch["clips"] == ["scene0004_00/400,420,440"]
+    assert torch.equal(batch["frames"][:, ::2], turbo)
+
+
+def test_world_normals_use_the_pose(root):
+    turn = np.array([[0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]])
+    for path in (root / "scans" / "scene0004_00" / "pose").iterdir():
+        np.savetxt(path, turn)
+    camera = next(iter(module(root, encoding="normals").val_dataloader()))["frames"]
+    data = module(root, encoding="normals", normal_frame="world")
+    world = next(iter(data.val_dataloader()))["frames"]
+    # x and y turn into y and -x; 255 - p is the picture of -n, up to rounding.
+    assert torch.equal(world[:, :, 1], camera[:, :, 0])
+    assert (world[:, :, 0].int() - (255 - camera[:, :, 1].int())).abs().max() <= 1
+
+
+def test_windows_overlap_rather_than_pad(tmp_path, write_scene):
+    for name in ("a", "b"):
+        write_scene(tmp_path / name, range(5))
+    data = module(tmp_path, frames_per_sample=2)
+    assert names(data.val_dataloader()) == ["b/0,1", "b/2,3", "b/3,4"]
+
+
+def test_reference_is_colour_of_training_scenes_with_a_shorter_last_chunk(root):
+    data = module(root, reference_frames=2)
+    batches = {batch["clips"][0]: batch["frames"] for batch in data.reference_dataloader()}
+    expected = [f"scene000{s}_00/{100 * s}," for s in range(4)]
+    assert sum(name.startswith(tuple(expected)) for name in batches) == 4
+    assert not any(name.startswith("scene0004") for name in batches)
+    assert batches["scene0001_00/100,120"].shape == (1, 2, 3, 12, 16)
+    last = batches["scene0001_00/140"]
+    assert last.shape == (1, 1, 3, 12, 16)
+    assert last.float().mean() == pytest.approx(140, abs=2)  # the scene writer's level
+
+
+def test_reference_root_keeps_its_own_held_out_scenes_back(root, tmp_path, write_scene):
+    other = tmp_path / "other"
+    for i in range(5):
+        write_scene(other / f"video{i}")
+    reference = names(module(root, reference_root=other).reference_dataloader())
+    assert sorted(reference) == [f"video{i}/0,20,40" for i in range(4)]
+
+
+def test_reference_root_cannot_bring_held_out_scenes_back(root):
+    (root / "scannetv2_train.txt").write_text("scene0004_00")
+    (root / "scannetv2_val.txt").write_text("scene0003_00")
+    with pytest.raises(BadSample, match=r"scene0000_00: would be a reference .*Leave reference_"):
+        module(root, reference_root=root / "scans")
+
+
+def test_an_empty_training_list_is_not_filled_from_the_held_out(root):
+    (root / "scannetv2_train.txt").write_text("")
+    (root / "scannetv2_val.txt").write_text("scene0003_00")
+    with pytest.raises(BadSample, match="leaves no train clip"):
+        module(root)
+
+
+def test_lists_decide_and_unlisted_scenes_are_not_read(root):
+    (root / "scannetv2_train.txt").write_text("scene0004_00\nscene0002_00\n")
+    (root / "scannetv2_val.txt").write_text("scene0000_00\n")
+    data = module(root)
+    assert {n.split("/")[0] for n in names(data.train_dataloader())} == {
+        "scene0002_00",
+        "scene0004_00",
+    }
+    assert {n.split("/")[0] for n in names(data.val_dataloader())} == {"scene0000_00"}
+
+
+def test_a_single_scene_holds_out_its_last_frames(tmp_path, write_scene):
+    data = module(write_scene(tmp_path / "chess", range(10)))
+    assert names(data.val_dataloader()) == ["chess/8", "chess/9"]
+    assert names(data.reference_dataloader()) == ["chess/0,1,2,3,4,5,6,7"]
+
+
+def test_the_order_depends_on_the_seed_alone(root):
+    first, again, other = module(root), module(root), module(root, seed=1)
+    for loader in ("train_dataloader", "reference_dataloader"):
+        order = names(getattr(first, loader)())
+        assert order == names(getattr(again, loader)())
+        assert order != names(getattr(other, loader)())
+    workers = names(module(root, num_workers=1).train_dataloader())
+    assert workers == names(first.train_dataloader()) != sorted(workers)
+    epochs = first.train_dataloader()
+    assert names(epochs) != names(epochs)
+
+
+def test_dropped_frames_are_told(root):
+    np.savetxt(root / "scans" / "scene0001_00" / "pose" / "120.txt", np.full((4, 4), -np.inf))
+    data = module(root)
+    assert "scene0001_00/120" not in names(data.train_dataloader())
+    assert "dropped frames: 1 pose is not finite" in repr(data)
+
+
+def test_preprocessing_says_how_frames_are_made(root):
+    assert DepthDataModule(root, encoding="gray", far_mm=4000, **SMALL).preprocessing == {
+        "encoding": "gray",
+        "near_mm": 200,
+        "far_mm": 4000,
+        "normal_frame": "camera",
+        "frames_per_sample": 1,
+        "frame_size": [12, 16],
+    }
+
+
+def test_stop_names_a_truncated_file(root):
+    path = cut(root / "scans" / "scene0004_00" / "depth" / "420.png")
+    data = module(root)
+    with pytest.raises(BadSample, match=r"420\.png: cannot be decoded .*again") as caught:
+        names(data.val_dataloader())
+    assert caught.value.path == path
+
+
+def test_a_worker_error_keeps_its_type_and_text(root):
+    cut(root / "scans" / "scene0004_00" / "depth" / "400.png")
+    with pytest.raises(BadSample, match=r"400\.png: cannot be decoded .*again"):
+        names(module(root, num_workers=1).val_dataloader())
+
+
+def test_stop_names_a_broken_scene(root):
+    shutil.rmtree(root / "scans" / "scene0002_00" / "depth")
+    with pytest.raises(BadSample, match=r"scene0002_00: has no folder depth/\. Export"):
+        module(root)
+
+
+def test_skip_leaves_out_and_lists_all_that_is_bad(root):
+    shutil.rmtree(root / "scans" / "scene0002_00" / "depth")
+    depth = cut(root / "scans" / "scene0001_00" / "depth" / "120.png")
+    colour = cut(root / "scans" / "scene0003_00" / "color" / "340.jpg")
+    data = module(root, on_bad_sample="skip")
+    assert len(names(data.train_dataloader())) == 3 * 3 - 1
+    assert "scene0001_00/120" not in names(data.train_dataloader())
+    assert len(names(data.reference_dataloader())) == 2
+    bad = {str(bad.path) for bad in data.bad_samples}
+    assert bad == {str(root / "scans" / "scene0002_00"), str(depth), str(colour)}
+    assert all(bad.reason and bad.remedy for bad in data.bad_samples)
+    assert "skipped: 3" in repr(data)
+
+
+def test_a_broken_first_frame_costs_that_frame_only(root):
+    (root / "scans" / "scene0004_00" / "depth" / "400.png").write_bytes(b"")
+    data = module(root, on_bad_sample="skip")
+    assert names(data.val_dataloader()) == ["scene0004_00/420", "scene0004_00/440"]
+
+
+def test_skip_never_leaves_nothing(root):
+    for path in (root / "scans" / "scene0004_00" / "depth").iterdir():
+        Image.fromarray(np.zeros((12, 16), np.uint16)).save(path)
+    with pytest.raises(BadSample, match=r"leaves no val clip; 3 were skipped, .*\.png.*Repair"):
+        module(root, on_bad_sample="skip")
+
+
+def test_too_few_frames_for_a_sample(root):
+    with pytest.raises(BadSample, match=r"3 usable frames .*frames_per_sample=4\. Lower"):
+        module(root, frames_per_sample=4)
+
+
+def test_intrinsics_of_another_image_name_the_scene(root):
+    camera = root / "scans" / "scene0004_00" / "intrinsic" / "intrinsic_depth.txt"
+    np.savetxt(camera, [[1170, 0, 648], [0, 1170, 484], [0, 0, 1]])
+    with pytest.raises(BadSample, match=r"scene0004_00: .*cx=648.*encoding=turbo"):
+        names(module(root, encoding="normals").val_dataloader())
+    assert len(names(module(root).val_dataloader())) == 3
+
+
+def test_an_impossible_range_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="near_mm=500 and far_mm=400"):
+        DepthDataModule(tmp_path, near_mm=500, far_mm=400)
+
+
+@pytest.mark.parametrize("option", ["frames_per_sample", "reference_frames"])
+def test_a_clip_has_a_frame(tmp_path, option):
+    with pytest.raises(ValueError, match=f"{option}=0 .*1 or more"):
+        DepthDataModule(tmp_path, **{option: 0})
+
+
+def test_data_travel_to_spawned_workers(root):
+    dataset = module(root).val_dataloader().dataset
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[2][0], dataset[2][0])
+
+
+def test_clips_need_setup(root):
+    with pytest.raises(RuntimeError, match=r"DepthDataModule\.setup\('fit'\)"):
+        DepthDataModule(root).train_dataloader()
+
+
+def test_lightning_fits_on_it(root):
+    class Count(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+            self.seen = []
+
+        def training_step(self, batch, batch_idx):
+            self.seen += batch["clips"]
+            return self.weight * batch["frames"].float().mean()
+
+        def validation_step(self, batch, batch_idx):
+            assert batch["clips"][0].startswith("scene0004")
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    model = Count()
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, datamodule=DepthDataModule(root, **SMALL))
+    assert len(set(model.seen)) == 12
