@@ -1,0 +1,7 @@
+"""A procedural world of rooms whose questions need either RGB or depth, never a download."""
+
+from datamodules.toyworld.generate import generate_toyworld
+from datamodules.toyworld.render import render_scene
+from datamodules.toyworld.scene import sample_scene
+
+__all__ = ["generate_toyworld", "render_scene", "sample_scene"]
