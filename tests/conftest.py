@@ -1,0 +1,24 @@
+"""What all tests share: the shipped miniature, never a download."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from vlynx_pl.backbones import VideoBackbone, load_backbone
+
+torch.set_num_threads(1)
+MINIATURE = Path(__file__).parents[1] / "experiments" / "miniature"
+
+
+@pytest.fixture
+def backbone() -> VideoBackbone:
+    """The miniature without adapters, in float32; a new one for each test."""
+    return load_backbone(str(MINIATURE), "float32")
+
+
+@pytest.fixture
+def videos() -> torch.Tensor:
+    """Two videos of three noise frames, uint8 (2, 3, 3, 64, 64)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (2, 3, 3, 64, 64), dtype=torch.uint8, generator=generator)

@@ -1,0 +1,159 @@
+"""LoRA adapters in two PEFT models: one around the vision tower, one around the LLM.
+
+Switching an adapter touches no ``requires_grad``. PEFT's own ``set_adapter`` and
+``disable_adapter`` do, which silently drops gradients when they are called between two forwards
+of one training step; so a step selects adapters through :func:`use_adapter` alone.
+"""
+
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from vlynx_pl.files import atomic_folder
+
+
+class AdapterError(ValueError):
+    """An adapter folder that cannot be read, or one that was made for another model."""
+
+
+def add_adapter(
+    root: nn.Module,
+    wrapper: PeftModel | None,
+    name: str,
+    *,
+    base: str,
+    rank: int,
+    alpha: int,
+    dropout: float,
+) -> PeftModel:
+    """Inject a LoRA adapter into every ``nn.Linear`` under ``root``, in place.
+
+    Args:
+        root: the vision tower or the LLM.
+        wrapper: the PEFT model already around ``root``, or None for its first adapter.
+        name: adapter name, a modality or a task.
+        base: name of the base model, noted in the saved configuration.
+        rank: LoRA r (paper: 64).
+        alpha: LoRA scale numerator (128 for vision, 16 for the LLM; method.md section 4).
+        dropout: LoRA dropout (0.05).
+
+    Raises:
+        ValueError: an adapter of that name exists, or the name is not a plain word.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError(f"adapter name {name!r}: use letters, digits, '_' and '-' only")
+    if wrapper is not None and name in wrapper.peft_config:
+        raise ValueError(f"adapter {name!r} exists already; adapters: {list(wrapper.peft_config)}")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        # A list of full names: a bare suffix such as q_proj would also be right for other towers.
+        target_modules=_linear_names(root),
+        base_model_name_or_path=base,
+    )
+    with warnings.catch_warnings():
+        # PEFT asks transformers 5 for a property under its old name.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
+        if wrapper is None:
+            wrapper = PeftModel(root, config, adapter_name=name)
+        else:
+            wrapper.add_adapter(name, config)
+    for parameter_name, parameter in wrapper.named_parameters():
+        if f".{name}." in parameter_name:
+            parameter.requires_grad_(True)
+    return wrapper
+
+
+def _linear_names(root: nn.Module) -> list[str]:
+    names = []
+    for name, module in root.named_modules():
+        if ".lora_" in name or name.endswith(".base_layer"):
+            continue
+        inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+        if isinstance(inner, nn.Linear):
+            names.append(name)
+    return names
+
+
+@contextmanager
+def use_adapter(root: nn.Module, name: str | None) -> Iterator[None]:
+    """Run ``root`` with one adapter, or with none: then it is the untouched base, bit for bit.
+
+    Raises:
+        KeyError: no adapter of that name was added to ``root``.
+    """
+    layers: list[Any] = [m for m in root.modules() if isinstance(m, BaseTunerLayer)]
+    if name is not None and not any(name in layer.lora_A for layer in layers):
+        raise KeyError(f"no adapter {name!r} here; add it with add_vision_adapter first")
+    # Private names of PEFT, because its public switches also flip requires_grad; a test pins them.
+    saved = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
+    for layer in layers:
+        layer._disable_adapters = name is None
+        if name is not None:
+            layer._active_adapter = [name]
+    try:
+        yield
+    finally:
+        for layer, (disabled, active) in zip(layers, saved, strict=True):
+            layer._disable_adapters, layer._active_adapter = disabled, active
+
+
+def adapter_parameters(wrapper: PeftModel, name: str) -> dict[str, nn.Parameter]:
+    """The adapter's own parameters by name."""
+    return {key: p for key, p in wrapper.named_parameters() if f".{name}." in key}
+
+
+def save_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
+    """Write the adapter as a plain PEFT folder, at once or not at all.
+
+    The folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` and loads with
+    ``PeftModel.from_pretrained(vision_tower, folder)``, without this package.
+    """
+    with atomic_folder(folder) as unfinished:
+        wrapper.save_pretrained(str(unfinished), selected_adapters=[name])
+        nested = unfinished / name  # PEFT nests every adapter not called "default"
+        for file in nested.iterdir():
+            file.rename(unfinished / file.name)
+        nested.rmdir()
+
+
+def load_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
+    """Load saved weights into the existing adapter ``name``; every tensor must be found.
+
+    Raises:
+        AdapterError: the files are missing or damaged, or they belong to another model or rank.
+    """
+    file = folder / "adapter_model.safetensors"
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(
+            f"{file}: cannot be read as a PEFT adapter ({error}); copy the folder again or train "
+            "the adapter anew"
+        ) from error
+    expected = {
+        key.replace(f".{name}.", "."): parameter
+        for key, parameter in adapter_parameters(wrapper, name).items()
+    }
+    if missing := sorted(expected.keys() ^ tensors.keys()):
+        raise AdapterError(
+            f"{file}: made for another model, {len(missing)} tensors do not match, "
+            f"for example {missing[0]}; use the backbone it was trained on"
+        )
+    for key, parameter in expected.items():
+        if parameter.shape != tensors[key].shape:
+            raise AdapterError(
+                f"{file}: {key} has shape {tuple(tensors[key].shape)}, the adapter here "
+                f"{tuple(parameter.shape)}; build it with the rank in adapter_config.json"
+            )
+        parameter.data.copy_(tensors[key])

@@ -1,0 +1,194 @@
+"""The face every Video LLM shows to the method, and nothing else.
+
+A family is a subclass that says where its vision tower, LLM and attention layers are and how
+frames become tokens. Everything here is frozen and in eval mode but for the LoRA adapters.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Self
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torchvision.transforms.v2.functional import InterpolationMode, resize
+from transformers import PreTrainedModel, ProcessorMixin
+
+from vlynx_pl.adapters import add_adapter, use_adapter
+
+
+class VideoBackbone(nn.Module, ABC):
+    """A frozen Video LLM: frames in, tokens out, with one adapter or none.
+
+    Args:
+        name: path or hub name the model was loaded from.
+        model: the transformers model; it is frozen and put into eval mode.
+        processor: its processor; None only for models that never see data (parameter counts).
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, processor: ProcessorMixin | None) -> None:
+        super().__init__()
+        self.name = name
+        self.model = model.requires_grad_(False)
+        self.processor = processor
+        # Not a submodule: PEFT injects its layers into the model above, which owns them.
+        self._peft: dict[str, PeftModel] = {}
+        self.train(False)
+
+    @property
+    @abstractmethod
+    def vision_tower(self) -> nn.Module:
+        """What the vision adapters are injected into."""
+
+    @property
+    @abstractmethod
+    def language_model(self) -> nn.Module:
+        """The LLM without its output head; called with ``inputs_embeds``."""
+
+    @property
+    @abstractmethod
+    def frame_size(self) -> tuple[int, int]:
+        """(H, W) in pixels that the vision tower expects."""
+
+    @property
+    @abstractmethod
+    def hidden_size(self) -> int:
+        """D, channels of a token at the LLM's input."""
+
+    @property
+    @abstractmethod
+    def patch_grid(self) -> tuple[int, int]:
+        """(rows, columns) of patches in a frame; their product is S, the positions of attention."""
+
+    @property
+    @abstractmethod
+    def tokens_per_frame(self) -> int:
+        """N, tokens that one frame gives the LLM."""
+
+    @property
+    @abstractmethod
+    def newline(self) -> Tensor:
+        """(D,) the learned token that closes a stream of frames."""
+
+    @abstractmethod
+    def attention_layers(self) -> list[nn.Module]:
+        """The vision self-attention modules, in order."""
+
+    @abstractmethod
+    def output_projection(self, layer: nn.Module) -> nn.Module:
+        """The linear layer after the attention of ``layer``."""
+
+    @abstractmethod
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels (B, T, 3, H, W) → tokens (B, T, N, D)."""
+
+    def encode(self, frames: Tensor, adapter: str | None = None) -> Tensor:
+        """Send frames down the visual road.
+
+        Args:
+            frames: (B, T, 3, h, w) uint8 of any size, or floating point already normalised and of
+                ``frame_size``.
+            adapter: name of the vision adapter to switch on; None is the untouched base.
+
+        Returns:
+            (B, T, N, D) tokens, without the newline token.
+        """
+        pixels = self.normalise(frames)
+        with use_adapter(self.vision_tower, adapter):
+            return self._tokens(pixels)
+
+    def normalise(self, frames: Tensor) -> Tensor:
+        """uint8 frames (B, T, 3, h, w) → float (B, T, 3, H, W), as the model's own processor does.
+
+        Bicubic with antialias to ``frame_size``, aspect ratio ignored (method.md section 0).
+        """
+        if frames.ndim != 5 or frames.shape[2] != 3:
+            raise ValueError(f"frames must be (B, T, 3, H, W), got {tuple(frames.shape)}")
+        right_size = tuple(frames.shape[-2:]) == self.frame_size
+        if frames.is_floating_point():
+            if not right_size:
+                raise ValueError(
+                    f"floating point frames must be normalised and {self.frame_size} in size, got "
+                    f"{tuple(frames.shape[-2:])}; pass uint8 frames to have them resized"
+                )
+            return frames.to(self.newline.dtype)
+        if not right_size:
+            size = list(self.frame_size)
+            frames = resize(frames, size, InterpolationMode.BICUBIC, antialias=True)
+        if self.processor is None:
+            raise ValueError(f"{self.name} was built without a processor and cannot take frames")
+        video = self.processor.video_processor
+        mean, std = (
+            torch.tensor(x, device=frames.device) for x in (video.image_mean, video.image_std)
+        )
+        pixels = (frames.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        return pixels.to(self.newline.dtype)
+
+    def add_vision_adapter(
+        self, name: str, rank: int = 64, alpha: int = 128, dropout: float = 0.05
+    ) -> None:
+        """Inject a trainable LoRA adapter, one a modality, into the vision tower."""
+        self._add_adapter("vision", self.vision_tower, name, rank, alpha, dropout)
+
+    def add_llm_adapter(
+        self, name: str, rank: int = 64, alpha: int = 16, dropout: float = 0.05
+    ) -> None:
+        """Inject a trainable LoRA adapter, one a task, into the LLM."""
+        self._add_adapter("llm", self.language_model, name, rank, alpha, dropout)
+
+    def _add_adapter(
+        self, part: str, root: nn.Module, name: str, rank: int, alpha: int, dropout: float
+    ) -> None:
+        _ = self.fingerprint  # of the base; taken before anything is injected
+        self._peft[part] = add_adapter(
+            root,
+            self._peft.get(part),
+            name,
+            base=self.name,
+            rank=rank,
+            alpha=alpha,
+            dropout=dropout,
+        )
+        self.train(False)  # PEFT's new layers start with dropout on
+
+    @property
+    def vision_adapters(self) -> PeftModel:
+        """The PEFT model around the vision tower.
+
+        Raises:
+            KeyError: no vision adapter was added yet.
+        """
+        return self._peft["vision"]
+
+    @property
+    def llm_adapters(self) -> PeftModel:
+        """The PEFT model around the LLM.
+
+        Raises:
+            KeyError: no LLM adapter was added yet.
+        """
+        return self._peft["llm"]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything between pixels and tokens, in float32; adapters leave it unchanged."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in sorted(self._visual_road().items()):
+            digest.update(f"{name}{tuple(tensor.shape)}".encode())
+            if tensor.device.type != "meta":
+                digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @abstractmethod
+    def _visual_road(self) -> dict[str, Tensor]:
+        """The frozen tensors between pixels and tokens, by name."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Keep the frozen model in eval mode; only adapters know a training mode (dropout)."""
+        super().train(False)
+        for wrapper in self._peft.values():
+            for name, module in wrapper.named_modules():
+                if ".lora_dropout" in name:
+                    module.train(mode)
+        return self

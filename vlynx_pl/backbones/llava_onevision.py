@@ -1,0 +1,77 @@
+"""LLaVA-OneVision: SigLIP tower, two-layer projector, 2× bilinear pooling, Qwen2 (paper's main)."""
+
+from math import ceil
+
+from torch import Tensor, nn
+from transformers import LlavaOnevisionForConditionalGeneration, ProcessorMixin
+
+from vlynx_pl.attention import LISTENING_ATTENTION
+from vlynx_pl.backbones.base import VideoBackbone
+
+
+class LlavaOnevisionBackbone(VideoBackbone):
+    """``LlavaOnevisionForConditionalGeneration`` of any size, the miniature included."""
+
+    def __init__(
+        self,
+        name: str,
+        model: LlavaOnevisionForConditionalGeneration,
+        processor: ProcessorMixin | None,
+    ) -> None:
+        super().__init__(name, model, processor)
+        model.set_attn_implementation({"vision_config": LISTENING_ATTENTION})
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        return self.model.model.vision_tower
+
+    @property
+    def language_model(self) -> nn.Module:
+        return self.model.model.language_model
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        side = self.model.config.vision_config.image_size
+        return side, side
+
+    @property
+    def hidden_size(self) -> int:
+        return self.model.config.text_config.hidden_size
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        side = self.frame_size[0] // self.model.config.vision_config.patch_size
+        return side, side
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return ceil(self.patch_grid[0] / 2) ** 2
+
+    @property
+    def newline(self) -> Tensor:
+        return self.model.model.image_newline
+
+    def attention_layers(self) -> list[nn.Module]:
+        return [layer.self_attn for layer in self.model.model.vision_tower.encoder.layers]
+
+    def output_projection(self, layer: nn.Module) -> nn.Module:
+        return layer.get_submodule("out_proj")
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        batch, frames = pixels.shape[:2]
+        # transformers views the frames flat, so they must be contiguous.
+        features = self.model.model.get_video_features(pixels.contiguous(), return_dict=True)
+        without_newline = features.pooler_output[:, :-1]
+        return without_newline.reshape(batch, frames, self.tokens_per_frame, self.hidden_size)
+
+    def _visual_road(self) -> dict[str, Tensor]:
+        parts = {
+            "vision_tower": self.vision_tower,
+            "multi_modal_projector": self.model.model.multi_modal_projector,
+        }
+        tensors = {
+            f"{part}.{name}": tensor
+            for part, module in parts.items()
+            for name, tensor in module.state_dict().items()
+        }
+        return tensors | {"image_newline": self.newline}

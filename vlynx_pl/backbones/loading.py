@@ -1,0 +1,68 @@
+"""From a folder or hub name to a frozen backbone; the only place that knows all families."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
+
+from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
+
+FAMILIES: dict[str, type[LlavaOnevisionBackbone]] = {"llava_onevision": LlavaOnevisionBackbone}
+
+
+class BackboneError(Exception):
+    """A model that cannot be loaded or is of a family not supported."""
+
+
+def load_backbone(
+    path: str, dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+) -> VideoBackbone:
+    """Load a frozen Video LLM.
+
+    Args:
+        path: folder of a saved model, or its name on the Hugging Face hub.
+        dtype: type of the frozen weights; LoRA weights are always float32.
+
+    Raises:
+        BackboneError: nothing is there, it cannot be read, or its family is not supported.
+    """
+    config: PretrainedConfig = _load(AutoConfig, path)
+    family = _family(config, path)
+    model = _load(
+        AutoModelForImageTextToText,
+        path,
+        dtype=getattr(torch, dtype),
+        attn_implementation="sdpa",
+        use_safetensors=True,  # never a pickle
+    )
+    return family(path, model, _load(AutoProcessor, path))
+
+
+def meta_backbone(config: PretrainedConfig, name: str) -> VideoBackbone:
+    """A backbone of the right shapes without weights, for counting parameters."""
+    family = _family(config, name)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    return family(name, model, None)
+
+
+def _family(config: PretrainedConfig, path: str) -> type[LlavaOnevisionBackbone]:
+    if config.model_type not in FAMILIES:
+        raise BackboneError(
+            f"{path}: model_type {config.model_type!r} is not supported; supported: "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[config.model_type]
+
+
+def _load(auto_class: Any, path: str, **options: object) -> Any:
+    try:
+        return auto_class.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        kind = "folder" if Path(path).exists() else "neither a folder here nor reachable on the hub"
+        raise BackboneError(
+            f"backbone {path!r} ({kind}) cannot be loaded: {error}\nGive a folder written by "
+            "save_pretrained, or a hub name and a way to reach the hub."
+        ) from error
