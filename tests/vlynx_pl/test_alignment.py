@@ -1,0 +1,141 @@
+import pytest
+import torch
+from torch.testing import assert_close
+
+from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.attention import listen
+from vlynx_pl.guidance import estimate_guidance
+from vlynx_pl.losses import attention_response_loss, token_statistics_loss
+
+
+@pytest.fixture
+def module(backbone, videos) -> InterfaceAlignment:
+    module = InterfaceAlignment(backbone, "3d", rank=8, alpha=16, dropout=0.0)
+    module.use_guidance(estimate_guidance(backbone, [videos]))
+    return module
+
+
+@pytest.fixture
+def depth(videos):
+    return 255 - videos[:, :1]
+
+
+def test_defaults_are_the_released_recipe(backbone):
+    module = InterfaceAlignment(backbone, "3d")
+    config = backbone.vision_adapters.peft_config["3d"]
+    assert (config.r, config.lora_alpha, config.lora_dropout) == (64, 128, 0.05)
+    assert (module.stat_weight, module.queries, module.response) == (0.01, "pooled", "projected")
+    assert not module.detach_reference and not module.include_newline
+
+
+@pytest.mark.parametrize("queries", ["pooled", "all"])
+@pytest.mark.parametrize("response", ["projected", "context"])
+@torch.no_grad()
+def test_losses_are_the_mean_over_layers_and_the_weighted_sum(module, depth, queries, response):
+    """Against a direct computation from what every layer projects."""
+    module.queries, module.response = queries, response
+    gaps, backbone, guidance = [], module.backbone, module.guidance
+    chosen = [r * 8 + c for r in range(8) for c in range(8)]
+    if queries == "pooled":
+        chosen = [r * 8 + c for r in range(0, 8, 2) for c in range(0, 8, 2)]
+
+    def direct(call):
+        layer = backbone.attention_layers()[call.layer]
+        project = layer.out_proj if response == "projected" else None
+        answer = call.output if response == "projected" else call.context
+        keys, values = guidance.keys[call.layer], guidance.values[call.layer]
+        gaps.append(
+            attention_response_loss(
+                call.query[:, :, chosen], answer[:, chosen], keys, values, project
+            )
+        )
+
+    with listen(backbone.attention_layers(), direct):
+        tokens = backbone.encode(depth, "3d")
+    losses = module.losses(depth)
+    assert_close(losses["attn"], torch.stack(gaps).mean())
+    stat = token_statistics_loss(tokens, guidance.token_mean, guidance.token_var)
+    assert_close(losses["stat"], stat)
+    assert_close(losses["total"], losses["attn"] + 0.01 * losses["stat"])
+
+
+def test_alignment_needs_neither_text_nor_the_language_model(module, depth):
+    def forbidden(*_):
+        raise AssertionError("the language model was called")
+
+    module.backbone.language_model.register_forward_pre_hook(forbidden)
+    module.backbone.model.lm_head.register_forward_pre_hook(forbidden)
+    module.losses(depth)["total"].backward()
+
+
+def test_every_adapter_tensor_and_nothing_else_gets_a_gradient(module, depth):
+    with torch.no_grad():  # at B = 0 no gradient reaches A
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.01)
+    module.losses(depth)["total"].backward()
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        else:
+            assert parameter.grad is None, name
+
+
+def test_training_lowers_the_loss(module, depth):
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-3)
+    first = module.losses(depth)["total"].item()
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = module.losses(depth)["total"]
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.7 * first
+
+
+def test_detaching_changes_the_gradient_but_not_the_loss(module, depth):
+    gradients = []
+    for detach in (False, True):
+        module.detach_reference = detach
+        module.zero_grad()
+        loss = module.losses(depth)["attn"]
+        loss.backward()
+        name = "vision_tower.encoder.layers.3.self_attn.q_proj.lora_B.3d.weight"
+        gradients.append(
+            (
+                loss.item(),
+                dict(module.named_parameters())[f"backbone.model.model.{name}"].grad.clone(),
+            )
+        )
+    assert gradients[0][0] == gradients[1][0]
+    assert not torch.equal(gradients[0][1], gradients[1][1])
+
+
+@pytest.mark.parametrize("fill", [0, 255])
+def test_blank_frames_have_a_finite_loss(module, fill):
+    loss = module.losses(torch.full((2, 1, 3, 64, 64), fill, dtype=torch.uint8))["total"]
+    loss.backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
+
+
+def test_the_newline_can_be_counted_as_released(module, depth):
+    without = module.losses(depth)["stat"].item()
+    module.include_newline = True
+    assert module.losses(depth)["stat"].item() != without
+
+
+def test_without_guidance_the_remedy_is_told(backbone, depth):
+    with pytest.raises(RuntimeError, match="add the ReferenceGuidance callback"):
+        InterfaceAlignment(backbone, "3d").losses(depth)
+
+
+def test_a_checkpoint_holds_the_adapter_alone_and_is_checked(module):
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    names = checkpoint["state_dict"].keys()
+    assert names == {n for n, p in module.named_parameters() if p.requires_grad}
+    assert all("lora_" in name for name in names)
+    module.on_load_checkpoint(checkpoint)
+    checkpoint["state_dict"].popitem()
+    with pytest.raises(ValueError, match="does not hold this run's adapter: 1 tensors differ"):
+        module.on_load_checkpoint(checkpoint)

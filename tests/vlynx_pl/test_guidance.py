@@ -1,0 +1,165 @@
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from tests.conftest import MINIATURE
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.guidance import (
+    GuidanceError,
+    GuidanceStatistics,
+    InterfaceGuidance,
+    estimate_guidance,
+    merge_moments,
+    moments,
+    with_videos,
+)
+from vlynx_pl.parameter_counts import published_backbone
+
+
+@pytest.fixture
+def batches(videos):
+    noise = torch.randint(0, 256, (1, 5, 3, 64, 64), dtype=torch.uint8)
+    return [videos, noise, videos // 3]
+
+
+@torch.no_grad()
+def test_guidance_is_the_mean_over_frames_of_the_projections(backbone, batches):
+    """Against hooks on the projections themselves, in float64."""
+    keys = {i: [] for i in range(len(backbone.attention_layers()))}
+    values = {i: [] for i in keys}
+    handles = []
+    for i, layer in enumerate(backbone.attention_layers()):
+        for store, projection in ((keys, layer.k_proj), (values, layer.v_proj)):
+            handles.append(
+                projection.register_forward_hook(
+                    lambda _, __, out, store=store, i=i: store[i].append(out.double())
+                )
+            )
+    tokens = [backbone.encode(frames).double() for frames in batches]
+    for handle in handles:
+        handle.remove()
+    guidance = estimate_guidance(backbone, batches)
+    heads = backbone.attention_layers()[0].num_heads
+    for stored, found in ((keys, guidance.keys), (values, guidance.values)):
+        for i, outputs in stored.items():
+            mean = torch.cat(outputs).mean(0)  # (S, C)
+            wanted = mean.unflatten(-1, (heads, -1)).transpose(0, 1)
+            assert_close(found[i], wanted.float(), atol=1e-6, rtol=1e-5)
+    rows = torch.cat([t.flatten(0, 2) for t in tokens])
+    assert_close(guidance.token_mean, rows.mean(0).float())
+    assert_close(guidance.token_var, rows.var(0, correction=0).float())
+    assert (guidance.num_frames, guidance.num_videos) == (17, 5)
+
+
+def test_adapters_do_not_colour_the_guidance(backbone, batches):
+    plain = estimate_guidance(backbone, batches)
+    backbone.add_vision_adapter("3d", 4, 8)
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    again = estimate_guidance(backbone, batches)
+    assert torch.equal(plain.keys, again.keys) and torch.equal(plain.token_var, again.token_var)
+
+
+def test_shards_merged_equal_one_pass(backbone, batches):
+    whole = estimate_guidance(backbone, batches)
+    first, second = GuidanceStatistics(backbone), GuidanceStatistics(backbone)
+    first.update(batches[0])
+    for frames in batches[1:]:
+        second.update(frames)
+    first.merge_state(second)
+    merged = first.guidance()
+    assert (merged.num_frames, merged.num_videos) == (whole.num_frames, whole.num_videos)
+    for name in ("keys", "values", "token_mean", "token_var"):
+        assert_close(getattr(merged, name), getattr(whole, name), atol=1e-6, rtol=1e-6)
+
+
+def test_moments_merge_whatever_the_split():
+    rows = torch.randn(50, 3, dtype=torch.float64) * 1e-3 + 1e4  # where naive sums lose digits
+    parts = torch.stack([moments(part) for part in rows.split([1, 9, 40])])
+    count, mean, deviation = merge_moments(parts)
+    assert_close(mean, rows.mean(0), rtol=1e-14, atol=0)
+    assert_close(deviation / count, rows.var(0, correction=0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("include_newline", [False, True])
+@torch.no_grad()
+def test_the_newline_is_counted_once_a_video_if_at_all(backbone, batches, include_newline):
+    rows = []
+    for frames in batches:
+        rows.append(backbone.encode(frames).flatten(0, 2))
+        if include_newline:
+            rows += [backbone.newline[None]] * len(frames)
+    wanted = torch.cat(rows).double().mean(0).float()
+    assert_close(estimate_guidance(backbone, batches, include_newline).token_mean, wanted)
+
+
+def test_guidance_shapes_of_so400m():
+    statistics = GuidanceStatistics(published_backbone("LLaVA-OV-0.5B"))
+    assert statistics.key_sum.shape == statistics.value_sum.shape == (26, 16, 729, 72)
+    assert statistics.token_moments.shape == (3, 896)
+
+
+def test_no_video_is_an_error(backbone):
+    with pytest.raises(GuidanceError, match="no reference video"):
+        estimate_guidance(backbone, [])
+
+
+@pytest.fixture
+def saved(backbone, batches, tmp_path):
+    path = tmp_path / "guidance.safetensors"
+    with_videos(estimate_guidance(backbone, batches), ["a/0,1", "b/0"]).save(path)
+    return path
+
+
+def test_a_saved_guidance_comes_back_whole(backbone, batches, saved):
+    guidance, loaded = estimate_guidance(backbone, batches), InterfaceGuidance.load(saved)
+    for name in ("keys", "values", "token_mean", "token_var"):
+        assert torch.equal(getattr(loaded, name), getattr(guidance, name))
+    assert loaded.source.videos == ("a/0,1", "b/0")
+    assert loaded.source.fingerprint == backbone.fingerprint
+    loaded.check(backbone, False, saved)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name], "no temporary file left"
+
+
+def test_a_damaged_file_is_one_clear_error(saved):
+    saved.write_bytes(saved.read_bytes()[:1000])
+    with pytest.raises(GuidanceError, match=rf"{saved.name} cannot be used.*Delete it"):
+        InterfaceGuidance.load(saved)
+
+
+def test_another_safetensors_file_is_no_guidance(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(GuidanceError, match="format is None"):
+        InterfaceGuidance.load(tmp_path / "x.safetensors")
+
+
+def test_a_missing_file_is_one_clear_error(tmp_path):
+    with pytest.raises(GuidanceError, match="computed again from the reference videos"):
+        InterfaceGuidance.load(tmp_path / "nothing.safetensors")
+
+
+def test_a_guidance_of_another_backbone_is_refused_with_both_fingerprints(saved):
+    other = load_backbone(str(MINIATURE), "float32")
+    with torch.no_grad():
+        other.newline[0] += 1
+    guidance = InterfaceGuidance.load(saved)
+    with pytest.raises(GuidanceError) as error:
+        guidance.check(other, False, saved)
+    assert guidance.source.fingerprint in str(error.value)
+    assert other.fingerprint in str(error.value)
+    assert str(saved) in str(error.value)
+
+
+def test_a_guidance_of_another_frame_size_is_refused_with_both(backbone, saved):
+    tensors = load_file(saved)
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, saved, metadata | {"frame_size": json.dumps([384, 384])})
+    with pytest.raises(GuidanceError, match=r"frame_size is \(384, 384\).*here it is \(64, 64\)"):
+        InterfaceGuidance.load(saved).check(backbone, False, saved)

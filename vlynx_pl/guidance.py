@@ -1,0 +1,246 @@
+"""Interface guidance: what plain video looks like inside the frozen model (paper eq. 2-3).
+
+Per vision layer the mean keys and values over all frames, and the mean and variance of the
+projected tokens. Sums are float64; what is kept is float32 in one safetensors file that says which
+backbone and which videos made it.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torchmetrics import Metric
+
+from vlynx_pl.attention import AttentionCall, listen
+from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.files import atomic_file
+
+_TENSORS = ("keys", "values", "token_mean", "token_var")
+_FORMAT = "vlynx-guidance-1"
+
+
+class GuidanceError(ValueError):
+    """A guidance file that is damaged, or made with another backbone or frame size."""
+
+
+@dataclass(frozen=True)
+class GuidanceSource:
+    """What made a guidance: enough to refuse it where it does not belong."""
+
+    backbone: str
+    fingerprint: str
+    frame_size: tuple[int, int]
+    include_newline: bool
+    videos: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InterfaceGuidance:
+    """The reference statistics of the video interface; means are over frames, nothing else.
+
+    Shapes for SigLIP so400m at 384 px: keys and values (26, 16, 729, 72).
+    """
+
+    keys: Tensor = field(repr=False)  # (L, h, S, d) float32
+    values: Tensor = field(repr=False)  # (L, h, S, d) float32
+    token_mean: Tensor = field(repr=False)  # (D,) float32
+    token_var: Tensor = field(repr=False)  # (D,) float32, population variance
+    num_frames: int
+    num_videos: int
+    source: GuidanceSource
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, atomically."""
+        metadata = {
+            "format": _FORMAT,
+            "num_frames": str(self.num_frames),
+            "num_videos": str(self.num_videos),
+            "backbone": self.source.backbone,
+            "fingerprint": self.source.fingerprint,
+            "frame_size": json.dumps(self.source.frame_size),
+            "include_newline": json.dumps(self.source.include_newline),
+            "videos": json.dumps(self.source.videos),
+        }
+        tensors = {name: getattr(self, name).cpu().contiguous() for name in _TENSORS}
+        with atomic_file(path) as unfinished:
+            save_file(tensors, unfinished, metadata)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a guidance file.
+
+        Raises:
+            GuidanceError: the file is missing, damaged, or no guidance.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            height, width = json.loads(metadata["frame_size"])
+            source = GuidanceSource(
+                metadata["backbone"],
+                metadata["fingerprint"],
+                (height, width),
+                json.loads(metadata["include_newline"]),
+                tuple(json.loads(metadata["videos"])),
+            )
+            counts = int(metadata["num_frames"]), int(metadata["num_videos"])
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise GuidanceError(
+                f"guidance file {path} cannot be used: {error}. Delete it, or leave the path out, "
+                "and it is computed again from the reference videos"
+            ) from error
+        return cls(**tensors, num_frames=counts[0], num_videos=counts[1], source=source)
+
+    def check(self, backbone: VideoBackbone, include_newline: bool, path: Path) -> None:
+        """Refuse a guidance that does not fit the run.
+
+        Raises:
+            GuidanceError: another backbone, frame size or newline setting; both are named.
+        """
+        here = _source(backbone, include_newline)
+        for what in ("fingerprint", "frame_size", "include_newline"):
+            made_with, wanted = getattr(self.source, what), getattr(here, what)
+            if made_with != wanted:
+                raise GuidanceError(
+                    f"guidance file {path} does not fit this run: its {what} is {made_with} (made "
+                    f"with {self.source.backbone}), here it is {wanted} ({here.backbone}). Leave "
+                    "the path out to compute the guidance anew, or use the backbone it was made for"
+                )
+
+
+def merge_moments(parts: Tensor) -> Tensor:
+    """Merge count, mean and summed squared deviation of disjoint sets by Chan's formula.
+
+    Args:
+        parts: (P, 3, D) float64 rows of count, mean and M2.
+
+    Returns:
+        (3, D) of the union.
+    """
+    counts, means, deviations = parts.unbind(1)  # each (P, D)
+    total = counts.sum(0)
+    mean = (counts * means).sum(0) / total.clamp(min=1)
+    deviation = deviations.sum(0) + (counts * (means - mean).square()).sum(0)
+    return torch.stack([total, mean, deviation])
+
+
+def moments(rows: Tensor) -> Tensor:
+    """Count, mean and summed squared deviation of rows (R, D) as (3, D) float64."""
+    rows = rows.double()
+    mean = rows.mean(0)
+    deviation = (rows - mean).square().sum(0)
+    return torch.stack([torch.full_like(mean, len(rows)), mean, deviation])
+
+
+class GuidanceStatistics(Metric):
+    """Accumulates guidance batch by batch; ranks and shards merge exactly.
+
+    Args:
+        backbone: the frozen model whose interface is measured.
+        include_newline: count the newline token once a video, as the released code does.
+    """
+
+    full_state_update = False
+    key_sum: Tensor
+    value_sum: Tensor
+    token_moments: Tensor
+    num_frames: Tensor
+    num_videos: Tensor
+
+    def __init__(self, backbone: VideoBackbone, include_newline: bool = False) -> None:
+        super().__init__()
+        self._backbone = [backbone]  # in a list: the metric must not adopt it as a submodule
+        self.include_newline = include_newline
+        heads, positions, channels = _attention_shape(backbone)
+        shape = (len(backbone.attention_layers()), heads, positions, channels)
+        self.add_state("key_sum", torch.zeros(shape, dtype=torch.float64), "sum")
+        self.add_state("value_sum", torch.zeros(shape, dtype=torch.float64), "sum")
+        empty = torch.zeros(3, backbone.hidden_size, dtype=torch.float64)
+        self.add_state("token_moments", empty, merge_moments)
+        self.add_state("num_frames", torch.tensor(0), "sum")
+        self.add_state("num_videos", torch.tensor(0), "sum")
+
+    def update(self, frames: Tensor) -> None:
+        """Add a batch of videos (B, T, 3, H, W), uint8 or normalised; every frame counts alike."""
+        backbone = self._backbone[0]
+        with torch.inference_mode(), listen(backbone.attention_layers(), self._add_attention):
+            tokens = backbone.encode(frames)  # (B, T, N, D)
+        rows = tokens.flatten(0, 2)
+        if self.include_newline:
+            rows = torch.cat([rows, backbone.newline.expand(len(tokens), -1)])
+        self.token_moments = merge_moments(torch.stack([self.token_moments, moments(rows)]))
+        self.num_frames += frames.shape[0] * frames.shape[1]
+        self.num_videos += frames.shape[0]
+
+    def _add_attention(self, call: AttentionCall) -> None:
+        # The few frames of a batch in float32, which is many times faster; batches in float64.
+        self.key_sum[call.layer] += call.key.sum(0, dtype=torch.float32)
+        self.value_sum[call.layer] += call.value.sum(0, dtype=torch.float32)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The means over everything seen so far, on all ranks, float32."""
+        count, mean, deviation = self.token_moments
+        return {
+            "keys": (self.key_sum / self.num_frames).float(),
+            "values": (self.value_sum / self.num_frames).float(),
+            "token_mean": mean.float(),
+            "token_var": (deviation / count).float(),
+            "num_frames": self.num_frames,
+            "num_videos": self.num_videos,
+        }
+
+    def guidance(self) -> InterfaceGuidance:
+        """The guidance of everything seen so far, on all ranks.
+
+        Raises:
+            GuidanceError: no video was seen.
+        """
+        means = self.compute()
+        frames, videos = int(means.pop("num_frames")), int(means.pop("num_videos"))
+        if videos == 0:
+            raise GuidanceError("no reference video was seen; check the reference data folder")
+        source = _source(self._backbone[0], self.include_newline)
+        return InterfaceGuidance(**means, num_frames=frames, num_videos=videos, source=source)
+
+
+def estimate_guidance(
+    backbone: VideoBackbone, batches: Iterable[Tensor], include_newline: bool = False
+) -> InterfaceGuidance:
+    """Measure the video interface of a frozen backbone (paper section 3.2, eq. 2-3).
+
+    Args:
+        backbone: the model; adapters, if any, are off.
+        batches: frame batches (B, T, 3, H, W) of plain videos; T may differ between batches.
+        include_newline: count the newline token in the token statistics.
+
+    Raises:
+        GuidanceError: ``batches`` is empty.
+    """
+    statistics = GuidanceStatistics(backbone, include_newline).to(backbone.newline.device)
+    for frames in batches:
+        statistics.update(frames.to(backbone.newline.device))
+    return statistics.guidance()
+
+
+def with_videos(guidance: InterfaceGuidance, videos: Iterable[str]) -> InterfaceGuidance:
+    """The same guidance, noting the names of the videos that made it."""
+    return replace(guidance, source=replace(guidance.source, videos=tuple(videos)))
+
+
+def _source(backbone: VideoBackbone, include_newline: bool) -> GuidanceSource:
+    return GuidanceSource(backbone.name, backbone.fingerprint, backbone.frame_size, include_newline)
+
+
+def _attention_shape(backbone: VideoBackbone) -> tuple[int, int, int]:
+    rows, columns = backbone.patch_grid
+    layer: Any = backbone.attention_layers()[0]
+    return layer.num_heads, rows * columns, layer.head_dim

@@ -1,0 +1,108 @@
+"""How far a stream of tokens is from the video interface, and whether it is still alive.
+
+Alignment may cheat: tokens that no longer depend on their input have a tiny attention gap. So the
+gap is always shown with two signs of health, relative to RGB video tokens: the variance between
+samples and the effective rank of the tokens.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from vlynx_pl.guidance import InterfaceGuidance, merge_moments, moments
+
+
+@dataclass(frozen=True)
+class InterfaceGap:
+    """Distances to the guidance, and health, of one stream of tokens."""
+
+    attention: Tensor = field(repr=False)  # (L,) mean L1 gap of each layer
+    token_mean: Tensor = field(repr=False)  # (D,)
+    token_var: Tensor = field(repr=False)  # (D,)
+    mean_distance: float  # ‖μ_v − μ‖₂
+    var_distance: float  # ‖σ²_v − σ²‖₂
+    sample_variance: float  # between samples at the same position, summed over channels
+    effective_rank: float  # exp of the entropy of the covariance's normalised spectrum
+
+    @property
+    def stat(self) -> float:
+        """L_stat (eq. 8) over everything seen."""
+        return self.mean_distance + self.var_distance
+
+
+class InterfaceGapMeter(Metric):
+    """Accumulates an :class:`InterfaceGap` over batches and ranks.
+
+    Args:
+        guidance: what the tokens are compared with.
+        positions: N, tokens of a frame.
+    """
+
+    full_state_update = False
+    attention_sum: Tensor
+    num_frames: Tensor
+    by_position: Tensor
+    second_moment: Tensor
+
+    def __init__(self, guidance: InterfaceGuidance, positions: int) -> None:
+        super().__init__()
+        self.guidance, self.positions = guidance, positions
+        layers, channels = len(guidance.keys), len(guidance.token_mean)
+        self.add_state("attention_sum", torch.zeros(layers, dtype=torch.float64), "sum")
+        self.add_state("num_frames", torch.tensor(0), "sum")
+        empty = torch.zeros(3, positions * channels, dtype=torch.float64)
+        self.add_state("by_position", empty, merge_moments)
+        empty = torch.zeros(channels, channels, dtype=torch.float64)
+        self.add_state("second_moment", empty, "sum")
+
+    def update(self, tokens: Tensor, attention: Tensor) -> None:
+        """Add tokens (B, T, N, D) and the attention gaps (L,) measured on them."""
+        rows = tokens.flatten(0, 1).double()  # (F, N, D)
+        part = moments(rows.flatten(1))
+        self.by_position = merge_moments(torch.stack([self.by_position, part]))
+        self.second_moment += rows.flatten(0, 1).T @ rows.flatten(0, 1)
+        self.attention_sum += attention.double() * len(rows)
+        self.num_frames += len(rows)
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means over everything seen so far, on all ranks, float64."""
+        frames = self.num_frames
+        _, mean, deviation = self.by_position.view(3, self.positions, -1)  # each (N, D)
+        token_mean = mean.mean(0)
+        return {
+            "attention": self.attention_sum / frames,
+            "token_mean": token_mean,
+            "token_var": (deviation / frames).mean(0) + (mean - token_mean).square().mean(0),
+            "sample_variance": deviation.sum() / (frames * self.positions),
+            # What is left after each position's own mean depends on the input alone.
+            "scatter": self.second_moment - frames * mean.T @ mean,  # (D, D)
+        }
+
+    def gap(self) -> InterfaceGap:
+        """The gap of everything seen so far, on all ranks."""
+        seen = self.compute()
+        token_mean, token_var = seen["token_mean"], seen["token_var"]
+        return InterfaceGap(
+            attention=seen["attention"],
+            token_mean=token_mean,
+            token_var=token_var,
+            mean_distance=float((self.guidance.token_mean.to(token_mean) - token_mean).norm()),
+            var_distance=float((self.guidance.token_var.to(token_var) - token_var).norm()),
+            sample_variance=float(seen["sample_variance"]),
+            effective_rank=effective_rank(seen["scatter"]),
+        )
+
+
+def effective_rank(covariance: Tensor) -> float:
+    """exp(entropy) of the normalised eigenvalues of a covariance (D, D); Roy & Vetterli 2007.
+
+    1 when all variation is along one direction, D when it is equal along all; 0 without any.
+    """
+    spectrum = torch.linalg.eigvalsh(covariance).clamp(min=0)
+    total = spectrum.sum()
+    if total == 0:
+        return 0.0
+    share = spectrum / total
+    return float(torch.special.entr(share).sum().exp())

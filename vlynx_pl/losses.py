@@ -1,0 +1,82 @@
+"""The two alignment losses as pure functions (paper eq. 4-8; method.md section 3)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def reference_response(queries: Tensor, reference_keys: Tensor, reference_values: Tensor) -> Tensor:
+    """Attention of a modality's queries to the video guidance (eq. 5).
+
+    Args:
+        queries: (F, h, Q, d) of F frames.
+        reference_keys: (h, S, d), mean keys of plain video in this layer.
+        reference_values: (h, S, d), mean values.
+
+    Returns:
+        (F, Q, h*d) attention context, before the output projection.
+    """
+    frames, heads, count, channels = queries.shape
+    # All frames share the same keys and values, so they are one long row of queries: no copies.
+    row = queries.transpose(0, 1).reshape(1, heads, frames * count, channels)
+    context = scaled_dot_product_attention(
+        row, reference_keys[None].to(row.dtype), reference_values[None].to(row.dtype)
+    )  # (1, h, F*Q, d)
+    return context.view(heads, frames, count, channels).permute(1, 2, 0, 3).flatten(2)
+
+
+def attention_response_loss(
+    queries: Tensor,
+    response: Tensor,
+    reference_keys: Tensor,
+    reference_values: Tensor,
+    project: Callable[[Tensor], Tensor] | None = None,
+    detach_reference: bool = False,
+) -> Tensor:
+    """How far a layer's attention response is from its response to the video guidance (eq. 4-6).
+
+    Args:
+        queries: (F, h, Q, d) queries of the compared positions.
+        response: (F, Q, C) what the layer really answered there: its context, or with ``project``
+            its projected output.
+        reference_keys: (h, S, d).
+        reference_values: (h, S, d).
+        project: the layer's output projection, applied to the reference response as well.
+        detach_reference: stop the gradient through the reference response.
+
+    Returns:
+        Scalar float32, L1 distance as a mean over elements.
+    """
+    reference = reference_response(queries, reference_keys, reference_values)
+    if project is not None:
+        reference = project(reference)
+    if detach_reference:
+        reference = reference.detach()
+    return (response.float() - reference.float()).abs().mean()
+
+
+def token_moments(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and population variance per channel of tokens (..., D), in float32 (eq. 3 and 7)."""
+    rows = tokens.flatten(0, -2).float()
+    variance, mean = torch.var_mean(rows, dim=0, correction=0)
+    return mean, variance
+
+
+def token_statistics_loss(tokens: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Distance of the tokens' mean and variance from those of video tokens (eq. 8).
+
+    Un-squared Euclidean norms over channels, as released; the paper's text says squared error.
+
+    Args:
+        tokens: (..., D) tokens of one batch.
+        mean: (D,) of the guidance.
+        variance: (D,) of the guidance.
+
+    Returns:
+        Scalar float32, ‖μ_v − μ_m‖₂ + ‖σ²_v − σ²_m‖₂.
+    """
+    token_mean, token_variance = token_moments(tokens)
+    distance: Tensor = (mean - token_mean).norm() + (variance - token_variance).norm()
+    return distance
