@@ -1,0 +1,54 @@
+"""Typed access to what Lightning hands to callbacks without types."""
+
+from pathlib import Path
+from typing import Protocol
+
+from lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
+
+from vlynx_pl.alignment import InterfaceAlignment
+
+
+class AlignmentData(Protocol):
+    """What aligning needs of a data module: batches with ``frames`` and ``clips``."""
+
+    def reference_dataloader(self) -> DataLoader[dict[str, object]]:
+        """Plain RGB videos."""
+
+    def val_dataloader(self) -> DataLoader[dict[str, object]]:
+        """Held-out frames of the modality."""
+
+
+def alignment(module: LightningModule) -> InterfaceAlignment:
+    """The module as the stage these callbacks belong to.
+
+    Raises:
+        TypeError: it is another stage.
+    """
+    if not isinstance(module, InterfaceAlignment):
+        raise TypeError(
+            f"this callback belongs to InterfaceAlignment, not to {type(module).__name__}; remove "
+            "it from trainer.callbacks"
+        )
+    return module
+
+
+def data(trainer: Trainer) -> AlignmentData:
+    """The data module of the run."""
+    found: AlignmentData = trainer.datamodule  # type: ignore[attr-defined]
+    return found
+
+
+def leaves_files(trainer: Trainer) -> bool:
+    """Whether this process writes the run's files: rank 0, and not in a fast_dev_run."""
+    return trainer.is_global_zero and not is_trial(trainer)
+
+
+def is_trial(trainer: Trainer) -> bool:
+    """Whether this is a fast_dev_run, which leaves no files."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """The folder that everything of a run is written into."""
+    return Path(trainer.default_root_dir)

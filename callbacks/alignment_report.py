@@ -1,0 +1,170 @@
+"""Shows what alignment did: distances to the video interface before → after, and health.
+
+The attention loss alone has a degenerate minimum: tokens that no longer depend on their input. A
+user must see that happen, so the table says how much variation is left, relative to RGB video.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from callbacks.access import alignment, data, is_trial, leaves_files, run_folder
+from callbacks.alignment_figure import save_figure
+from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.files import atomic_file
+from vlynx_pl.interface_gap import InterfaceGap, InterfaceGapMeter
+
+
+class AlignmentReport(Callback):
+    """Measures held-out modality frames before and after fitting, beside plain RGB video.
+
+    Writes ``report.json``, which also marks the run as finished, and ``alignment.png`` into the run
+    folder; :meth:`show` prints the table, as the command line does at the end.
+
+    Args:
+        max_batches: measure at most so many batches of each stream.
+        healthy_share: warn when less than this share of the RGB tokens' between-sample variance
+            or effective rank is left.
+    """
+
+    def __init__(self, max_batches: int = 32, healthy_share: float = 0.2) -> None:
+        self.max_batches = max_batches
+        self.healthy_share = healthy_share
+        self.gaps: dict[str, InterfaceGap] = {}
+        self.run, self.modality = Path(), ""
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not is_trial(trainer):
+            module = alignment(pl_module)
+            videos, held_out = data(trainer).reference_dataloader(), data(trainer).val_dataloader()
+            self.gaps["video"] = self._measure(module, videos, None, "RGB video")
+            self.gaps["before"] = self._measure(module, held_out, module.modality, "Before")
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not is_trial(trainer):
+            module, held_out = alignment(pl_module), data(trainer).val_dataloader()
+            self.gaps["after"] = self._measure(module, held_out, module.modality, "After")
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not leaves_files(trainer):
+            return
+        module = alignment(pl_module)
+        self.run, self.modality = run_folder(trainer), module.modality
+        save_figure(self.gaps, module.guidance, self.run / "alignment.png")
+        with atomic_file(self.run / "report.json") as unfinished:
+            unfinished.write_text(
+                json.dumps(summary(self.gaps) | {"warnings": self.warnings()}, indent=1)
+            )
+
+    def warnings(self) -> list[str]:
+        """What a user must not overlook about the tokens after alignment."""
+        return health_warnings(self.gaps["video"], self.gaps["after"], self.healthy_share)
+
+    def show(self) -> None:
+        """Print the table, warnings, where everything is, and what to try next.
+
+        Apart from the hooks because the trainer's live progress bar would print over it.
+        """
+        if "after" not in self.gaps:
+            return
+        console = Console()
+        console.print(table(self.gaps, self.modality))
+        for warning in self.warnings():
+            console.print(f"[bold red]Warning:[/] {warning}")
+        console.print(
+            f"Everything is in [bold]{self.run}[/]: config.yaml, metrics.csv, tensorboard/, "
+            f"guidance.safetensors, adapters/vision-{self.modality}/, alignment.png.\n"
+            "Next, see the attention loss alone collapse the tokens: add "
+            f"[bold]--model.stat_weight=0 --run={self.run}-attention-only[/] to the command.",
+            soft_wrap=True,
+        )
+
+    @torch.inference_mode()
+    def _measure(
+        self, module: InterfaceAlignment, loader: DataLoader[Any], adapter: str | None, what: str
+    ) -> InterfaceGap:
+        meter = InterfaceGapMeter(module.guidance, module.backbone.tokens_per_frame)
+        meter.to(module.device)
+        total = min(self.max_batches, len(loader))
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
+        batches = zip(range(total), loader, strict=False)
+        for _, batch in track(batches, f"Measuring: {what}", total, transient=True):
+            encoded = module.encode(batch["frames"].to(module.device), adapter)
+            meter.update(encoded.tokens, encoded.attention_gaps)
+        for part, training in modes.items():
+            part.training = training
+        return meter.gap()
+
+
+def health_warnings(video: InterfaceGap, after: InterfaceGap, healthy_share: float) -> list[str]:
+    """What a user must not overlook: tokens that hardly depend on their input any more."""
+    shares = {
+        "between-sample variance": after.sample_variance / video.sample_variance,
+        "effective rank": after.effective_rank / video.effective_rank,
+    }
+    return [
+        f"alignment has collapsed the tokens: only {share:.1%} of the RGB video tokens' {name} is "
+        f"left (healthy: at least {healthy_share:.0%}); raise --model.stat_weight, lower "
+        "--model.learning_rate or train for fewer steps"
+        for name, share in shares.items()
+        if share < healthy_share
+    ]
+
+
+def summary(gaps: dict[str, InterfaceGap]) -> dict[str, dict[str, Any]]:
+    """The figures of the table, for machines."""
+    return {
+        when: {
+            "attention_per_layer": gap.attention.tolist(),
+            "stat": gap.stat,
+            "mean_distance": gap.mean_distance,
+            "var_distance": gap.var_distance,
+            "sample_variance": gap.sample_variance,
+            "effective_rank": gap.effective_rank,
+        }
+        for when, gap in gaps.items()
+    }
+
+
+def table(gaps: dict[str, InterfaceGap], modality: str) -> Table:
+    """Rows of distances and health; columns RGB video, before, after."""
+    video = gaps["video"]
+    table = Table(title=f"Interface alignment of {modality!r} on held-out frames")
+    for column in ("", "RGB video", "before", "after"):
+        table.add_column(column, justify="left" if column == "" else "right")
+
+    def row(name: str, values: dict[str, str]) -> None:
+        table.add_row(name, *(values[when] for when in ("video", "before", "after")))
+
+    layers = torch.arange(len(video.attention)).tensor_split(min(3, len(video.attention)))
+    for group in layers:
+        name = f"L_attn, layers {int(group[0]) + 1}-{int(group[-1]) + 1}"
+        row(name, {k: f"{float(gap.attention[group].mean()):.4f}" for k, gap in gaps.items()})
+    row("L_stat", {k: f"{gap.stat:.2f}" for k, gap in gaps.items()})
+    row("  token mean, distance", {k: f"{gap.mean_distance:.2f}" for k, gap in gaps.items()})
+    row("  token variance, distance", {k: f"{gap.var_distance:.2f}" for k, gap in gaps.items()})
+    table.add_section()
+    row(
+        "health: variance between samples",
+        {k: f"{gap.sample_variance / video.sample_variance:.0%}" for k, gap in gaps.items()},
+    )
+    row(
+        "health: effective rank",
+        {
+            k: f"{gap.effective_rank / video.effective_rank:.0%} ({gap.effective_rank:.1f})"
+            for k, gap in gaps.items()
+        },
+    )
+    return table
