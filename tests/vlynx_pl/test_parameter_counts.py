@@ -1,0 +1,23 @@
+import json
+
+import pytest
+
+from vlynx_pl.parameter_counts import count_parameters, print_counts
+
+
+@pytest.mark.parametrize(
+    ("model", "vision", "llm", "total"),
+    [
+        ("LLaVA-OV-0.5B", 33_492_992, 35_192_832, 68_685_824),
+        ("LLaVA-OV-7B", 33_492_992, 161_480_704, 194_973_696),
+    ],
+)
+def test_counts_are_the_papers_to_the_unit(model, vision, llm, total):
+    assert count_parameters(model) == {"vision": vision, "llm": llm, "total": total}
+
+
+def test_the_rank_sweep_is_table_6(capsys):
+    print_counts(as_json=True)
+    ranks = json.loads(capsys.readouterr().out)["LLaVA-OV-0.5B"]
+    millions = {rank: round(parts["total"] / 1e6, 1) for rank, parts in ranks.items()}
+    assert millions == {"rank 8": 39.4, "rank 16": 43.6, "rank 32": 51.9, "rank 64": 68.7}
