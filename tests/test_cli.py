@@ -1,0 +1,224 @@
+"""The command line as people use it: real configurations, little data."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.datamodules.conftest import write_scannet_scene
+from vlynx_pl import cli
+from vlynx_pl.guidance import InterfaceGuidance
+
+REPOSITORY = Path(__file__).parents[1]
+CONFIGS = [
+    "--config=experiments/backbones/miniature.yaml",
+    "--config=experiments/align/3d.yaml",
+]
+QUICK = ["--data.num_workers=0", "--data.batch_size=2", "--trainer.max_epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for number in range(3):
+        frames = [70 * number + 20 * i for i in range(4)]
+        write_scannet_scene(root / "scans" / f"scene000{number}_00", frames)
+    return root
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory) -> tuple[Path, str]:
+    """A finished run in a process of its own, and what it printed."""
+    run = tmp_path_factory.mktemp("runs") / "3d"
+    command = [sys.executable, "-m", "vlynx_pl.cli", "fit", *CONFIGS, *QUICK]
+    command += [f"--data.root={data}", f"--run={run}", "--trainer.log_every_n_steps=1"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return run, result.stdout
+
+
+@pytest.fixture
+def vlynx(monkeypatch, capsys):
+    """Runs the command line in this process: (arguments) → (exit code, output and errors)."""
+    monkeypatch.chdir(REPOSITORY)
+
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["vlynx", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
+
+
+def test_a_run_leaves_everything_in_its_folder(finished):
+    run, _ = finished
+    names = {path.name for path in run.iterdir()}
+    assert {
+        "config.yaml",
+        "metrics.csv",
+        "tensorboard",
+        "guidance.safetensors",
+        "adapters",
+        "alignment.png",
+        "report.json",
+    } <= names
+    assert (run / "alignment.png").read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").glob("events*"))
+    adapter = load_file(run / "adapters" / "vision-3d" / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), "trained"
+
+
+def test_a_run_ends_with_the_table_the_place_and_the_next_command(finished):
+    run, printed = finished
+    assert "RGB video" in printed and "before" in printed and "after" in printed
+    assert "health: effective rank" in printed
+    *_, last = printed.strip().splitlines()
+    assert f"--run={run}-attention-only" in last
+    report = json.loads((run / "report.json").read_text())
+    assert len(report["after"]["attention_per_layer"]) == 4
+
+
+def test_metrics_name_both_losses(finished):
+    with (finished[0] / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for name in ("train/attn", "train/stat", "train/total", "val/total"):
+        values = [float(row[name]) for row in rows if row[name]]
+        assert values and all(value > 0 for value in values)
+    for row in rows:
+        if row["train/total"]:
+            total = float(row["train/attn"]) + 0.01 * float(row["train/stat"])
+            assert float(row["train/total"]) == pytest.approx(total, rel=1e-4)
+
+
+def test_the_checkpoint_is_plain_and_small(finished):
+    (checkpoint,) = (finished[0] / "checkpoints").glob("*.ckpt")
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert state and all("lora_" in name for name in state)
+
+
+def test_the_guidance_names_its_videos_all_from_training(finished):
+    guidance = InterfaceGuidance.load(finished[0] / "guidance.safetensors")
+    assert {name.split("/")[0] for name in guidance.source.videos} == {
+        "scene0000_00",
+        "scene0001_00",
+    }
+    assert (guidance.num_videos, guidance.num_frames) == (2, 8)
+
+
+def test_the_saved_configuration_repeats_the_run(finished, vlynx, tmp_path):
+    config = yaml.safe_load((finished[0] / "config.yaml").read_text())
+    assert config["model"]["init_args"]["rank"] == 16
+    before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")}
+    code, out = vlynx("fit", f"--config={finished[0]}/config.yaml", f"--run={tmp_path}/again")
+    assert code == 0, out
+    assert {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")} == before
+    assert (tmp_path / "again" / "metrics.csv").exists()
+    first, second = (
+        load_file(run / "adapters" / "vision-3d" / "adapter_model.safetensors")
+        for run in (finished[0], tmp_path / "again")
+    )
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_finished_run_is_not_written_over(finished, vlynx, data):
+    code, out = vlynx("fit", *CONFIGS, f"--data.root={data}", f"--run={finished[0]}")
+    assert code == 1
+    assert "already holds a finished run; choose another folder with --run" in " ".join(out.split())
+
+
+def test_fast_dev_run_leaves_no_files(vlynx, data, tmp_path):
+    code, out = vlynx(
+        "fit", *CONFIGS, *QUICK, f"--data.root={data}", f"--run={tmp_path}/run",
+        "--trainer.fast_dev_run=true",
+    )  # fmt: skip
+    assert code == 0, out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_given_guidance_is_used_and_a_damaged_one_is_one_error(finished, vlynx, data, tmp_path):
+    path = tmp_path / "guidance.safetensors"
+    path.write_bytes((finished[0] / "guidance.safetensors").read_bytes())
+    config = yaml.safe_load((REPOSITORY / "experiments/align/3d.yaml").read_text())
+    config["trainer"]["callbacks"][0]["init_args"] = {"path": str(path)}
+    (tmp_path / "3d.yaml").write_text(yaml.safe_dump(config))
+    arguments = ["fit", CONFIGS[0], f"--config={tmp_path}/3d.yaml", *QUICK]
+    arguments += [f"--data.root={data}", f"--run={tmp_path}/run", "--trainer.fast_dev_run=true"]
+    code, out = vlynx(*arguments)
+    assert code == 0 and "Guidance from RGB" not in out
+    path.write_bytes(path.read_bytes()[:5000])
+    code, out = vlynx(*arguments)
+    assert code == 1 and "Traceback" not in out
+    assert "guidance.safetensors cannot be used" in " ".join(out.split())
+
+
+def test_a_later_config_wins_and_print_config_shows_it(vlynx, tmp_path):
+    (tmp_path / "mine.yaml").write_text("model: {init_args: {rank: 4}}\n")
+    code, out = vlynx("fit", *CONFIGS, f"--config={tmp_path}/mine.yaml", "--print_config")
+    assert code == 0
+    printed = yaml.safe_load(out)
+    assert printed["model"]["init_args"]["rank"] == 4
+    assert printed["model"]["init_args"]["modality"] == "3d"
+    assert printed["data"]["init_args"]["batch_size"] == 16, "of the backbone's configuration"
+
+
+@pytest.mark.parametrize("backbone", ["miniature", "llava_ov_0.5b", "llava_ov_7b"])
+def test_every_shipped_configuration_parses(vlynx, backbone):
+    code, out = vlynx(
+        "fit", f"--config=experiments/backbones/{backbone}.yaml", CONFIGS[1], "--print_config"
+    )
+    assert code == 0, out
+    path = yaml.safe_load(out)["backbone"]["init_args"]["path"]
+    assert (
+        path
+        == {
+            "miniature": "experiments/miniature",
+            "llava_ov_0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
+            "llava_ov_7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+        }[backbone]
+    )
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--model.stat_wieght=1", "stat_wieght"),
+        ("--data.root=/nowhere/at/all", "/nowhere/at/all"),
+        ("--data.encoding=rainbow", "rainbow"),
+        ("--backbone.path=/no/model", "/no/model"),
+    ],
+)
+def test_a_mistake_is_one_clear_error(vlynx, data, tmp_path, argument, words):
+    code, out = vlynx("fit", *CONFIGS, f"--data.root={data}", f"--run={tmp_path}/run", argument)
+    assert code != 0
+    assert words in out and "Traceback" not in out
+
+
+def test_a_typo_in_a_yaml_key_is_named(vlynx, tmp_path):
+    (tmp_path / "typo.yaml").write_text("model: {init_args: {learning_rat: 1.0}}\n")
+    code, out = vlynx("fit", *CONFIGS, f"--config={tmp_path}/typo.yaml", "--print_config")
+    assert code != 0 and "learning_rat" in out
+
+
+def test_params_for_machines(vlynx):
+    code, out = vlynx("params", "--json")
+    assert code == 0
+    assert json.loads(out)["LLaVA-OV-7B"]["rank 64"]["total"] == 194_973_696
+
+
+def test_help_lists_every_command(vlynx):
+    code, out = vlynx("--help")
+    assert code == 0
+    for command in ("fit", "validate", "toyworld", "prepare", "params"):
+        assert command in out
