@@ -15,6 +15,9 @@ class AlignmentData(Protocol):
     def reference_dataloader(self) -> DataLoader[dict[str, object]]:
         """Plain RGB videos."""
 
+    def report(self) -> dict[str, list[str]]:
+        """What was left out of the data, each with its reason."""
+
     def val_dataloader(self) -> DataLoader[dict[str, object]]:
         """Held-out frames of the modality."""
 

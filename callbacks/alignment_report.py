@@ -31,8 +31,8 @@ class AlignmentReport(Callback):
 
     Args:
         max_batches: measure at most so many batches of each stream.
-        healthy_share: warn when less than this share of the RGB tokens' between-sample variance
-            or effective rank is left.
+        healthy_share: warn when less than this share of the between-sample variance or effective
+            rank is left, of that before alignment or of the RGB video tokens', the smaller.
     """
 
     def __init__(self, max_batches: int = 32, healthy_share: float = 0.2) -> None:
@@ -63,13 +63,13 @@ class AlignmentReport(Callback):
         self.run, self.modality = run_folder(trainer), module.modality
         save_figure(self.gaps, module.guidance, self.run / "alignment.png")
         with atomic_file(self.run / "report.json") as unfinished:
-            unfinished.write_text(
-                json.dumps(summary(self.gaps) | {"warnings": self.warnings()}, indent=1)
-            )
+            report = summary(self.gaps) | {"warnings": self.warnings()}
+            report["data"] = data(trainer).report()
+            unfinished.write_text(json.dumps(report, indent=1))
 
     def warnings(self) -> list[str]:
         """What a user must not overlook about the tokens after alignment."""
-        return health_warnings(self.gaps["video"], self.gaps["after"], self.healthy_share)
+        return health_warnings(self.gaps, self.healthy_share)
 
     def show(self) -> None:
         """Print the table, warnings, where everything is, and what to try next.
@@ -81,7 +81,7 @@ class AlignmentReport(Callback):
         console = Console()
         console.print(table(self.gaps, self.modality))
         for warning in self.warnings():
-            console.print(f"[bold red]Warning:[/] {warning}")
+            console.print(f"[bold red]Warning:[/] {warning}", soft_wrap=True)
         console.print(
             f"Everything is in [bold]{self.run}[/]: config.yaml, metrics.csv, tensorboard/, "
             f"guidance.safetensors, adapters/vision-{self.modality}/, alignment.png.\n"
@@ -108,19 +108,19 @@ class AlignmentReport(Callback):
         return meter.gap()
 
 
-def health_warnings(video: InterfaceGap, after: InterfaceGap, healthy_share: float) -> list[str]:
+def health_warnings(gaps: dict[str, InterfaceGap], healthy_share: float) -> list[str]:
     """What a user must not overlook: tokens that hardly depend on their input any more."""
-    shares = {
-        "between-sample variance": after.sample_variance / video.sample_variance,
-        "effective rank": after.effective_rank / video.effective_rank,
-    }
-    return [
-        f"alignment has collapsed the tokens: only {share:.1%} of the RGB video tokens' {name} is "
-        f"left (healthy: at least {healthy_share:.0%}); raise --model.stat_weight, lower "
-        "--model.learning_rate or train for fewer steps"
-        for name, share in shares.items()
-        if share < healthy_share
-    ]
+    warnings = []
+    for sign in ("sample_variance", "effective_rank"):
+        # Data that varied little before alignment has not been collapsed by it.
+        healthy = healthy_share * min(getattr(gaps[when], sign) for when in ("video", "before"))
+        if (left := getattr(gaps["after"], sign)) < healthy:
+            warnings.append(
+                f"alignment has collapsed the tokens: their {sign.replace('_', ' ')} is "
+                f"{left:.3g}, healthy is {healthy:.3g} or more; raise --model.stat_weight, lower "
+                "--model.learning_rate or train for fewer steps"
+            )
+    return warnings
 
 
 def summary(gaps: dict[str, InterfaceGap]) -> dict[str, dict[str, Any]]:

@@ -124,6 +124,10 @@ class ModalityDataModule(LightningDataModule):
         for bad in self.bad_samples:
             rank_zero_info(f"skipped {bad}")
 
+    def report(self) -> dict[str, list[str]]:
+        """What was left out, each with its reason, for the report of a run."""
+        return {"skipped": [str(bad) for bad in self.bad_samples]}
+
     def usable(self, use: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
         """Results of ``use`` for all items, in order; what raises BadSample goes by policy.
 

@@ -164,6 +164,15 @@ class DepthDataModule(ModalityDataModule):
 
         return [clip for clips in self.usable(clips_of, scenes) for clip in clips]
 
+    @override
+    def report(self) -> dict[str, list[str]]:
+        dropped = [
+            f"{scene.name}/{frame}: {reason}"
+            for scene in (*self.train_scenes, *self.val_scenes)
+            for frame, reason in scene.dropped.items()
+        ]
+        return super().report() | {"dropped_frames": dropped}
+
     def __repr__(self) -> str:
         """Counts of scenes and frames, and why frames were dropped."""
         scenes = [*self.train_scenes, *self.val_scenes]

@@ -87,6 +87,7 @@ def test_a_run_ends_with_the_table_the_place_and_the_next_command(finished):
     assert f"--run={run}-attention-only" in last
     report = json.loads((run / "report.json").read_text())
     assert len(report["after"]["attention_per_layer"]) == 4
+    assert report["data"] == {"skipped": [], "dropped_frames": []}
 
 
 def test_metrics_name_both_losses(finished):

@@ -22,20 +22,26 @@ def video() -> InterfaceGap:
     )
 
 
+def warnings(video: InterfaceGap, before: InterfaceGap, **after: float) -> list[str]:
+    gaps = {"video": video, "before": before, "after": replace(video, **after)}
+    return health_warnings(gaps, 0.2)
+
+
 def test_healthy_tokens_are_not_warned_about(video):
-    assert (
-        health_warnings(video, replace(video, sample_variance=2.1, effective_rank=1.7), 0.2) == []
-    )
+    assert warnings(video, video, sample_variance=2.1, effective_rank=1.7) == []
+    poor = replace(video, sample_variance=0.5, effective_rank=1.1)
+    assert warnings(video, poor, sample_variance=0.2, effective_rank=1.0) == []
 
 
 def test_each_sign_of_collapse_is_named_with_a_remedy(video):
-    flat = replace(video, sample_variance=0.1)
-    (warning,) = health_warnings(video, flat, 0.2)
-    assert "only 1.0% of the RGB video tokens' between-sample variance" in warning
+    (warning,) = warnings(video, video, sample_variance=0.1)
+    assert "their sample variance is 0.1, healthy is 2 or more" in warning
     assert "--model.stat_weight" in warning
-    (warning,) = health_warnings(video, replace(video, effective_rank=1.0), 0.2)
-    assert "effective rank" in warning
-    assert len(health_warnings(video, replace(flat, effective_rank=1.0), 0.2)) == 2
+    (warning,) = warnings(video, video, effective_rank=1.0)
+    assert "their effective rank is 1, healthy is 1.6 or more" in warning
+    assert len(warnings(video, video, sample_variance=0.1, effective_rank=1.0)) == 2
+    richer = replace(video, sample_variance=1000.0)
+    assert warnings(video, richer, sample_variance=2.1) == []
 
 
 def test_the_table_shows_layer_groups_distances_and_health(video):

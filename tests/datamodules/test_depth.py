@@ -149,6 +149,8 @@ def test_dropped_frames_are_told(root):
     data = module(root)
     assert "scene0001_00/120" not in names(data.train_dataloader())
     assert "dropped frames: 1 pose is not finite" in repr(data)
+    (dropped,) = data.report()["dropped_frames"]
+    assert dropped.startswith("scene0001_00/120: pose is not finite")
 
 
 def test_preprocessing_says_how_frames_are_made(root):
