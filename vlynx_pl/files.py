@@ -52,7 +52,6 @@ def _unfinished(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OSError(
-            getattr(error, "errno", None),
             f"{path} could not be written ({reason}); free some space or make the folder "
             "writable and run the command again",
         ) from error

@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -41,7 +42,7 @@ def generate_toyworld(
         Whether anything was written: a complete world of these arguments is left alone.
 
     Raises:
-        BadSample: ``out`` holds something else.
+        BadSample: ``out`` holds something else, or cannot be written.
         ValueError: too few scenes.
     """
     if scenes < 3:
@@ -50,6 +51,19 @@ def generate_toyworld(
     if _is_there(out, wanted):
         Console().print(f"{out} already holds this toy world")
         return False
+    try:
+        _write(out, wanted, workers)
+    except OSError as error:
+        raise BadSample(
+            out,
+            f"could not be written ({error.strerror})",
+            "Free some space or make the folder writable; the same command then begins anew",
+        ) from error
+    return True
+
+
+def _write(out: Path, wanted: dict[str, Any], workers: int) -> None:
+    scenes, seed, frames, size = (wanted[name] for name in ("scenes", "seed", "frames", "size"))
     (out / "scans").mkdir(parents=True)
     (out / _UNFINISHED).write_text(json.dumps(wanted))
     make = partial(_make, out=out / "scans", seed=seed, frames=frames, size=size)
@@ -65,7 +79,6 @@ def generate_toyworld(
     shown = [scene for scene in rooms if len(scene.objects) > 1][:12]
     save_contact_sheet(shown, out / "contact_sheet.png", size)
     (out / _UNFINISHED).replace(out / MANIFEST)
-    return True
 
 
 def _is_there(out: Path, wanted: dict[str, object]) -> bool:

@@ -29,6 +29,7 @@ class Packed(NamedTuple):
     kinds: list[str]  # of every first token
     names: Tensor  # (M, 2) sequence and index of tokens that name an object
     places: Tensor  # (M, 2) where that object is, mean over the frames shown
+    things: Tensor  # (M, 2) its colour and shape label
 
 
 @dataclass
@@ -62,10 +63,23 @@ class Packer:
         names = tuple(i for i, token in enumerate(asked) if token in self.named)
         return asked + self._ids(answer) + self.end, len(asked), names
 
-    def pack(self, questions: list[list[ToyQuestion]], places: list[Tensor], frames: int) -> Packed:
-        """Sequences for one list of questions a video; ``places`` (T, K, 2) of the frames shown."""
+    def pack(
+        self,
+        questions: list[list[ToyQuestion]],
+        places: list[Tensor],
+        things: list[Tensor],
+        frames: int,
+    ) -> Packed:
+        """Sequences for one list of questions a video.
+
+        Args:
+            questions: B lists.
+            places: B of (T, K, 2), where its K objects are in the frames shown.
+            things: B of (K, 2), colour and shape labels of its objects.
+            frames: T.
+        """
         prefix = [*self.start, *self.video * (frames * self.tokens_per_frame + 1)]
-        rows, answers, targets, first, kinds, names, where = [], [], [], [], [], [], []
+        rows, answers, targets, first, kinds, names, where, what = [], [], [], [], [], [], [], []
         for row, asked in enumerate(questions):
             ids, segment, positions = list(prefix), [0] * len(prefix), list(range(len(prefix)))
             for number, question in enumerate(asked, 1):
@@ -82,6 +96,7 @@ class Packer:
                 if len(named) == len(question.objects):
                     names += [(row, offset + index) for index in named]
                     where += [places[row][:, k].mean(0) for k in question.objects]
+                    what += [things[row][k] for k in question.objects]
             rows.append((ids, segment, positions))
         length = max(len(ids) for ids, _, _ in rows)
         fills = (self.tokenizer.pad_token_id, -1, 0)
@@ -99,6 +114,7 @@ class Packer:
             kinds,
             torch.tensor(names).view(-1, 2),
             torch.stack(where) if where else torch.zeros(0, 2),
+            torch.stack(what) if what else torch.zeros(0, 2, dtype=torch.long),
         )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from datamodules.toyworld.questions import COMPARISONS, ONE_OBJECT, questions
+from datamodules.toyworld.questions import COMPARISONS, ONE_OBJECT, ToyQuestion, questions
 from datamodules.toyworld.scene import SHAPES, sample_scene
 from experiments.miniature.build import build_model, build_processor, build_tokenizer
 from experiments.miniature.packing import Packed, Packer, draw
@@ -33,6 +33,7 @@ class Heads(nn.Module):
         super().__init__()
         classes = len(COLOUR_NAMES) + len(SHAPES) + 2
         self.patch = nn.Linear(vision_width, classes)
+        self.thing = nn.Linear(llm_width, classes)
         self.cell = nn.Linear(llm_width, cells)
         self.place = nn.Linear(llm_width, 2)
 
@@ -86,7 +87,7 @@ class Training:
             room = torch.from_numpy(self.random.integers(len(self.train.frames), size=count))
             frame = torch.from_numpy(self.random.integers(self.train.frames.shape[1], size=count))
             hidden, tokens = self._encode(self.train.frames[room, frame][:, None])
-            loss = self._patch_loss(hidden, self.train.patches[room, frame])
+            loss = self._label_loss(self.heads.patch(hidden), self.train.patches[room, frame])
             loss = loss + self._cell_loss(tokens, self.train.cells[room, frame][:, None])
             step(loss)
             if number % 100 == 0:
@@ -98,13 +99,12 @@ class Training:
         features = self.model.model.get_video_features(pixels.contiguous(), return_dict=True)
         return features.hidden_states[-1], features.pooler_output
 
-    def _patch_loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+    def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of colour and shape, logits (..., 14) and labels (..., 2)."""
         classes = [len(COLOUR_NAMES) + 1, len(SHAPES) + 1]
-        colours, shapes = self.heads.patch(hidden).split(classes, -1)
+        colours, shapes = logits.flatten(0, -2).split(classes, -1)
         labels = labels.flatten(0, -2)
-        return cross_entropy(colours.flatten(0, 1), labels[:, 0]) + cross_entropy(
-            shapes.flatten(0, 1), labels[:, 1]
-        )
+        return cross_entropy(colours, labels[:, 0]) + cross_entropy(shapes, labels[:, 1])
 
     def _cell_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """A token resembles the words for what its cell shows, and says which cell it is."""
@@ -144,6 +144,7 @@ class Training:
                 losses["answer"]
                 + phase["cell_weight"] * losses["cell"]
                 + phase["place_weight"] * losses["place"]
+                + phase["thing_weight"] * losses["thing"]
             )
             for name, loss in losses.items():
                 running[name].append(loss.item())
@@ -163,17 +164,28 @@ class Training:
         phase = self.recipe["answering"]
         weights, count = phase["weights"], phase["questions"]
         asked = [draw(rooms.questions[i], weights, count, self.random) for i in chosen]
-        packed = self.packer.pack(asked, [rooms.places[i][frames] for i in chosen], len(frames))
+        packed = self._pack(rooms, asked, chosen, frames)
         pictures = rooms.frames[chosen][:, frames]
         tokens, hidden = self.read(pictures, packed)
         logits = self.model.lm_head(hidden[-1][packed.answers[:, 0], packed.answers[:, 1]])
-        naming = hidden[phase["place_layer"]][packed.names[:, 0], packed.names[:, 1]]
+        naming = hidden[phase["naming_layer"]][packed.names[:, 0], packed.names[:, 1]]
         cells = rooms.cells[chosen][:, frames]
         return {
             "answer": cross_entropy(logits, packed.targets),
             "cell": self._cell_loss(tokens, cells),
             "place": smooth_l1_loss(self.heads.place(naming), packed.places / 0.25, beta=0.2),
+            "thing": self._label_loss(self.heads.thing(naming), packed.things),
         }
+
+    def _pack(
+        self,
+        rooms: Rooms,
+        asked: list[list[ToyQuestion]],
+        chosen: np.ndarray,  # type: ignore[type-arg]
+        frames: np.ndarray,  # type: ignore[type-arg]
+    ) -> Packed:
+        places = [rooms.places[i][frames] for i in chosen]
+        return self.packer.pack(asked, places, [rooms.things[i] for i in chosen], len(frames))
 
     def read(self, pictures: Tensor, packed: Packed) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Video tokens and the LLM's hidden states (the last one normed) of packed sequences."""
@@ -198,11 +210,8 @@ class Training:
         order = np.arange(frames)
         for start in range(0, len(self.val.frames), 50):
             chosen = np.arange(start, min(start + 50, len(self.val.frames)))
-            packed = self.packer.pack(
-                [self.val.questions[i] for i in chosen],
-                [self.val.places[i][order] for i in chosen],
-                frames,
-            )
+            asked = [self.val.questions[i] for i in chosen]
+            packed = self._pack(self.val, asked, chosen, order)
             _, hidden = self.read(self.val.frames[chosen][:, order], packed)
             at = packed.answers[packed.first]
             said = self.model.lm_head(hidden[-1][at[:, 0], at[:, 1]]).argmax(-1)

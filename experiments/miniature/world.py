@@ -28,6 +28,7 @@ class Room(NamedTuple):
     patches: NDArray[np.int8]  # (T, P, P, 2) colour and shape label of a patch
     cells: NDArray[np.int8]  # (T, P/2, P/2, 2) the same for a pooled token
     places: NDArray[np.float32]  # (T, K, 2)
+    things: NDArray[np.int8]  # (K, 2) colour and shape label of an object
     questions: list[ToyQuestion]
 
 
@@ -38,6 +39,7 @@ class Rooms(NamedTuple):
     patches: Tensor  # (R, T, P, P, 2)
     cells: Tensor  # (R, T, P/2, P/2, 2)
     places: list[Tensor]  # R of (T, K, 2)
+    things: list[Tensor]  # R of (K, 2)
     questions: list[list[ToyQuestion]]
 
 
@@ -52,6 +54,7 @@ def make_rooms(seed: int, count: int, frames: int, size: int, patch: int, worker
         torch.from_numpy(np.stack([room.patches for room in rooms])).long(),
         torch.from_numpy(np.stack([room.cells for room in rooms])).long(),
         [torch.from_numpy(room.places) for room in rooms],
+        [torch.from_numpy(room.things).long() for room in rooms],
         [room.questions for room in rooms],
     )
 
@@ -70,6 +73,7 @@ def _make_room(seed: int, index: int, frames: int, size: int, patch: int) -> Roo
         names[_dominant(rendered.objects, patch) + 1],
         names[_dominant(rendered.objects, 2 * patch) + 1],
         scene.places().astype(np.float32),
+        names[1:],
         [question for question in questions(scene) if question.kind not in THREE_D],
     )
 

@@ -118,7 +118,7 @@ def test_after_a_full_disk_the_world_is_made_anew(
         write(scene, folder, size)
 
     monkeypatch.setattr(generate, "write_scene", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(BadSample, match=r"w: could not be written .No space left"):
         generate_toyworld(out, 4)
     assert not (out / "toyworld.json").exists()
     monkeypatch.setattr(generate, "write_scene", write)
