@@ -72,7 +72,7 @@ class AlignmentReport(Callback):
         return health_warnings(self.gaps, self.healthy_share)
 
     def show(self) -> None:
-        """Print the table, warnings, where everything is, and what to try next.
+        """Print the table and warnings.
 
         Apart from the hooks because the trainer's live progress bar would print over it.
         """
@@ -82,13 +82,6 @@ class AlignmentReport(Callback):
         console.print(table(self.gaps, self.modality))
         for warning in self.warnings():
             console.print(f"[bold red]Warning:[/] {warning}", soft_wrap=True)
-        console.print(
-            f"Everything is in [bold]{self.run}[/]: config.yaml, metrics.csv, tensorboard/, "
-            f"guidance.safetensors, adapters/vision-{self.modality}/, alignment.png.\n"
-            "Next, see the attention loss alone collapse the tokens: add "
-            f"[bold]--model.stat_weight=0 --run={self.run}-attention-only[/] to the command.",
-            soft_wrap=True,
-        )
 
     @torch.inference_mode()
     def _measure(

@@ -83,8 +83,9 @@ def test_a_run_ends_with_the_table_the_place_and_the_next_command(finished):
     run, printed = finished
     assert "RGB video" in printed and "before" in printed and "after" in printed
     assert "health: effective rank" in printed
-    *_, last = printed.strip().splitlines()
-    assert f"--run={run}-attention-only" in last
+    *_, where, _, command = printed.strip().splitlines()
+    assert where.startswith(f"Everything is in {run}")
+    assert command.endswith(f"--model.stat_weight=0 --run={run}-attention-only")
     report = json.loads((run / "report.json").read_text())
     assert len(report["after"]["attention_per_layer"]) == 4
     assert report["data"] == {"skipped": [], "dropped_frames": []}

@@ -6,6 +6,7 @@ everything is written into.
 """
 
 import logging
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -55,8 +56,8 @@ class VlynxCLI(LightningCLI):
         run = Path(self._get(self.config, "run"))
         if self.subcommand == "fit" and (run / "report.json").exists():
             raise RunFolderError(
-                f"{run} already holds a finished run; choose another folder with --run, or move "
-                "the old one away"
+                f"{run} already holds a finished run; choose another folder with --run=FOLDER "
+                "(make: RUN=FOLDER), or move the old one away"
             )
 
     @override
@@ -75,6 +76,19 @@ class VlynxCLI(LightningCLI):
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, AlignmentReport) and self.trainer.is_global_zero:
                 callback.show()
+                self._say_what_next()
+
+    def _say_what_next(self) -> None:
+        run = self._get(self.config, "run")
+        lines = [f"Everything is in [bold]{escape(run)}[/]; look at alignment.png first."]
+        if self.model.stat_weight > 0:
+            again = [argument for argument in sys.argv if not argument.startswith("--run")]
+            again += ["--model.stat_weight=0", f"--run={run}-attention-only"]
+            lines += [
+                "Next, see what the attention loss does alone:",
+                f"  [bold]{escape(shlex.join(again))}[/]",
+            ]
+        Console().print("\n".join(lines), soft_wrap=True)
 
 
 def _frame_size(backbone: VideoBackbone) -> tuple[int, int]:

@@ -1,0 +1,34 @@
+import ctypes.util
+import subprocess
+import sys
+
+import pytest
+
+from vlynx_pl import doctor
+
+
+def test_it_finds_everything_here(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "PACKAGES", ("rich", "numpy"))
+    with pytest.raises(SystemExit) as stop:
+        doctor.main()
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0 and "Everything is in place." in printed
+    assert "ok      import rich: " in printed
+
+
+def test_what_is_missing_is_named_with_one_remedy_each(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "PACKAGES", ("rich", "no_such_module", "nor_this"))
+    monkeypatch.setattr(ctypes.util, "find_library", lambda name: None)
+    with pytest.raises(SystemExit) as stop:
+        doctor.main()
+    printed = capsys.readouterr().out
+    assert stop.value.code == 1
+    assert "MISSING import no_such_module: ModuleNotFoundError" in printed
+    assert printed.count("make install") == 1
+    assert printed.count("apt-get install libusb-1.0-0") == 1
+
+
+def test_it_needs_no_package():
+    """It must run before anything is installed."""
+    code = f"import runpy; runpy.run_path({doctor.__file__!r})"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True)
