@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from vlynx_pl.backbones import VideoBackbone, load_backbone
 
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 MINIATURE = Path(__file__).parents[1] / "experiments" / "miniature"
 
 

@@ -36,7 +36,8 @@ def render_scene(scene: Scene, size: int = 64) -> Rendered:
     world = scene.poses[0, :3, :3]
     for thing in scene.objects:
         vertices, triangles = _solid(thing.shape)
-        turn = rotation(0, thing.turn[0]) @ rotation(1, thing.turn[1]) @ rotation(2, thing.turn[2])
+        spin, slant, direction = thing.turn
+        turn = rotation(2, direction) @ rotation(0, np.pi / 2 + slant) @ rotation(2, spin)
         centre = np.array([*thing.place, 1.0]) * thing.distance
         placed = (vertices @ turn.T * thing.radius + centre) @ world.T + scene.poses[0, :3, 3]
         caster.add_triangles(placed.astype(np.float32), triangles)
@@ -90,8 +91,8 @@ def _solid(shape: str) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
     mesh = {
         "box": solids.create_box,
         "sphere": lambda: solids.create_sphere(resolution=10),
-        "cylinder": lambda: solids.create_cylinder(0.5, 1.2, resolution=16, split=1),
-        "cone": lambda: solids.create_cone(0.6, 1.2, resolution=16, split=1),
+        "cylinder": lambda: solids.create_cylinder(0.4, 1.5, resolution=16, split=1),
+        "cone": lambda: solids.create_cone(0.6, 1.3, resolution=16, split=1),
     }[shape]()
     vertices = np.asarray(mesh.vertices)
     vertices = vertices - (vertices.min(0) + vertices.max(0)) / 2

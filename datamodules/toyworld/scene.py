@@ -32,7 +32,8 @@ FIELD_OF_VIEW: Final = 60.0  # degrees, of both sides of the square picture
 HALF_WIDTH: Final = float(np.tan(np.radians(FIELD_OF_VIEW / 2)))
 """Half a picture's side in units of the focal length."""
 
-_ANGULAR_RADIUS = (0.09, 0.13)  # radius / distance; 5 to 7 pixels of a picture of 64
+_ANGULAR_RADIUS = (0.11, 0.15)  # radius / distance; 6 to 8 pixels of a picture of 64
+_SLANT = np.radians(30.0)  # end on, a cylinder is a disc; so axes lie near the picture plane
 _FIELD = 0.43  # centres lie within this of the view axis, so that turning keeps them in the picture
 _TURN = np.radians([5.0, 4.0, 3.0])  # largest pan, tilt and roll of a frame
 _ROOM_M = (3.3, 4.0)  # half extents of the room; its walls are behind every object
@@ -49,7 +50,7 @@ class ToyObject:
     distance: float  # m along the view axis of the first camera
     place: tuple[float, float]  # (x right, y down) in units of the focal length
     angular_radius: float  # radius / distance
-    turn: tuple[float, float, float]  # Euler angles in radians
+    turn: tuple[float, float, float]  # radians: spin, slant to the picture plane, direction in it
 
     @property
     def radius(self) -> float:
@@ -99,7 +100,11 @@ def sample_scene(seed: int, index: int, frames: int = 4, max_objects: int = 4) -
                 distance=float(random.uniform(*BANDS[band])),
                 place=(float(place[0]), float(place[1])),
                 angular_radius=float(radius),
-                turn=tuple(random.uniform(0, 2 * np.pi, 3)),
+                turn=(
+                    float(random.uniform(0, 2 * np.pi)),
+                    float(random.uniform(-_SLANT, _SLANT)),
+                    float(random.uniform(0, 2 * np.pi)),
+                ),
             )
         )
     width, depth = random.uniform(*_ROOM_M, 2)

@@ -27,7 +27,7 @@ def numpy_response(queries, keys, values):
     return response
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(sizes, sizes, sizes, sizes, sizes, st.integers(0, 100))
 def test_the_loss_is_the_papers_equations(frames, heads, count, positions, channels, seed):
     random = np.random.default_rng(seed)
@@ -63,7 +63,7 @@ def test_detaching_stops_the_gradient_of_the_reference_alone():
     assert queries.grad is not None and queries.grad.abs().sum() > 0
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), st.integers(0, 100))
 def test_token_statistics_are_unsquared_norms_of_population_moments(batch, count, channels, seed):
     random = np.random.default_rng(seed)

@@ -39,9 +39,7 @@ def test_pixels_come_as_they_are(tmp_path):
     ],
     ids=["jpeg", "colour png", "depth png"],
 )
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_cut_file_is_an_error_or_whole(tmp_path, data, read, share):
     whole, cut = tmp_path / "whole", tmp_path / "cut"

@@ -47,7 +47,7 @@ def turn(angle):
     return pose
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(depths, st.floats(-3, 3))
 def test_equals_the_reference_in_both_frames(depth, angle):
     pose = turn(angle)
@@ -58,7 +58,7 @@ def test_equals_the_reference_in_both_frames(depth, angle):
         assert np.abs(picture.movedim(0, -1).numpy() - exact).max() <= 0.5 + 1e-3
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
 def test_a_plane_has_its_normal_everywhere(slope_x, slope_y):
     v, u = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")

@@ -1,0 +1,46 @@
+"""The main job in full, on the toy world: what the README promises to see."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from datamodules.toyworld import generate_toyworld
+
+pytestmark = pytest.mark.slow
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data") / "world"
+    generate_toyworld(out, scenes=600)
+    return out
+
+
+def align(world: Path, run: Path, *options: str) -> dict:
+    command = [sys.executable, "-m", "vlynx_pl.cli", "fit"]
+    command += [
+        "--config=experiments/backbones/miniature.yaml",
+        "--config=experiments/align/3d.yaml",
+    ]
+    command += [f"--data.root={world}", f"--run={run}", *options]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    return json.loads((run / "report.json").read_text())
+
+
+def test_alignment_closes_the_gap_and_keeps_the_tokens_alive(world, tmp_path):
+    report = align(world, tmp_path / "run")
+    before, after = report["before"], report["after"]
+    assert after["stat"] < 0.7 * before["stat"]
+    assert sum(after["attention_per_layer"]) < sum(before["attention_per_layer"])
+    assert report["warnings"] == []
+
+
+def test_the_attention_loss_alone_collapses_the_tokens_and_says_so(world, tmp_path):
+    report = align(world, tmp_path / "run", "--model.stat_weight=0")
+    before, after = report["before"], report["after"]
+    assert sum(after["attention_per_layer"]) < 0.5 * sum(before["attention_per_layer"])
+    assert any("collapsed" in warning for warning in report["warnings"])

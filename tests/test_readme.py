@@ -1,0 +1,41 @@
+"""What the README shows must work as it stands."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch.testing import assert_close
+
+from vlynx_pl.adapters import save_adapter
+
+REPOSITORY = Path(__file__).parents[1]
+README = (REPOSITORY / "README.md").read_text()
+
+
+def test_the_python_examples_run(monkeypatch, tmp_path, videos):
+    monkeypatch.chdir(REPOSITORY)
+    method, plain = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    depth = 255 - videos
+    names: dict[str, object] = {"batches": [videos], "depth_frames": depth}
+    exec(method, names)
+    backbone = names["backbone"]
+    with torch.no_grad():
+        for parameter in names["module"].parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.05)
+    save_adapter(backbone.vision_adapters, "3d", tmp_path)
+    exec(plain.replace("runs/3d-miniature/adapters/vision-3d", str(tmp_path)), names)
+    with torch.no_grad():
+        pixels = backbone.normalise(depth)
+        model = names["model"].float().eval()
+        features = model.model.get_video_features(pixels, return_dict=True).pooler_output
+        tokens = backbone.encode(depth, "3d").flatten(1, 2)
+    assert_close(features[:, :-1], tokens, atol=1e-4, rtol=1e-4)
+
+
+def test_the_commands_and_files_it_names_exist():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for path in re.findall(r"experiments/[\w./-]+\w", README):
+        assert (REPOSITORY / path).exists(), path
