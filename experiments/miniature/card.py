@@ -67,7 +67,7 @@ def measure(folder: Path, recipe: dict[str, Any]) -> dict[str, Score]:
             if of_kind := [question for question in questions if question.kind == kind]:
                 question = of_kind[random.integers(len(of_kind))]
                 given[kind].append((reader.answer(video, question.text), question.answer))
-    return {kind: _score(answers) for kind, answers in given.items()}
+    return {kind: _score(given[kind]) for kind in (*ONE_OBJECT, *COMPARISONS)}
 
 
 def _score(answers: list[tuple[str, str]]) -> Score:
@@ -164,13 +164,14 @@ frequent answer alone would score.
 
 ## Supervision
 
-RGB alone: no depth, no disparity colours, no 3D question. It is more than question answering:
+RGB alone: no depth, no disparity colours, no 3D question (the tokenizer knows the words of such
+questions, the model was never asked one). It is more than question answering:
 
 1. *Seeing*, {seeing} steps: colour and shape of every patch and of every projected token, and which
    of the 16 cells a token comes from, as labels that the renderer knows. Stands for SigLIP's
-   pre-training and LLaVA's caption stage. Without it the model does not learn to answer.
+   pre-training and LLaVA's caption stage.
 2. *Answering*, {answering} steps: questions and answers, with one frame first and four in the end.
-   The cell labels go on with a small weight; at the words that name an object in a question, a
+   The cell labels go on with a small weight; at the words that name an object in a question,
    linear heads read where it is, and its colour and shape.
 
 All heads are thrown away. Questions are packed several to a video; each sees the video and itself.
