@@ -4,10 +4,12 @@ PYTHON ?= python3.11
 MODALITY ?= 3d
 BACKBONE ?= miniature
 DATA ?= data/toyworld
-RUN ?= runs/$(MODALITY)-$(BACKBONE)
+RUN ?= runs/$(MODALITY)-$(BACKBONE)-$(notdir $(DATA:/=))
 ARGS ?=
 SCENES ?= 600
 BIN := .venv/bin
+# file=Debian package
+LIBRARIES := libusb-1.0.so.0=libusb-1.0-0 libGL.so.1=libgl1 libEGL.so.1=libegl1 libX11.so.6=libx11-6
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
@@ -35,15 +37,17 @@ test-slow: $(INSTALLED)  ## tests that take minutes
 bench: $(INSTALLED)  ## speed and memory of an alignment step as ratios to plain LoRA training
 	$(BIN)/python experiments/speed/alignment_step.py $(ARGS)
 
-backbone: $(INSTALLED)  ## train the miniature backbone anew (about an hour) into data/backbone
+backbone: $(INSTALLED)  ## train the miniature backbone anew (about an hour) and write its card, in data/backbone
 	$(BIN)/python -m experiments.miniature.train --config experiments/miniature/recipe.yaml \
 	  --out data/backbone $(ARGS)
+	$(BIN)/python -m experiments.miniature.card --config experiments/miniature/recipe.yaml \
+	  --model data/backbone
 
 params: $(INSTALLED)  ## LoRA parameter counts of the paper's models
 	$(BIN)/vlynx params
 
 doctor:  ## what imports, what is missing, and the exact remedy
-	@$$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) vlynx_pl/doctor.py
+	@$$(command -v $(BIN)/python || command -v $(PYTHON) || echo python3) vlynx_pl/doctor.py
 
 install: $(INSTALLED)  ## the environment in .venv, with pinned versions
 
@@ -55,14 +59,18 @@ $(INSTALLED): pyproject.toml constraints.txt | system-libraries
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# open3d's wheel does not bring libusb. Installed where that is allowed, else named.
+# open3d's wheel does not bring them. Installed where that is allowed, else named.
 system-libraries:
-	@ldconfig -p 2>/dev/null | grep -q 'libusb-1.0.so' && exit 0; \
+	@known="$$(PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p)"; missing=(); \
+	for pair in $(LIBRARIES); do \
+	  grep -qF "$${pair%%=*}" <<< "$$known" || missing+=("$${pair##*=}"); \
+	done; \
+	[ "$${#missing[@]}" = 0 ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "Installing the system library libusb-1.0-0 (open3d needs it)"; \
-	  apt-get update -qq && apt-get install -y -qq libusb-1.0-0 >/dev/null; \
+	  echo "Installing what open3d needs of the system: $${missing[*]}"; \
+	  apt-get update -qq && apt-get install -y -qq "$${missing[@]}" >/dev/null; \
 	else \
-	  echo "open3d needs a system library. Run: sudo apt-get install libusb-1.0-0"; exit 1; \
+	  echo "open3d needs system libraries. Run: sudo apt-get install $${missing[*]}"; exit 1; \
 	fi
 
 data/toyworld/toyworld.json: | $(INSTALLED)

@@ -47,7 +47,7 @@ class AlignmentReport(Callback):
             module = alignment(pl_module)
             videos, held_out = data(trainer).reference_dataloader(), data(trainer).val_dataloader()
             self.gaps["video"] = self._measure(module, videos, None, "RGB video")
-            self.gaps["before"] = self._measure(module, held_out, module.modality, "Before")
+            self.gaps["before"] = self._measure(module, held_out, None, "Before")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -151,13 +151,18 @@ def table(gaps: dict[str, InterfaceGap], modality: str) -> Table:
     table.add_section()
     row(
         "health: variance between samples",
-        {k: f"{gap.sample_variance / video.sample_variance:.0%}" for k, gap in gaps.items()},
+        {k: _share(gap.sample_variance, video.sample_variance) for k, gap in gaps.items()},
     )
     row(
         "health: effective rank",
         {
-            k: f"{gap.effective_rank / video.effective_rank:.0%} ({gap.effective_rank:.1f})"
+            k: f"{_share(gap.effective_rank, video.effective_rank)} ({gap.effective_rank:.1f})"
             for k, gap in gaps.items()
         },
     )
     return table
+
+
+def _share(part: float, whole: float) -> str:
+    """As a percentage, where there is anything to compare with."""
+    return f"{part / whole:.0%}" if whole > 0 else "–"

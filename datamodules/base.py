@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, SequentialSampler
 from torchvision.transforms.v2 import InterpolationMode
@@ -135,7 +136,8 @@ class ModalityDataModule(LightningDataModule):
         """
         results = []
         with ThreadPoolExecutor() as pool:
-            for outcome in [pool.submit(use, item) for item in items]:
+            waiting = [pool.submit(use, item) for item in items]
+            for outcome in track(waiting, f"Checking {self.root.name}", transient=True):
                 try:
                     results.append(outcome.result())
                 except BadSample as bad:

@@ -11,9 +11,14 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from datamodules import DepthDataModule
 from tests.datamodules.conftest import write_scannet_scene
 from vlynx_pl import cli
+from vlynx_pl.adapters import load_adapter
+from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.backbones import load_backbone
 from vlynx_pl.guidance import InterfaceGuidance
+from vlynx_pl.losses import token_statistics_loss
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = [
@@ -77,6 +82,33 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     assert list((run / "tensorboard").glob("events*"))
     adapter = load_file(run / "adapters" / "vision-3d" / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), "trained"
+
+
+def test_the_next_command_has_one_run_and_no_checkpoint():
+    given = ["vlynx", "fit", "--run", "a", "--ckpt_path=x.ckpt", "--config", "b", "--running=1"]
+    kept = ["vlynx", "fit", "--config", "b", "--running=1"]
+    assert cli._without(given, "--run", "--ckpt_path") == kept
+
+
+def test_before_and_after_are_what_the_adapter_is_measured_to_be(finished, data, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    run, _ = finished
+    report = json.loads((run / "report.json").read_text())
+    held_out = DepthDataModule(data, frame_size=(64, 64), batch_size=2, num_workers=0)
+    held_out.setup("fit")
+    backbone = load_backbone("experiments/miniature", "float32")
+    module = InterfaceAlignment(backbone, "3d", rank=16, alpha=32).eval()
+    guidance = InterfaceGuidance.load(run / "guidance.safetensors")
+    module.use_guidance(guidance)
+    load_adapter(backbone.vision_adapters, "3d", run / "adapters" / "vision-3d")
+    for when, adapter in (("before", None), ("after", "3d")):
+        with torch.no_grad():
+            parts = [module.encode(b["frames"], adapter) for b in held_out.val_dataloader()]
+        tokens = torch.cat([part.tokens for part in parts])
+        stat = token_statistics_loss(tokens, guidance.token_mean, guidance.token_var)
+        assert report[when]["stat"] == pytest.approx(stat.item(), rel=1e-3)
+        gaps = torch.stack([part.attention_gaps for part in parts]).mean(0)
+        assert report[when]["attention_per_layer"] == pytest.approx(gaps.tolist(), rel=1e-3)
 
 
 def test_a_run_ends_with_the_table_the_place_and_the_next_command(finished):
@@ -222,5 +254,5 @@ def test_params_for_machines(vlynx):
 def test_help_lists_every_command(vlynx):
     code, out = vlynx("--help")
     assert code == 0
-    for command in ("fit", "validate", "toyworld", "prepare", "params"):
+    for command in ("fit", "toyworld", "prepare", "params"):
         assert command in out

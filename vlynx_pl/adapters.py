@@ -68,9 +68,8 @@ def add_adapter(
             wrapper = PeftModel(root, config, adapter_name=name)
         else:
             wrapper.add_adapter(name, config)
-    for parameter_name, parameter in wrapper.named_parameters():
-        if f".{name}." in parameter_name:
-            parameter.requires_grad_(True)
+    for parameter in adapter_parameters(wrapper, name).values():
+        parameter.requires_grad_(True)
     return wrapper
 
 
@@ -110,7 +109,8 @@ def use_adapter(root: nn.Module, name: str | None) -> Iterator[None]:
 
 def adapter_parameters(wrapper: PeftModel, name: str) -> dict[str, nn.Parameter]:
     """The adapter's own parameters by name."""
-    return {key: p for key, p in wrapper.named_parameters() if f".{name}." in key}
+    own = re.compile(rf"\.lora_[AB]\.{name}\.")
+    return {key: p for key, p in wrapper.named_parameters() if own.search(key)}
 
 
 def save_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
@@ -120,7 +120,9 @@ def save_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
     ``PeftModel.from_pretrained(vision_tower, folder)``, without this package.
     """
     with atomic_folder(folder) as unfinished:
-        wrapper.save_pretrained(str(unfinished), selected_adapters=[name])
+        wrapper.save_pretrained(
+            str(unfinished), selected_adapters=[name], save_embedding_layers=False
+        )
         nested = unfinished / name  # PEFT nests every adapter not called "default"
         for file in nested.iterdir():
             file.rename(unfinished / file.name)

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import get_cosine_schedule_with_warmup
 from typing_extensions import override
 
+from vlynx_pl.adapters import AdapterError
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.guidance import InterfaceGuidance
@@ -32,8 +33,9 @@ class Encoded:
 class InterfaceAlignment(LightningModule):
     """Trains one modality's vision adapter against the video guidance.
 
-    The defaults are the released recipe; ``queries="all"``, ``response="context"`` and
-    ``detach_reference=True`` give the paper's equations to the letter (method.md section 3).
+    The defaults are the released recipe; ``queries="all"`` and ``response="context"`` measure
+    where the paper's eq. 4 and 5 do. Distances are means over layers and elements in both, so that
+    β keeps its meaning (eq. 6 is written as a sum), and un-squared norms (eq. 8 is called squared).
 
     Args:
         backbone: the frozen Video LLM; the adapter is added to it here.
@@ -195,7 +197,7 @@ class InterfaceAlignment(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         if wrong := sorted(trained ^ checkpoint["state_dict"].keys()):
-            raise ValueError(
+            raise AdapterError(
                 f"the checkpoint does not hold this run's adapter: {len(wrong)} tensors differ, "
                 f"for example {wrong[0]}; resume with the backbone, rank and modality it was "
                 "saved with"

@@ -37,8 +37,7 @@ class VlynxCLI(LightningCLI):
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
-        every = LightningCLI.subcommands()
-        return {name: every[name] for name in ("fit", "validate")}
+        return {"fit": LightningCLI.subcommands()["fit"]}
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -54,7 +53,7 @@ class VlynxCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         run = Path(self._get(self.config, "run"))
-        if self.subcommand == "fit" and (run / "report.json").exists():
+        if (run / "report.json").exists():
             raise RunFolderError(
                 f"{run} already holds a finished run; choose another folder with --run=FOLDER "
                 "(make: RUN=FOLDER), or move the old one away"
@@ -82,13 +81,24 @@ class VlynxCLI(LightningCLI):
         run = self._get(self.config, "run")
         lines = [f"Everything is in [bold]{escape(run)}[/]; look at alignment.png first."]
         if self.model.stat_weight > 0:
-            again = [argument for argument in sys.argv if not argument.startswith("--run")]
-            again += ["--model.stat_weight=0", f"--run={run}-attention-only"]
+            again = [*_without(sys.argv, "--run", "--ckpt_path"), "--model.stat_weight=0"]
+            again.append(f"--run={run}-attention-only")
             lines += [
                 "Next, see what the attention loss does alone:",
                 f"  [bold]{escape(shlex.join(again))}[/]",
             ]
         Console().print("\n".join(lines), soft_wrap=True)
+
+
+def _without(arguments: list[str], *options: str) -> list[str]:
+    """The command line without these options, given as ``--a=value`` or ``--a value``."""
+    kept = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument.split("=")[0] not in options:
+            kept.append(argument)
+        skip = argument in options
+    return kept
 
 
 def _frame_size(backbone: VideoBackbone) -> tuple[int, int]:
@@ -98,26 +108,15 @@ def _frame_size(backbone: VideoBackbone) -> tuple[int, int]:
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
 app.add_typer(prepare, name="prepare")
-# LightningCLI parses these commands itself, --help included.
+# LightningCLI parses this command itself, --help included.
 _LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 @app.command(context_settings=_LIGHTNING)
 def fit() -> None:
     """Align a modality: --config BACKBONE.yaml --config MODALITY.yaml (later --config wins)."""
-    _lightning()
-
-
-@app.command(context_settings=_LIGHTNING)
-def validate() -> None:
-    """Measure the losses on held-out frames; same arguments as fit."""
-    _lightning()
-
-
-def _lightning() -> None:
-    """Let LightningCLI read the whole command line."""
     _quieten()
-    usage = "vlynx {} --config BACKBONE.yaml --config MODALITY.yaml [--run DIR] [--KEY=VALUE ...]"
+    usage = "vlynx fit --config BACKBONE.yaml --config MODALITY.yaml [--run DIR] [--KEY=VALUE ...]"
     VlynxCLI(
         LightningModule,
         LightningDataModule,
@@ -126,7 +125,7 @@ def _lightning() -> None:
         seed_everything_default=42,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={name: {"usage": usage.format(name)} for name in VlynxCLI.subcommands()},
+        parser_kwargs={"fit": {"usage": usage}},
     )
 
 
@@ -144,11 +143,15 @@ def toyworld(
 
 
 @prepare.command("7scenes")
-def prepare_7scenes(source: Path, out: Path) -> None:
+def prepare_7scenes(
+    source: Path,
+    out: Path,
+    scene: Annotated[str | None, typer.Option(help="name of the scene, else the folder's")] = None,
+) -> None:
     """Bring a 7-Scenes recording (frame-*.color/depth/pose) into ScanNet's exported layout."""
     from datamodules.media.prepare import prepare_7scenes as prepare
 
-    prepare(source, out)
+    prepare(source, out, scene)
 
 
 @app.command()
@@ -179,6 +182,7 @@ def main() -> None:
         BackboneError,
         BadSample,
         GuidanceError,
+        ImportError,
         OSError,
         RunFolderError,
     ) as error:

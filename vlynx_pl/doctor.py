@@ -22,6 +22,15 @@ PACKAGES = (
 """What must import; every name is that of its module and of its package."""
 
 
+LIBRARIES = {
+    "usb-1.0": "libusb-1.0-0",
+    "GL": "libgl1",
+    "EGL": "libegl1",
+    "X11": "libx11-6",
+}
+"""Name for the linker → Debian package; open3d's wheel does not bring them."""
+
+
 class Check(NamedTuple):
     """One thing that must be in place."""
 
@@ -34,19 +43,20 @@ class Check(NamedTuple):
 def checks() -> list[Check]:
     """Everything that the commands of the Makefile need."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
+    need = 1 if sys.prefix != sys.base_prefix else 10  # GB, with the environment and without
     python = "apt-get install python3.11 python3.11-venv"
-    usb = ctypes.util.find_library("usb-1.0")
     return [
         Check("Python 3.11 or newer", sys.version_info >= (3, 11), sys.version.split()[0], python),
-        Check(
-            "libusb-1.0 (open3d needs it)",
-            usb is not None,
-            usb or "not found",
-            "apt-get install libusb-1.0-0",
-        ),
+        *(_library(name, package) for name, package in LIBRARIES.items()),
         *(_import(package) for package in PACKAGES),
-        Check("1 GB of free disk", free > 1, f"{free:.0f} GB", "free some space"),
+        Check(f"{need} GB of free disk", free > need, f"{free:.0f} GB", "free some space"),
     ]
+
+
+def _library(name: str, package: str) -> Check:
+    found = ctypes.util.find_library(name)
+    what = f"system library {name} (for open3d)"
+    return Check(what, found is not None, found or "not found", f"apt-get install {package}")
 
 
 def _import(package: str) -> Check:

@@ -63,6 +63,10 @@ def _unfinished(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
+    if path.is_file():  # safetensors makes files that only their owner may read
+        umask = os.umask(0)
+        os.umask(umask)
+        path.chmod(0o666 & ~umask)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

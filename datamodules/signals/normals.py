@@ -73,7 +73,9 @@ def _camera(intrinsics: Tensor, size: torch.Size) -> tuple[float, float, float, 
         raise ValueError(f"a {width}x{height} depth image has no normals; it needs 2x2 pixels")
     fx, fy = float(intrinsics[0, 0]), float(intrinsics[1, 1])
     cx, cy = float(intrinsics[0, 2]), float(intrinsics[1, 2])
-    if not (fx > 0 and fy > 0 and 0 <= cx < width and 0 <= cy < height):
+    # Cameras look through the middle of their pictures; of another size, they would not.
+    centred = abs(cx / width - 0.5) < 0.25 and abs(cy / height - 0.5) < 0.25
+    if not (fx > 0 and fy > 0 and centred):
         raise ValueError(
             f"intrinsics fx={fx:g} fy={fy:g} cx={cx:g} cy={cy:g} do not belong to a "
             f"{width}x{height} depth image: give those of the depth camera (not the colour "

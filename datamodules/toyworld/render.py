@@ -106,7 +106,7 @@ def _open3d() -> Any:
         import open3d
     except (ImportError, OSError) as error:
         raise ImportError(
-            f"open3d cannot be imported ({error}). Install it (pip install open3d) and its system "
-            "library (apt-get install libusb-1.0-0); `make doctor` tells what is missing"
+            f"open3d cannot be imported ({error}). `make doctor` names what is missing, of Python "
+            "or of the system, and the command that installs it"
         ) from error
     return open3d

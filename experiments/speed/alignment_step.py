@@ -25,6 +25,7 @@ from transformers import (
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
 from vlynx_pl.guidance import GuidanceStatistics, estimate_guidance
+from vlynx_pl.losses import token_statistics_loss
 
 
 def wide_alignment(layers: int, device: str, dtype: torch.dtype) -> InterfaceAlignment:
@@ -105,7 +106,8 @@ def main() -> None:
     def plain_step() -> None:
         module.zero_grad()
         tokens = backbone.encode(frames, "3d")
-        tokens.float().square().mean().backward()
+        mean, variance = module.reference_token_mean, module.reference_token_var
+        token_statistics_loss(tokens, mean, variance).backward()
 
     def alignment_step() -> None:
         module.zero_grad()

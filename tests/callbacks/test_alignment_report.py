@@ -52,3 +52,10 @@ def test_the_table_shows_layer_groups_distances_and_health(video):
     for line in ("layers 1-2", "layers 3-3", "layers 4-4", "0.1500", "L_stat", "3.00", "50%"):
         assert line in text
     assert summary(gaps)["after"]["stat"] == 3.0
+
+
+def test_a_reference_without_variety_has_a_table_too(video):
+    still = replace(video, sample_variance=0.0, effective_rank=0.0)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(table({"video": still, "before": video, "after": video}, "3d"))
+    assert "– (8.0)" in console.export_text()

@@ -21,6 +21,12 @@ assert not {"vlynx_pl", "callbacks", "datamodules"} & sys.modules.keys()
 """
 
 
+def test_no_name_of_an_adapter_unfreezes_the_base(backbone):
+    backbone.add_vision_adapter("encoder", 4, 8)
+    trained = [name for name, p in backbone.named_parameters() if p.requires_grad]
+    assert trained and all("lora_" in name for name in trained)
+
+
 @pytest.fixture
 def adapted(backbone):
     """The miniature with an adapter "3d" that is not zero."""

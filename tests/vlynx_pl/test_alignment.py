@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -119,9 +121,35 @@ def test_blank_frames_have_a_finite_loss(module, fill):
 
 
 def test_the_newline_can_be_counted_as_released(module, depth):
-    without = module.losses(depth)["stat"].item()
+    """Once a video, whatever its number of frames."""
     module.include_newline = True
-    assert module.losses(depth)["stat"].item() != without
+    stat = module.losses(depth)["stat"]
+    with torch.no_grad():
+        tokens = module.backbone.encode(depth, "3d").flatten(0, 2)
+    newlines = module.backbone.newline.expand(len(depth), -1)
+    guidance = module.guidance
+    wanted = token_statistics_loss(
+        torch.cat([tokens, newlines]), guidance.token_mean, guidance.token_var
+    )
+    assert_close(stat, wanted)
+
+
+def test_adamw_warms_up_over_three_percent_and_cools_down_as_a_cosine(module):
+    module._trainer = SimpleNamespace(estimated_stepping_batches=200)
+    configured = module.configure_optimizers()
+    optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    assert configured["lr_scheduler"]["interval"] == "step"
+    assert isinstance(optimizer, torch.optim.AdamW)
+    (group,) = optimizer.param_groups
+    assert (group["weight_decay"], group["betas"]) == (0, (0.9, 0.999))
+    rates = []
+    for _ in range(201):
+        rates.append(group["lr"] / 2e-5)
+        optimizer.step()
+        schedule.step()
+    assert rates[:7] == pytest.approx([step / 6 for step in range(7)])
+    assert rates[6 + 97] == pytest.approx(0.5)
+    assert rates[200] == pytest.approx(0, abs=1e-9)
 
 
 def test_without_guidance_the_remedy_is_told(backbone, depth):

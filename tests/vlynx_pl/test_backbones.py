@@ -109,6 +109,8 @@ def test_token_lengths_of_the_real_models(name):
     lengths = {frames: frames * real.tokens_per_frame + 1 for frames in (1, 10, 20, 30, 32, 48)}
     assert lengths == {1: 197, 10: 1961, 20: 3921, 30: 5881, 32: 6273, 48: 9409}
     assert len(real.attention_layers()) == 26
+    tokens = real.encode(torch.zeros(1, 3, 3, 384, 384, device="meta"))
+    assert tokens.shape == (1, 3, 196, real.hidden_size)
 
 
 @pytest.mark.parametrize(

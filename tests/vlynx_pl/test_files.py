@@ -12,6 +12,13 @@ def test_a_file_appears_whole(tmp_path):
     assert (tmp_path / "new" / "a.txt").read_text() == "all"
 
 
+def test_a_file_may_be_read_by_whom_the_umask_allows(tmp_path):
+    (tmp_path / "usual").touch()
+    with atomic_file(tmp_path / "ours") as unfinished:
+        unfinished.touch(mode=0o600)
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 @pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
 def test_no_space_left_keeps_what_was_there_and_says_what_to_do(tmp_path, kind):
     target = tmp_path / "thing"

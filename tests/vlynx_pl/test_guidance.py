@@ -100,9 +100,12 @@ def test_the_newline_is_counted_once_a_video_if_at_all(backbone, batches, includ
 
 
 def test_guidance_shapes_of_so400m():
-    statistics = GuidanceStatistics(published_backbone("LLaVA-OV-0.5B"))
-    assert statistics.key_sum.shape == statistics.value_sum.shape == (26, 16, 729, 72)
-    assert statistics.token_moments.shape == (3, 896)
+    """Through the whole tower, on shapes alone."""
+    statistics = GuidanceStatistics(published_backbone("LLaVA-OV-0.5B")).to("meta")
+    statistics.update(torch.zeros(1, 2, 3, 384, 384, device="meta"))
+    means = statistics.compute()
+    assert means["keys"].shape == means["values"].shape == (26, 16, 729, 72)
+    assert means["token_mean"].shape == means["token_var"].shape == (896,)
 
 
 def test_no_video_is_an_error(backbone):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
 from vlynx_pl.backbones.base import VideoBackbone
@@ -60,7 +61,7 @@ def _family(config: PretrainedConfig, path: str) -> type[LlavaOnevisionBackbone]
 def _load(auto_class: Any, path: str, **options: object) -> Any:
     try:
         return auto_class.from_pretrained(path, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         kind = "folder" if Path(path).exists() else "neither a folder here nor reachable on the hub"
         raise BackboneError(
             f"backbone {path!r} ({kind}) cannot be loaded: {error}\nGive a folder written by "
