@@ -131,7 +131,7 @@ def test_metrics_name_both_losses(finished):
         assert values and all(value > 0 for value in values)
     for row in rows:
         if row["train/total"]:
-            total = float(row["train/attn"]) + 0.01 * float(row["train/stat"])
+            total = float(row["train/attn"]) + 0.1 * float(row["train/stat"])
             assert float(row["train/total"]) == pytest.approx(total, rel=1e-4)
 
 
