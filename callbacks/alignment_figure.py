@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vlynx_pl.files import atomic_file
 from vlynx_pl.guidance import InterfaceGuidance
@@ -21,6 +22,7 @@ def save_figure(gaps: dict[str, InterfaceGap], guidance: InterfaceGuidance, path
     attention.set(xlabel="vision layer", ylabel="L1 gap to the video response")
     attention.set_title("Attention response")
     attention.set_ylim(bottom=0)
+    attention.xaxis.set_major_locator(MaxNLocator(integer=True))
     attention.legend()
     panels = (
         (mean, "token_mean", "Token mean, one dot a channel"),

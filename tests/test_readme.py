@@ -24,7 +24,7 @@ def test_the_python_examples_run(monkeypatch, tmp_path, videos):
             if parameter.requires_grad:
                 parameter.normal_(std=0.05)
     save_adapter(backbone.vision_adapters, "3d", tmp_path)
-    exec(plain.replace("runs/3d-miniature/adapters/vision-3d", str(tmp_path)), names)
+    exec(plain.replace("runs/3d-miniature-toyworld/adapters/vision-3d", str(tmp_path)), names)
     with torch.no_grad():
         pixels = backbone.normalise(depth)
         model = names["model"].float().eval()

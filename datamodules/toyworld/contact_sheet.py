@@ -1,6 +1,7 @@
 """A picture of what a toy world holds: frames, depth, and questions with their answers."""
 
 from pathlib import Path
+from textwrap import fill
 
 from datamodules.signals.disparity import disparity
 from datamodules.toyworld.questions import THREE_D, questions
@@ -16,7 +17,7 @@ def save_contact_sheet(scenes: list[Scene], path: Path, size: int = 64) -> None:
     from matplotlib.figure import Figure
 
     rows = -(-len(scenes) // _COLUMNS)
-    figure = Figure(figsize=(_COLUMNS * 4.2, rows * 2.5), layout="constrained")
+    figure = Figure(figsize=(_COLUMNS * 4.2, rows * 2.7), layout="constrained")
     axes = figure.subplots(rows, 2 * _COLUMNS, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -32,6 +33,6 @@ def save_contact_sheet(scenes: list[Scene], path: Path, size: int = 64) -> None:
         spatial = [q for q in asked if q.kind in THREE_D]
         for axis, kinds in ((left, visual), (right, spatial)):
             shown = kinds[7 * number % len(kinds)]  # another kind in every scene
-            axis.set_title(f"{shown.text}\n{shown.answer}", fontsize=7)
+            axis.set_title(f"{fill(shown.text, 28)}\n{shown.answer}", fontsize=7)
     figure.suptitle("Toy world: colour, and disparity in Turbo colours (200 to 10000 mm)")
     figure.savefig(path, dpi=110, format="png")
