@@ -15,6 +15,10 @@ class AlignmentData(Protocol):
     def reference_dataloader(self) -> DataLoader[dict[str, object]]:
         """Plain RGB videos."""
 
+    @property
+    def preprocessing(self) -> dict[str, object]:
+        """How frames are made; plain numbers and names."""
+
     def report(self) -> dict[str, list[str]]:
         """What was left out of the data, each with its reason."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning import LightningDataModule
@@ -124,6 +124,11 @@ class ModalityDataModule(LightningDataModule):
         rank_zero_info(repr(self))
         for bad in self.bad_samples:
             rank_zero_info(f"skipped {bad}")
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """How frames are made, to be stored beside results; plain numbers and names."""
+        return {"frame_size": list(self.frame_size)}
 
     def report(self) -> dict[str, list[str]]:
         """What was left out, each with its reason, for the report of a run."""

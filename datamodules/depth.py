@@ -91,15 +91,14 @@ class DepthDataModule(ModalityDataModule):
         self.val_scenes: list[ScanNetScene] = []
 
     @property
+    @override
     def preprocessing(self) -> dict[str, Any]:
-        """How frames are made, to be stored beside results; plain numbers and names."""
-        return {
+        return super().preprocessing | {
             "encoding": self.encoding,
             "near_mm": self.near_mm,
             "far_mm": self.far_mm,
             "normal_frame": self.normal_frame,
             "frames_per_sample": self.frames_per_sample,
-            "frame_size": list(self.frame_size),
         }
 
     @override

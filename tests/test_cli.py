@@ -82,6 +82,11 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     assert list((run / "tensorboard").glob("events*"))
     adapter = load_file(run / "adapters" / "vision-3d" / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in adapter.items() if "lora_B" in name), "trained"
+    made_with = json.loads((run / "adapters" / "vision-3d" / "made_with.json").read_text())
+    guidance = InterfaceGuidance.load(run / "guidance.safetensors")
+    assert made_with["fingerprint"] == guidance.source.fingerprint
+    assert made_with["frames"]["encoding"] == "turbo"
+    assert made_with["frames"]["frame_size"] == [64, 64]
 
 
 def test_the_next_command_has_one_run_and_no_checkpoint():

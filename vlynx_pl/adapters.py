@@ -5,9 +5,10 @@ Switching an adapter touches no ``requires_grad``. PEFT's own ``set_adapter`` an
 of one training step; so a step selects adapters through :func:`use_adapter` alone.
 """
 
+import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -113,11 +114,15 @@ def adapter_parameters(wrapper: PeftModel, name: str) -> dict[str, nn.Parameter]
     return {key: p for key, p in wrapper.named_parameters() if own.search(key)}
 
 
-def save_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
+def save_adapter(
+    wrapper: PeftModel, name: str, folder: Path, made_with: Mapping[str, Any] | None = None
+) -> None:
     """Write the adapter as a plain PEFT folder, at once or not at all.
 
     The folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` and loads with
-    ``PeftModel.from_pretrained(vision_tower, folder)``, without this package.
+    ``PeftModel.from_pretrained(vision_tower, folder)``, without this package. ``made_with``, plain
+    numbers and names, is kept in it as ``made_with.json``, since weights alone do not say what
+    frames they expect.
     """
     with atomic_folder(folder) as unfinished:
         wrapper.save_pretrained(
@@ -127,6 +132,8 @@ def save_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
         for file in nested.iterdir():
             file.rename(unfinished / file.name)
         nested.rmdir()
+        if made_with is not None:
+            (unfinished / "made_with.json").write_text(json.dumps(made_with, indent=1))
 
 
 def load_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
