@@ -20,7 +20,7 @@ help:  ## this list
 	  | while IFS=$$'\t' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 	@echo "  variables:  MODALITY=$(MODALITY) BACKBONE=$(BACKBONE) DATA=$(DATA) RUN=$(RUN) ARGS='--model.learning_rate=1e-3 ...'"
 
-align: $(INSTALLED) $(if $(filter data/toyworld,$(DATA)),data/toyworld/toyworld.json)  ## align MODALITY=3d to the video interface; DATA=<folder> for your own
+align: $(INSTALLED) $(if $(filter data/toyworld,$(DATA:/=)),data/toyworld/toyworld.json)  ## align MODALITY=3d to the video interface; DATA=<folder> for your own
 	$(BIN)/vlynx fit --config experiments/backbones/$(BACKBONE).yaml \
 	  --config experiments/align/$(MODALITY).yaml --data.root="$(DATA)" --run="$(RUN)" $(ARGS)
 

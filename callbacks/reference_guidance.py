@@ -1,9 +1,11 @@
 """Computes the interface guidance before fitting, or loads one that fits (paper section 3.2)."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.progress import track
 from torch import Tensor
@@ -45,14 +47,28 @@ class ReferenceGuidance(Callback):
         limit = 1 if is_trial(trainer) else self.max_batches
         total = len(loader) if limit is None else min(limit, len(loader))
         videos: list[str] = []
+        # Ranks take turns; what they saw is merged when the guidance is computed.
+        own = islice(loader, trainer.global_rank, total, trainer.world_size)
         batches = track(
-            _frames(loader, total, videos), "Guidance from RGB videos", total, transient=True
+            _frames(own, videos),
+            "Guidance from RGB videos",
+            len(range(trainer.global_rank, total, trainer.world_size)),
+            transient=True,
         )
         guidance = estimate_guidance(module.backbone, batches, module.include_newline)
-        return with_videos(guidance, videos)
+        return with_videos(guidance, _of_all_ranks(videos, trainer.world_size))
 
 
-def _frames(loader: Iterable[dict[str, Any]], limit: int, videos: list[str]) -> Iterator[Tensor]:
-    for _, batch in zip(range(limit), loader, strict=False):
+def _frames(batches: Iterable[dict[str, Any]], videos: list[str]) -> Iterator[Tensor]:
+    for batch in batches:
         videos.extend(batch["clips"])
         yield batch["frames"]
+
+
+def _of_all_ranks(names: list[str], ranks: int) -> list[str]:
+    """Names seen on any rank, sorted."""
+    every = [names]
+    if ranks > 1:
+        every = [[] for _ in range(ranks)]
+        torch.distributed.all_gather_object(every, names)
+    return sorted(name for part in every for name in part)

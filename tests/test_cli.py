@@ -155,6 +155,21 @@ def test_the_guidance_names_its_videos_all_from_training(finished):
     assert (guidance.num_videos, guidance.num_frames) == (2, 8)
 
 
+def test_two_processes_make_the_guidance_of_one(finished, data, tmp_path):
+    command = [sys.executable, "-m", "vlynx_pl.cli", "fit", *CONFIGS, *QUICK]
+    command += [f"--data.root={data}", f"--run={tmp_path}/run"]
+    command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
+    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, timeout=300)
+    alone, together = (
+        InterfaceGuidance.load(run / "guidance.safetensors")
+        for run in (finished[0], tmp_path / "run")
+    )
+    assert (together.num_videos, together.num_frames) == (2, 8)
+    assert together.source == alone.source
+    for name in ("keys", "values", "token_mean", "token_var"):
+        torch.testing.assert_close(getattr(together, name), getattr(alone, name))
+
+
 def test_the_saved_configuration_repeats_the_run(finished, vlynx, tmp_path):
     config = yaml.safe_load((finished[0] / "config.yaml").read_text())
     assert config["model"]["init_args"]["rank"] == 16
