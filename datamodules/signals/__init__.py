@@ -2,5 +2,6 @@
 
 from datamodules.signals.disparity import disparity
 from datamodules.signals.normals import normals
+from datamodules.signals.tiling import tiling
 
-__all__ = ["disparity", "normals"]
+__all__ = ["disparity", "normals", "tiling"]
