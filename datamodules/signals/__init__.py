@@ -1,7 +1,8 @@
 """Pure functions from signals to frames: tensors in, uint8 pictures (..., 3, H, W) out."""
 
 from datamodules.signals.disparity import disparity
+from datamodules.signals.log_mel import log_mel
 from datamodules.signals.normals import normals
 from datamodules.signals.tiling import tiling
 
-__all__ = ["disparity", "normals", "tiling"]
+__all__ = ["disparity", "log_mel", "normals", "tiling"]

@@ -1,11 +1,12 @@
 """Colour, depth and object numbers of a toy scene, by ray casting on the CPU with open3d."""
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.libraries import import_library
 from datamodules.toyworld.scene import COLOURS, HALF_WIDTH, Scene, rotation
 
 _LIGHT = np.array([0.35, -0.75, -0.55]) / np.linalg.norm([0.35, -0.75, -0.55])  # camera axes
@@ -30,7 +31,7 @@ def intrinsics(size: int) -> NDArray[np.float64]:
 
 def render_scene(scene: Scene, size: int = 64) -> Rendered:
     """Render every frame of ``scene`` in pictures of ``size`` × ``size``."""
-    open3d = _open3d()
+    open3d = import_library("open3d")
     caster = open3d.t.geometry.RaycastingScene(nthreads=1)
     caster.add_triangles(*_room(scene))
     world = scene.poses[0, :3, :3]
@@ -87,7 +88,7 @@ def _room(scene: Scene) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
 @cache
 def _solid(shape: str) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
     """Vertices (V, 3) within the unit sphere about the origin, and triangles (M, 3)."""
-    solids = _open3d().geometry.TriangleMesh
+    solids = import_library("open3d").geometry.TriangleMesh
     mesh = {
         "box": solids.create_box,
         "sphere": lambda: solids.create_sphere(resolution=10),
@@ -98,15 +99,3 @@ def _solid(shape: str) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
     vertices = vertices - (vertices.min(0) + vertices.max(0)) / 2
     vertices /= np.linalg.norm(vertices, axis=1).max()
     return vertices, np.asarray(mesh.triangles).astype(np.uint32)
-
-
-@cache
-def _open3d() -> Any:
-    try:
-        import open3d
-    except (ImportError, OSError) as error:
-        raise ImportError(
-            f"open3d cannot be imported ({error}). `make doctor` names what is missing, of Python "
-            "or of the system, and the command that installs it"
-        ) from error
-    return open3d

@@ -1,0 +1,81 @@
+"""Sound as a picture: log-mel spectrograms around given moments (paper section 4).
+
+One front-end for alignment and tuning. Brightness is loudness on a fixed scale, so that loud and
+quiet stay different; the released code stretches every picture to its own range.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.libraries import import_library
+
+SAMPLE_RATE = 16_000  # Hz
+MELS = 128
+_HOP = 160  # samples, 10 ms
+_COLUMNS_PER_SECOND = SAMPLE_RATE // _HOP
+# AudioSet statistics of ImageBind's front-end. Mean ± 1.5 deviations reaches from the noise of
+# 16-bit samples, ln 1e-8, to a tone of full scale, ln 1e4.
+_MEAN, _DEVIATION, _REACH = -4.268, 9.138, 1.5
+
+Scale = Literal["fixed", "min-max"]
+
+
+def log_mel(
+    waveform: Tensor, times: Sequence[float], window: float = 2.0, scale: Scale = "fixed"
+) -> Tensor:
+    """Spectrograms of ``window`` seconds centred on each of ``times``.
+
+    A window that would reach over the start or the end of the recording is moved inside, and one
+    longer than the recording is the whole recording; nothing is padded.
+
+    Args:
+        waveform: (N,) mono samples in −1…1 at 16 kHz.
+        times: F moments in s from the first sample, such as those of the RGB frames.
+        window: length of a picture in s.
+        scale: ``fixed`` maps loudness to brightness alike in all pictures; ``min-max`` stretches
+            each picture to 0…255, as the released code does.
+
+    Returns:
+        uint8 (F, 3, 128, W), W columns of 10 ms; low frequencies are at the bottom.
+
+    Raises:
+        ValueError: the waveform is too short or not mono, or a moment is outside of it.
+    """
+    if waveform.ndim != 1 or len(waveform) < SAMPLE_RATE // 10:
+        raise ValueError(
+            f"a waveform of shape {tuple(waveform.shape)} is no mono recording of 0.1 s or more at "
+            f"{SAMPLE_RATE} Hz; mix its channels and resample it first"
+        )
+    duration = len(waveform) / SAMPLE_RATE
+    outside = [time for time in times if not -window / 2 <= time <= duration + window / 2]
+    if outside:
+        raise ValueError(
+            f"moment {outside[0]:g} s is not within the recording of {duration:g} s; give times "
+            "from its first sample on"
+        )
+    power = _spectrogram()(waveform.float()).flip(0)  # (128, columns)
+    loudness = (power.clamp(min=1e-10).log() - _MEAN) / _DEVIATION  # in deviations
+    columns = min(round(window * _COLUMNS_PER_SECOND), power.shape[1])
+    starts = [
+        min(max(round((t - window / 2) * _COLUMNS_PER_SECOND), 0), power.shape[1] - columns)
+        for t in times
+    ]
+    pictures = torch.stack([loudness[:, start : start + columns] for start in starts])
+    low: Tensor | float = -_REACH
+    high: Tensor | float = _REACH
+    if scale == "min-max":
+        low, high = pictures.amin((1, 2), True), pictures.amax((1, 2), True)
+    share = ((pictures - low) / (high - low)).nan_to_num(0).clamp(0, 1)  # silence has no range
+    return (255 * share).round().to(torch.uint8)[:, None].repeat(1, 3, 1, 1)
+
+
+@cache
+def _spectrogram() -> Any:
+    # Windows of 25 ms as ImageBind's, but a longer transform, or low mel bands would hold no bin.
+    return import_library("torchaudio.transforms").MelSpectrogram(
+        SAMPLE_RATE, n_fft=1024, win_length=400, hop_length=_HOP, n_mels=MELS
+    )
