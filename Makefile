@@ -8,8 +8,6 @@ RUN ?= runs/$(MODALITY)-$(BACKBONE)-$(notdir $(DATA:/=))
 ARGS ?=
 SCENES ?= 600
 BIN := .venv/bin
-# file=Debian package
-LIBRARIES := libusb-1.0.so.0=libusb-1.0-0 libGL.so.1=libgl1 libEGL.so.1=libegl1 libX11.so.6=libx11-6
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
@@ -61,16 +59,13 @@ $(INSTALLED): pyproject.toml constraints.txt | system-libraries
 
 # open3d's wheel does not bring them. Installed where that is allowed, else named.
 system-libraries:
-	@known="$$(PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p)"; missing=(); \
-	for pair in $(LIBRARIES); do \
-	  grep -qF "$${pair%%=*}" <<< "$$known" || missing+=("$${pair##*=}"); \
-	done; \
-	[ "$${#missing[@]}" = 0 ] && exit 0; \
+	@missing="$$($(PYTHON) vlynx_pl/doctor.py --system-packages)"; \
+	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  echo "Installing what open3d needs of the system: $${missing[*]}"; \
-	  apt-get update -qq && apt-get install -y -qq "$${missing[@]}" >/dev/null; \
+	  echo "Installing what open3d needs of the system: $$missing"; \
+	  apt-get update -qq && apt-get install -y -qq $$missing >/dev/null; \
 	else \
-	  echo "open3d needs system libraries. Run: sudo apt-get install $${missing[*]}"; exit 1; \
+	  echo "open3d needs system libraries. Run: sudo apt-get install $$missing"; exit 1; \
 	fi
 
 data/toyworld/toyworld.json: | $(INSTALLED)

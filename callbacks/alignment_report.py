@@ -5,7 +5,7 @@ user must see that happen, so the table says how much variation is left, relativ
 """
 
 import json
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class AlignmentReport(Callback):
         self.max_batches = max_batches
         self.healthy_share = healthy_share
         self.gaps: dict[str, InterfaceGap] = {}
-        self.run, self.modality = Path(), ""
+        self.modality = ""
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,9 +61,9 @@ class AlignmentReport(Callback):
         if not leaves_files(trainer):
             return
         module = alignment(pl_module)
-        self.run, self.modality = run_folder(trainer), module.modality
-        save_figure(self.gaps, module.guidance, self.run / "alignment.png")
-        with atomic_file(self.run / "report.json") as unfinished:
+        run, self.modality = run_folder(trainer), module.modality
+        save_figure(self.gaps, module.guidance, run / "alignment.png")
+        with atomic_file(run / "report.json") as unfinished:
             report = summary(self.gaps) | {"warnings": self.warnings()}
             report["data"] = data(trainer).report()
             unfinished.write_text(json.dumps(report, indent=1))
@@ -93,8 +93,7 @@ class AlignmentReport(Callback):
         total = min(self.max_batches, len(loader))
         modes = {part: part.training for part in module.modules()}
         module.eval()
-        batches = zip(range(total), loader, strict=False)
-        for _, batch in track(batches, f"Measuring: {what}", total, transient=True):
+        for batch in track(islice(loader, total), f"Measuring: {what}", total, transient=True):
             encoded = module.encode(batch["frames"].to(module.device), adapter)
             meter.update(encoded.tokens, encoded.attention_gaps)
         for part, training in modes.items():

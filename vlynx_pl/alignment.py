@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import get_cosine_schedule_with_warmup
 from typing_extensions import override
 
@@ -116,14 +116,14 @@ class InterfaceAlignment(LightningModule):
         """
         _ = self.guidance  # raises when there is none
         positions = self._query_positions(frames.device)
+        layers = self.backbone.attention_layers()
         gaps: list[Tensor] = []
 
         def compare(call: AttentionCall) -> None:
             project = None
             answer = call.context
             if self.response == "projected":
-                layer = self.backbone.attention_layers()[call.layer]
-                project, answer = self.backbone.output_projection(layer), call.output
+                project, answer = self.backbone.output_projection(layers[call.layer]), call.output
             gaps.append(
                 attention_response_loss(
                     call.query[:, :, positions],
@@ -135,7 +135,7 @@ class InterfaceAlignment(LightningModule):
                 )
             )
 
-        with listen(self.backbone.attention_layers(), compare):
+        with listen(layers, compare):
             tokens = self.backbone.encode(frames, adapter)
         return Encoded(tokens, torch.stack(gaps))
 
@@ -148,10 +148,7 @@ class InterfaceAlignment(LightningModule):
     def losses(self, frames: Tensor) -> dict[str, Tensor]:
         """The two losses and their weighted sum on modality frames (B, T, 3, H, W) (eq. 9)."""
         encoded = self.encode(frames, self.modality)
-        rows = encoded.tokens.flatten(0, 2)
-        if self.include_newline:
-            newlines = self.backbone.newline.expand(len(frames), -1)
-            rows = torch.cat([rows, newlines])
+        rows = self.backbone.token_rows(encoded.tokens, self.include_newline)
         attn = encoded.attention_gaps.mean()
         stat = token_statistics_loss(rows, self.reference_token_mean, self.reference_token_var)
         return {
@@ -178,8 +175,9 @@ class InterfaceAlignment(LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(
+            self._trained().values(), lr=self.learning_rate, weight_decay=0.0
+        )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
         return {
@@ -189,16 +187,18 @@ class InterfaceAlignment(LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
         state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in trained}
+        checkpoint["state_dict"] = {name: state[name] for name in self._trained()}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        if wrong := sorted(trained ^ checkpoint["state_dict"].keys()):
+        if wrong := sorted(self._trained().keys() ^ checkpoint["state_dict"].keys()):
             raise AdapterError(
                 f"the checkpoint does not hold this run's adapter: {len(wrong)} tensors differ, "
                 f"for example {wrong[0]}; resume with the backbone, rank and modality it was "
                 "saved with"
             )
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name: the adapter and nothing else."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}

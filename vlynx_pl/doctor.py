@@ -70,7 +70,14 @@ def _import(package: str) -> Check:
 
 
 def main() -> None:
-    """Print all checks, then each remedy once; exit code 1 when one fails."""
+    """Print all checks, then each remedy once; exit code 1 when one fails.
+
+    With ``--system-packages`` only the Debian packages of missing system libraries.
+    """
+    if sys.argv[1:] == ["--system-packages"]:
+        missing = [p for name, p in LIBRARIES.items() if not ctypes.util.find_library(name)]
+        print(*missing)
+        return
     results = checks()
     for check in results:
         print(f"{'ok     ' if check.fine else 'MISSING'} {check.what}: {check.detail}")

@@ -19,6 +19,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     with _unfinished(path) as unfinished:
         yield unfinished
+        _open_to_others(unfinished)
         _sync(unfinished)
         unfinished.replace(path)
         _sync(path.parent)
@@ -31,6 +32,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         unfinished.mkdir()
         yield unfinished
         for file in unfinished.iterdir():
+            _open_to_others(file)
             _sync(file)
         _sync(unfinished)
         if path.exists():  # a folder cannot be renamed over a full one
@@ -62,11 +64,14 @@ def _unfinished(path: Path) -> Iterator[Path]:
             unfinished.unlink(missing_ok=True)
 
 
+def _open_to_others(file: Path) -> None:
+    """Give a file the usual mode; safetensors makes files that only their owner may read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
+
+
 def _sync(path: Path) -> None:
-    if path.is_file():  # safetensors makes files that only their owner may read
-        umask = os.umask(0)
-        os.umask(umask)
-        path.chmod(0o666 & ~umask)
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -174,9 +174,7 @@ class GuidanceStatistics(Metric):
         backbone = self._backbone[0]
         with torch.inference_mode(), listen(backbone.attention_layers(), self._add_attention):
             tokens = backbone.encode(frames)  # (B, T, N, D)
-        rows = tokens.flatten(0, 2)
-        if self.include_newline:
-            rows = torch.cat([rows, backbone.newline.expand(len(tokens), -1)])
+        rows = backbone.token_rows(tokens, self.include_newline)
         self.token_moments = merge_moments(torch.stack([self.token_moments, moments(rows)]))
         self.num_frames += frames.shape[0] * frames.shape[1]
         self.num_videos += frames.shape[0]

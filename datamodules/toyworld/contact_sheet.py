@@ -3,6 +3,8 @@
 from pathlib import Path
 from textwrap import fill
 
+import torch
+
 from datamodules.signals.disparity import disparity
 from datamodules.toyworld.questions import THREE_D, questions
 from datamodules.toyworld.render import render_scene
@@ -13,7 +15,6 @@ _COLUMNS = 4
 
 def save_contact_sheet(scenes: list[Scene], path: Path, size: int = 64) -> None:
     """Draw colour and depth of some scenes with a visual and a 3D question each, as PNG."""
-    import torch
     from matplotlib.figure import Figure
 
     rows = -(-len(scenes) // _COLUMNS)

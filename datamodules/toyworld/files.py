@@ -1,7 +1,6 @@
 """One toy scene as files, in the layout that ScanNet's SensReader exports."""
 
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +26,6 @@ def write_scene(scene: Scene, folder: Path, size: int = 64) -> None:
     for stream in ("color", "depth"):
         (unfinished / "intrinsic" / f"intrinsic_{stream}.txt").write_text(matrix(camera))
         (unfinished / "intrinsic" / f"extrinsic_{stream}.txt").write_text(matrix(np.eye(4)))
-    if folder.exists():  # left over from an interrupted run
-        shutil.rmtree(folder)
     unfinished.rename(folder)
 
 

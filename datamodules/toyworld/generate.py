@@ -71,9 +71,10 @@ def _write(out: Path, wanted: dict[str, Any], workers: int) -> None:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         made = pool.map(make, range(scenes), chunksize=8)
         rooms = list(track(made, f"Toy world, {scenes} scenes", scenes))
-    for split, part in _splits(rooms).items():
+    splits = _splits(rooms)
+    for split, part in splits.items():
         _write_split(out, split, part)
-    names = {split: [scene.name for scene in part] for split, part in _splits(rooms).items()}
+    names = {split: [scene.name for scene in part] for split, part in splits.items()}
     (out / "scene_split.json").write_text(json.dumps(names))
     # A scene with one object in one distance band has no comparison to show.
     shown = [scene for scene in rooms if len(scene.objects) > 1][:12]

@@ -78,8 +78,7 @@ def _score(answers: list[tuple[str, str]]) -> Score:
 
 def save_curves(folder: Path) -> None:
     """Draw training_log.csv: losses on the left, held-out accuracy on the right."""
-    with (folder / "training_log.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = _log(folder)
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
     seeing = [row for row in rows if row["phase"] == "seeing"]
@@ -110,8 +109,7 @@ def write_card(folder: Path, recipe: dict[str, Any], scores: dict[str, Score]) -
         f"| {score.right:.1%} | {score.majority:.1%} | {score.count} |"
         for kind, score in scores.items()
     ]
-    with (folder / "training_log.csv").open() as file:
-        seconds = int(list(csv.DictReader(file))[-1]["seconds"])
+    seconds = int(_log(folder)[-1]["seconds"])
     steps = sum(stage["steps"] for stage in recipe["answering"]["curriculum"])
     text = _CARD.format(
         megabytes=size / 1e6,
@@ -129,6 +127,11 @@ def write_card(folder: Path, recipe: dict[str, Any], scores: dict[str, Score]) -
         answering=steps,
     )
     (folder / "README.md").write_text(text)
+
+
+def _log(folder: Path) -> list[dict[str, str]]:
+    with (folder / "training_log.csv").open() as file:
+        return list(csv.DictReader(file))
 
 
 _CARD = """\

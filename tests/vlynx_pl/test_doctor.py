@@ -28,6 +28,13 @@ def test_what_is_missing_is_named_with_one_remedy_each(monkeypatch, capsys):
     assert printed.count("apt-get install libusb-1.0-0") == 1
 
 
+def test_missing_system_packages_alone_are_for_the_makefile(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["doctor.py", "--system-packages"])
+    monkeypatch.setattr(ctypes.util, "find_library", {"GL": "libGL.so.1", "X11": "x"}.get)
+    doctor.main()
+    assert capsys.readouterr().out == "libusb-1.0-0 libegl1\n"
+
+
 def test_it_needs_no_package():
     """It must run before anything is installed."""
     code = f"import runpy; runpy.run_path({doctor.__file__!r})"

@@ -98,6 +98,16 @@ class VideoBackbone(nn.Module, ABC):
         with use_adapter(self.vision_tower, adapter):
             return self._tokens(pixels)
 
+    def token_rows(self, tokens: Tensor, include_newline: bool) -> Tensor:
+        """What token statistics count: tokens (B, T, N, D) as rows (R, D).
+
+        ``include_newline`` adds the newline token once a video, as the released code does.
+        """
+        rows = tokens.flatten(0, 2)
+        if include_newline:
+            rows = torch.cat([rows, self.newline.expand(len(tokens), -1)])
+        return rows
+
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 frames (B, T, 3, h, w) → float (B, T, 3, H, W), as the model's own processor does.
 
