@@ -1,11 +1,14 @@
 """What travels from files to the model, and the one error for a file that cannot."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from torch import Tensor
+
+Split = Literal["train", "val", "test"]
+Trouble = Literal["missing", "unreadable", "no audio", "silent", "too short"]
 
 
 class BadSample(ValueError):  # noqa: N818
@@ -15,12 +18,19 @@ class BadSample(ValueError):  # noqa: N818
         path: the file or folder.
         reason: what is wrong with it.
         remedy: what to do about it.
+        trouble: the kind of reason, by which ``vlynx check`` counts.
     """
 
-    # The last two have defaults because a DataLoader rebuilds a worker's error from its text alone.
-    def __init__(self, path: Path | str, reason: str = "", remedy: str = "") -> None:
-        super().__init__(path, reason, remedy)
-        self.path, self.reason, self.remedy = path, reason, remedy
+    # All but the path have defaults because a DataLoader rebuilds a worker's error from its text.
+    def __init__(
+        self,
+        path: Path | str,
+        reason: str = "",
+        remedy: str = "",
+        trouble: Trouble = "unreadable",
+    ) -> None:
+        super().__init__(path, reason, remedy, trouble)
+        self.path, self.reason, self.remedy, self.trouble = path, reason, remedy, trouble
 
     def __str__(self) -> str:
         """The path, the reason and the remedy."""
@@ -32,12 +42,15 @@ class Clip:
     """Frames that are read together, when they are asked for.
 
     Args:
-        name: the scene and its frames, such as ``scene0000_00/0,20,40``.
-        read: gives uint8 (T, 3, h, w) in the size of the files, or raises BadSample.
+        name: the recording and its frames, such as ``scene0000_00/0,20,40``.
+        read: gives uint8 (T, 3, h, w), in the size of the files where nothing asks for another, or
+            raises BadSample.
+        files: the files that ``read`` opens; when one of them changes, so do the frames.
     """
 
     name: str
     read: Callable[[], Tensor]
+    files: tuple[Path, ...] = ()
 
 
 class FrameBatch(TypedDict):
@@ -45,3 +58,44 @@ class FrameBatch(TypedDict):
 
     frames: Tensor  # uint8 (B, T, 3, H, W)
     clips: list[str]  # B names of scene and frames
+
+
+@dataclass(frozen=True)
+class Question:
+    """Something to ask about a clip, with what is accepted as an answer.
+
+    Args:
+        id: as in the annotation file, where it has one; unique within a benchmark's split.
+        prompt: what the user says, in the words of the benchmark's protocol, options included.
+        answers: references; the first is the target of training. Of a choice question, the letter.
+            Empty where the benchmark keeps them back.
+        history: earlier turns of a dialogue, (question, answer); training learns their answers too.
+        options: the texts to choose from, without letters.
+        labels: what scores are broken down by, such as ``{"type": "Counting"}``.
+    """
+
+    id: str
+    prompt: str
+    answers: tuple[str, ...]
+    history: tuple[tuple[str, str], ...] = ()
+    options: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A clip and all its questions, as annotation files have them; no media file was opened.
+
+    Args:
+        name: of the clip, unique within a benchmark's split.
+        media: role → path in the data root as the benchmark names it, such as
+            ``{"video": "AB12C.mp4"}``, ``{"scene": "scene0011_00"}`` or
+            ``{"ego": "takes/…/aria01_214-1.mp4", "exo1": "takes/…/cam01.mp4"}``.
+        questions: at least one.
+        span: (start, end) in s of the part that is asked about; None is the whole.
+    """
+
+    name: str
+    media: Mapping[str, str]
+    questions: tuple[Question, ...]
+    span: tuple[float, float] | None = None
