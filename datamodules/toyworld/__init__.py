@@ -1,4 +1,4 @@
-"""A procedural world of rooms whose questions need either RGB or depth, never a download."""
+"""Procedural worlds, one for each modality, whose questions need that modality; no download."""
 
 from datamodules.toyworld.generate import generate_toyworld
 from datamodules.toyworld.render import render_scene

@@ -1,8 +1,8 @@
-"""Writes a toy world: scenes in ScanNet's layout, questions in ScanQA's and SQA3D's."""
+"""Writes a toy world: its clips in parallel, then annotations, a picture, and last a manifest."""
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -12,11 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from datamodules.samples import BadSample
-from datamodules.toyworld.annotations import SCANQA_FILES, scanqa, sqa3d
-from datamodules.toyworld.contact_sheet import save_contact_sheet
-from datamodules.toyworld.files import write_scene
-from datamodules.toyworld.scene import Scene, sample_scene
+from datamodules.samples import BadSample, Split
+from datamodules.toyworld.rooms import Rooms
+from datamodules.toyworld.worlds import WORLDS, World
 
 FORMAT = "vlynx-toyworld-1"
 MANIFEST = "toyworld.json"
@@ -25,17 +23,24 @@ _HELD_OUT = 10  # one scene in so many is for validation, and as many for test
 
 
 def generate_toyworld(
-    out: Path, scenes: int = 600, seed: int = 0, workers: int = 2, frames: int = 4, size: int = 64
+    out: Path,
+    world: str = "3d",
+    scenes: int = 600,
+    seed: int = 0,
+    workers: int = 2,
+    frames: int = 4,
+    size: int = 64,
 ) -> bool:
     """Write a toy world into ``out``, the same bytes for the same arguments.
 
     Args:
-        out: folder to make. It holds ``scans/``, ``scannetv2_{train,val,test}.txt``, the annotation
-            files, ``contact_sheet.png``, and last ``toyworld.json``, the sign that it is complete.
-        scenes: number of rooms, three at least; a tenth each is for validation and test.
+        out: folder to make. It holds the clips and annotation files of the world, a
+            ``contact_sheet.png``, and last ``toyworld.json``, the sign that it is complete.
+        world: one of :data:`~datamodules.toyworld.worlds.WORLDS`.
+        scenes: number of clips, three at least; a tenth each is for validation and test.
         seed: seed of the world.
-        workers: processes; the result does not depend on them.
-        frames: frames a scene.
+        workers: processes, of which 1 is this one; the result does not depend on them.
+        frames: frames a scene of the 3d world; other worlds have their own.
         size: side of the pictures in pixels.
 
     Returns:
@@ -43,16 +48,20 @@ def generate_toyworld(
 
     Raises:
         BadSample: ``out`` holds something else, or cannot be written.
-        ValueError: too few scenes.
+        ValueError: there is no such world, or too few scenes.
     """
+    if world not in WORLDS:
+        raise ValueError(f"world={world!r} is none of {', '.join(WORLDS)}")
     if scenes < 3:
         raise ValueError(f"scenes={scenes}, but train, val and test need one each: give 3 or more")
-    wanted = {"format": FORMAT, "scenes": scenes, "seed": seed, "frames": frames, "size": size}
+    wanted = {"format": FORMAT, "world": world, "scenes": scenes, "seed": seed, "size": size}
+    if world == "3d":
+        wanted["frames"] = frames
     if _is_there(out, wanted):
         Console().print(f"{out} already holds this toy world")
         return False
     try:
-        _write(out, wanted, workers)
+        _write(out, Rooms(frames) if world == "3d" else WORLDS[world], wanted, workers)
     except OSError as error:
         raise BadSample(
             out,
@@ -62,23 +71,15 @@ def generate_toyworld(
     return True
 
 
-def _write(out: Path, wanted: dict[str, Any], workers: int) -> None:
-    scenes, seed, frames, size = (wanted[name] for name in ("scenes", "seed", "frames", "size"))
-    (out / "scans").mkdir(parents=True)
+def _write(out: Path, world: World, wanted: dict[str, Any], workers: int) -> None:
+    scenes, seed, size = (wanted[name] for name in ("scenes", "seed", "size"))
+    out.mkdir(parents=True, exist_ok=True)
     (out / _UNFINISHED).write_text(json.dumps(wanted))
-    make = partial(_make, out=out / "scans", seed=seed, frames=frames, size=size)
-    # Forking a process that has threads (open3d, torch) may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        made = pool.map(make, range(scenes), chunksize=8)
-        rooms = list(track(made, f"Toy world, {scenes} scenes", scenes))
-    splits = _splits(rooms)
-    for split, part in splits.items():
-        _write_split(out, split, part)
-    names = {split: [scene.name for scene in part] for split, part in splits.items()}
-    (out / "scene_split.json").write_text(json.dumps(names))
-    # A scene with one object in one distance band has no comparison to show.
-    shown = [scene for scene in rooms if len(scene.objects) > 1][:12]
-    save_contact_sheet(shown, out / "contact_sheet.png", size)
+    made = _made(partial(world.make, out, seed, size=size), scenes, workers)
+    facts = list(track(made, f"Toy world {world.name}, {scenes} scenes", scenes))
+    for split, part in _splits(facts).items():
+        world.annotate(out, split, part)
+    world.draw(facts, out, out / "contact_sheet.png", size)
     (out / _UNFINISHED).replace(out / MANIFEST)
 
 
@@ -100,24 +101,19 @@ def _is_there(out: Path, wanted: dict[str, object]) -> bool:
     return False
 
 
-def _make(index: int, out: Path, seed: int, frames: int, size: int) -> Scene:
-    scene = sample_scene(seed, index, frames)
-    write_scene(scene, out / scene.name, size)
-    return scene
+def _made(make: Callable[[int], Any], scenes: int, workers: int) -> Iterator[Any]:
+    if workers == 1:
+        yield from map(make, range(scenes))
+        return
+    # Forking a process that has threads (open3d, torch) may hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(make, range(scenes), chunksize=8)
 
 
-def _splits(scenes: Sequence[Scene]) -> dict[str, Sequence[Scene]]:
-    held_out = max(1, len(scenes) // _HELD_OUT)
+def _splits(facts: Sequence[Any]) -> dict[Split, Sequence[Any]]:
+    held_out = max(1, len(facts) // _HELD_OUT)
     return {
-        "train": scenes[: -2 * held_out],
-        "val": scenes[-2 * held_out : -held_out],
-        "test": scenes[-held_out:],
+        "train": facts[: -2 * held_out],
+        "val": facts[-2 * held_out : -held_out],
+        "test": facts[-held_out:],
     }
-
-
-def _write_split(out: Path, split: str, scenes: Sequence[Scene]) -> None:
-    names = "".join(f"{scene.name}\n" for scene in scenes)
-    (out / f"scannetv2_{split}.txt").write_text(names)
-    files: dict[str, object] = {SCANQA_FILES[split]: scanqa(scenes, split), **sqa3d(scenes, split)}
-    for name, content in files.items():
-        (out / name).write_text(json.dumps(content))

@@ -31,9 +31,9 @@ COMPARISONS: Final = ("left of", "above")
 THREE_D: Final = ("distance", "closer", "in front")
 """Kinds of question by what they need: one look, two places, or depth."""
 
-_COUNTS = ("no", "one", "two", "three", "four")
+COUNTS = ("no", "one", "two", "three", "four")
 # Margins in units of the focal length that a place must keep in every frame to be asked for.
-_OFF_CENTRE = 0.06
+OFF_CENTRE = 0.06
 _APART = 0.12
 
 
@@ -65,7 +65,7 @@ def questions(scene: Scene) -> list[ToyQuestion]:
 
 def _about_one(scene: Scene) -> list[ToyQuestion]:
     objects = scene.objects
-    asked = [ToyQuestion("count", "How many objects are there?", _COUNTS[len(objects)], ())]
+    asked = [ToyQuestion("count", "How many objects are there?", COUNTS[len(objects)], ())]
     places = scene.places()  # (T, K, 2)
     for k, thing in enumerate(objects):
         name = f"the {thing.colour} object"
@@ -77,7 +77,7 @@ def _about_one(scene: Scene) -> list[ToyQuestion]:
             (0, "on the left or on the right", ("left", "right")),
             (1, "at the top or at the bottom", ("top", "bottom")),
         ):
-            side = _side(places[:, k, axis], _OFF_CENTRE)
+            side = side_of(places[:, k, axis], OFF_CENTRE)
             if side is not None:
                 asked.append(ToyQuestion("where", f"Is {name} {ask}?", words[side], (k,)))
     return [*asked, *_existence(scene)]
@@ -111,7 +111,7 @@ def _comparisons(scene: Scene) -> list[ToyQuestion]:
     for first, second in permutations(range(len(scene.objects)), 2):
         one, other = scene.objects[first].colour, scene.objects[second].colour
         for axis, kind in enumerate(COMPARISONS):
-            side = _side(places[:, first, axis] - places[:, second, axis], _APART)
+            side = side_of(places[:, first, axis] - places[:, second, axis], _APART)
             if side is not None:
                 text = f"Is the {one} object {kind} the {other} object?"
                 answer = ("yes", "no")[side]
@@ -147,7 +147,7 @@ def _unique_shape(thing: ToyObject, scene: Scene) -> bool:
     return Counter(other.shape for other in scene.objects)[thing.shape] == 1
 
 
-def _side(values: NDArray[np.float64], margin: float) -> int | None:
+def side_of(values: NDArray[np.float64], margin: float) -> int | None:
     """0 when every frame's value is below −margin, 1 when above margin, else None."""
     if (values < -margin).all():
         return 0

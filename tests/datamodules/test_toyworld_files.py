@@ -1,9 +1,8 @@
-"""The toy world on disk: same bytes for same arguments, in the official formats."""
+"""The 3d toy world on disk: scenes as ScanNet has them, questions in the official formats."""
 
 import errno
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,106 +12,26 @@ from PIL import Image
 
 from datamodules.media.scannet import open_scene
 from datamodules.media.scannet_splits import find_scenes, listed_scenes
-from datamodules.samples import BadSample
-from datamodules.toyworld import files, generate, generate_toyworld, render_scene, sample_scene
+from datamodules.toyworld import files, generate_toyworld, render_scene, sample_scene
 from datamodules.toyworld.questions import (
     COMPARISONS,
     ONE_OBJECT,
     THREE_D,
     kind_of,
 )
-from datamodules.toyworld.scene import Scene
 
 SCENES = 12
-
-
-class Inline:
-    """A pool without processes: open3d takes seconds to import in every new one."""
-
-    def __init__(self, workers: int, mp_context: object) -> None:
-        pass
-
-    def __enter__(self) -> "Inline":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def map(
-        self, make: Callable[[int], Any], items: Iterable[int], chunksize: int
-    ) -> Iterator[Any]:
-        return map(make, items)
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small world made in this process."""
     out = tmp_path_factory.mktemp("toy") / "world"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generate, "ProcessPoolExecutor", Inline)
-        assert generate_toyworld(out, SCENES, seed=3)
+    assert generate_toyworld(out, scenes=SCENES, seed=3, workers=1)
     return out
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 # Files ------------------------------------------------------------------------------------------
-
-
-def test_two_processes_write_the_same_bytes_as_one(world: Path, tmp_path: Path) -> None:
-    generate_toyworld(tmp_path / "again", SCENES, seed=3, workers=2)
-    assert contents(tmp_path / "again") == contents(world)
-
-
-def test_another_seed_is_another_world() -> None:
-    assert sample_scene(0, 0).objects != sample_scene(1, 0).objects
-    assert sample_scene(0, 0).objects != sample_scene(0, 1).objects
-
-
-def test_a_complete_world_is_left_alone(world: Path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in world.rglob("*")}
-    assert not generate_toyworld(world, SCENES, seed=3)
-    assert {p: p.stat().st_mtime_ns for p in world.rglob("*")} == before
-
-
-def test_another_world_is_not_overwritten(world: Path) -> None:
-    with pytest.raises(BadSample, match=r"another toy world.*another --out"):
-        generate_toyworld(world, SCENES, seed=4)
-
-
-def test_a_strange_folder_is_not_touched(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(BadSample, match="no toy world"):
-        generate_toyworld(tmp_path, 3)
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
-
-
-def test_too_few_scenes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="scenes=2"):
-        generate_toyworld(tmp_path / "w", 2)
-
-
-def test_after_a_full_disk_the_world_is_made_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generate, "ProcessPoolExecutor", Inline)
-    out, write = tmp_path / "w", files.write_scene
-
-    def full(scene: Scene, folder: Path, size: int) -> None:
-        if scene.index == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(scene, folder, size)
-
-    monkeypatch.setattr(generate, "write_scene", full)
-    with pytest.raises(BadSample, match=r"w: could not be written .No space left"):
-        generate_toyworld(out, 4)
-    assert not (out / "toyworld.json").exists()
-    monkeypatch.setattr(generate, "write_scene", write)
-    assert generate_toyworld(out, 4)
-    assert (out / "toyworld.json").exists()
-    assert len(find_scenes(out)) == 4
 
 
 def test_no_half_scene_has_a_final_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,3 +98,28 @@ def test_a_scene_depends_on_its_arguments_alone(seed: int, index: int) -> None:
     assert one.objects == same.objects
     assert (one.poses == same.poses).all()
     assert (one.room, one.wall) == (same.room, same.wall)
+
+
+def test_the_rooms_that_the_miniature_knows_stay_as_they_are() -> None:
+    # It was trained on them: sample other rooms, and it has to be trained anew.
+    rooms = [[(o.colour, o.shape, o.band) for o in sample_scene(0, i).objects] for i in range(2)]
+    assert rooms == [
+        [
+            ("blue", "cylinder", "far"),
+            ("purple", "cone", "near"),
+            ("yellow", "cone", "middle"),
+            ("cyan", "box", "middle"),
+        ],
+        [("green", "box", "near"), ("yellow", "cylinder", "far"), ("cyan", "box", "middle")],
+    ]
+
+
+def test_more_frames_begin_with_the_same() -> None:
+    few, many = sample_scene(5, 7, 4), sample_scene(5, 7, 16)
+    assert few.objects == many.objects
+    assert (few.poses == many.poses[:4]).all()
+
+
+def test_another_seed_is_another_room() -> None:
+    assert sample_scene(0, 0).objects != sample_scene(1, 0).objects
+    assert sample_scene(0, 0).objects != sample_scene(0, 1).objects
