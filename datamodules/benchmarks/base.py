@@ -1,0 +1,117 @@
+"""What all benchmarks share: official files in, one Episode a clip with all its questions out."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, Final, NamedTuple, TypeAlias, get_args
+
+from datamodules.benchmarks.records import Record
+from datamodules.samples import BadSample, Episode, Question, Split
+
+SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+Names: TypeAlias = Mapping[Split, tuple[str, ...]]
+
+
+class Asked(NamedTuple):
+    """A question, the clip it is about, and the record that it was read from.
+
+    One name of a clip always has the same media and span.
+    """
+
+    record: Record
+    clip: str
+    media: Mapping[str, str]
+    question: Question
+    span: tuple[float, float] | None = None
+
+
+class Benchmark(ABC):
+    """The official annotation files of a benchmark.
+
+    Args:
+        annotations: the folder of the files, with their official names.
+    """
+
+    names: ClassVar[Names] = {}  # the official files
+    absent: ClassVar[str] = ""  # why a split has none
+
+    def __init__(self, annotations: str | Path) -> None:
+        self.annotations = Path(annotations)
+
+    def files(self, split: Split) -> list[Path]:
+        """The annotation files of a split, there or not; none where there is no such split."""
+        return [self.annotations / name for name in self.names.get(split, ())]
+
+    @abstractmethod
+    def read(self, split: Split, files: list[Path]) -> Iterable[Asked]:
+        """Questions in the order of the split's files, which are there; raises BadSample."""
+
+    def splits(self) -> list[Split]:
+        """The splits whose files are there."""
+        files = {split: self.files(split) for split in SPLITS}
+        return [
+            split for split in SPLITS if files[split] and all(f.is_file() for f in files[split])
+        ]
+
+    def episodes(self, split: Split) -> list[Episode]:
+        """A clip and all its questions each, in the order of the files.
+
+        Raises:
+            BadSample: the split or one of its files is missing, or a record cannot be used.
+        """
+        name, files = type(self).__name__, self.files(split)
+        if not files:
+            there = ", ".join(other for other in SPLITS if self.files(other))
+            raise BadSample(
+                self.annotations,
+                f"{name} has no split {split}: {self.absent}",
+                f"Use {there}",
+                "missing",
+            )
+        for path in files:
+            if not path.is_file():
+                raise BadSample(
+                    path,
+                    f"is missing; {name} reads its split {split} from it",
+                    "Download it, or point `annotations` to where it is",
+                    "missing",
+                )
+        return _group(self.read(split, files))
+
+
+def chosen(tasks: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]:
+    """The tasks of a benchmark to read, each once; raises ValueError for one that is unknown."""
+    names = tuple(known)
+    if tasks is None:
+        return names
+    if not tasks or set(tasks) - set(names):
+        raise ValueError(f"tasks={list(tasks)}; give some of {', '.join(names)}, or null")
+    return tuple(dict.fromkeys(tasks))
+
+
+class Repeats:
+    """Tells records apart that share an id: ``7``, ``7#2``, ``7#3``."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def name(self, identifier: str) -> str:
+        """The id, with a number from its second time on."""
+        self._seen[identifier] += 1
+        count = self._seen[identifier]
+        return identifier if count == 1 else f"{identifier}#{count}"
+
+
+def _group(asked: Iterable[Asked]) -> list[Episode]:
+    clips: dict[str, list[Asked]] = {}
+    ids: set[str] = set()
+    for item in asked:
+        if item.question.id in ids:
+            raise item.record.refuse(f"another question has the same id {item.question.id!r:.60}")
+        ids.add(item.question.id)
+        clips.setdefault(item.clip, []).append(item)
+    return [
+        Episode(name, dict(items[0].media), tuple(item.question for item in items), items[0].span)
+        for name, items in clips.items()
+    ]

@@ -1,0 +1,62 @@
+"""Ego-Exo4D demonstrator proficiency: how well someone does it, seen by them and by others."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Final
+
+from typing_extensions import override
+
+from datamodules.benchmarks import prompts
+from datamodules.benchmarks.base import Asked, Benchmark, Names
+from datamodules.benchmarks.records import Record, read_list, read_object
+from datamodules.samples import Question, Split
+
+_VIEWS: Final = ("ego", "exo1", "exo2", "exo3", "exo4")
+
+
+class EgoExo4D(Benchmark):
+    """Ego-Exo4D's ``proficiency_demonstrator_{train,val}.json``, and the list of test takes.
+
+    Media roles are ``ego`` and ``exo1`` to ``exo4``; those that a take lacks, which is normal, are
+    left out. The answer is the name of one of four levels, as the model says it. Labels are
+    ``scenario`` and ``task``.
+
+    The answers of test are kept back, and its file holds nothing but names of takes. An episode of
+    it has no answers, and a single role ``take``: the take's folder, ``takes/<name>``. Which of the
+    videos in ``takes/<name>/frame_aligned_videos`` is which view, the names don't tell.
+
+    Args:
+        annotations: the folder of the files, with their official names.
+    """
+
+    names: ClassVar[Names] = {
+        "train": ("proficiency_demonstrator_train.json",),
+        "val": ("proficiency_demonstrator_val.json",),
+        "test": ("demonstrator_proficiency_test_v2.json",),
+    }
+
+    @override
+    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+        (path,) = files
+        if split == "test":
+            for number, take in enumerate(read_list(path)):
+                record = Record(path, f"take {number}", {"name": take})
+                media = {"take": record.media("name", "takes/{}")}
+                yield Asked(record, take, media, Question(take, prompts.ego_exo4d(), ()))
+            return
+        for record in read_object(path).children("annotations", "take_uid"):
+            take = record.text("take_uid")
+            question = Question(
+                id=take,
+                prompt=prompts.ego_exo4d(),
+                answers=(record.one_of("proficiency_score", list(prompts.PROFICIENCIES)),),
+                labels={
+                    "scenario": record.text("scenario_name"),
+                    "task": record.text("task_name"),
+                },
+            )
+            paths = record.child("video_paths")
+            media = {view: paths.media(view) for view in _VIEWS if paths.has(view)}
+            if not media:
+                raise record.expected("video_paths", f"at least one of {', '.join(_VIEWS)}")
+            yield Asked(record, take, media, question)

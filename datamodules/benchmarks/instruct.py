@@ -1,0 +1,84 @@
+"""The instruct JSON that LLaVA brought into the world and every benchmark's converter writes.
+
+``[{"id": ..., "video": ..., "conversations": [{"from": "human", "value": "<image>\\n..."},
+{"from": "gpt", "value": ...}, ...]}]``
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from typing_extensions import override
+
+from datamodules.benchmarks.base import Asked, Benchmark, Repeats
+from datamodules.benchmarks.records import Record, read_records
+from datamodules.samples import Question, Split
+
+_PLACEHOLDERS: Final = ("<image>", "<video>")
+
+
+class InstructJSON(Benchmark):
+    """One instruct JSON, such as PAVE's, as the training split of any benchmark.
+
+    A conversation of several turns is one question with a history. Where ids repeat (PAVE's
+    MUSIC-AVQA has its audio questions twice), later ones become ``<id>#2``, ``<id>#3``.
+
+    Args:
+        annotations: the JSON file.
+        role: what its field ``video`` holds: ``video``, or ``scene`` for ScanNet, and so on.
+    """
+
+    absent = "an instruct JSON is for training"
+
+    def __init__(self, annotations: str | Path, role: str = "video") -> None:
+        super().__init__(annotations)
+        self.role = role
+
+    @override
+    def files(self, split: Split) -> list[Path]:
+        return [self.annotations] if split == "train" else []
+
+    @override
+    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+        yield from conversations(files, self.role)
+
+
+def conversations(
+    paths: Iterable[Path], role: str, most_per_id: int | None = None
+) -> Iterator[Asked]:
+    """The conversations of instruct JSONs.
+
+    Args:
+        paths: the files.
+        role: what their field ``video`` holds.
+        most_per_id: how many records of an id to take from a file; None takes all.
+    """
+    repeats = Repeats()
+    for path in paths:
+        taken: Counter[str] = Counter()
+        for record in read_records(path, "id"):
+            identifier = record.identifier("id")
+            taken[identifier] += 1
+            if most_per_id is not None and taken[identifier] > most_per_id:
+                continue
+            *history, (prompt, answer) = _turns(record)
+            question = Question(repeats.name(identifier), prompt, (answer,), tuple(history))
+            yield Asked(record, record.text("video"), {role: record.media("video")}, question)
+
+
+def _turns(record: Record) -> list[tuple[str, str]]:
+    """(question, answer) of each turn, without the placeholder of the video."""
+    spoken = record.children("conversations")
+    if len(spoken) % 2:
+        raise record.expected("conversations", "turns of human and gpt in pairs")
+    for number, message in enumerate(spoken):
+        message.one_of("from", ("gpt",) if number % 2 else ("human",))
+    texts = [message.text("value") for message in spoken]
+    for placeholder in _PLACEHOLDERS:
+        if placeholder in texts[0]:
+            texts[0] = texts[0].replace(placeholder, "", 1).strip()
+            break
+    if not texts[0] or any(word in text for text in texts for word in _PLACEHOLDERS):
+        raise record.refuse("conversations should ask about one <image>, in the first question")
+    return list(zip(texts[::2], texts[1::2], strict=True))

@@ -1,0 +1,62 @@
+"""LLaVA-Video-178K: what the high-frame-rate modality is tuned on; it has a training split only."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from rich.progress import track
+from typing_extensions import override
+
+from datamodules.benchmarks.base import Asked, Benchmark
+from datamodules.benchmarks.instruct import conversations
+from datamodules.samples import Split
+
+# PAVE's subset: 57k videos of one to three minutes with 114k open-ended questions.
+_PAVE: Final = (
+    "**/1_2_m_academic_oe_*qa_processed.json",
+    "**/1_2_m_youtube_oe_*qa_processed.json",
+    "**/2_3_m_academic_oe_*qa_processed.json",
+    "**/2_3_m_youtube_oe_*qa_processed.json",
+)
+
+
+class LLaVAVideo(Benchmark):
+    """Conversations about videos, from several files of one folder.
+
+    Args:
+        annotations: the folder of the data set, or of its JSON files.
+        per_video: records of an id to take from a file, the first ones; PAVE and the paper take
+            two. None takes all.
+        patterns: the files, as names or glob patterns; each must be there. None is PAVE's four.
+    """
+
+    absent = "LLaVA-Video-178K is for training"
+
+    def __init__(
+        self,
+        annotations: str | Path,
+        per_video: int | None = 2,
+        patterns: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(annotations)
+        if per_video is not None and per_video < 1:
+            raise ValueError(f"per_video={per_video}; give 1 or more, or null for all")
+        self.per_video, self.patterns = per_video, tuple(patterns or _PAVE)
+
+    @override
+    def files(self, split: Split) -> list[Path]:
+        if split != "train":
+            return []
+        found = [sorted(self.annotations.glob(pattern)) for pattern in self.patterns]
+        # A pattern without a file stands for the file that is missing.
+        files = [
+            path
+            for pattern, paths in zip(self.patterns, found, strict=True)
+            for path in paths or [self.annotations / pattern]
+        ]
+        return list(dict.fromkeys(files))
+
+    @override
+    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+        shown = track(files, "Reading LLaVA-Video-178K", transient=True)
+        yield from conversations(shown, "video", self.per_video)

@@ -1,0 +1,245 @@
+"""Annotation files as records whose fields are asked for by name and type.
+
+Whatever does not fit ends in a BadSample that names the file, the record, the field, what was
+expected and what was found. Fields that nobody asks for are ignored.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeGuard
+
+from datamodules.samples import BadSample
+
+# Far above any official file; a larger one would take tens of gigabytes once it is parsed.
+MAX_BYTES: Final = 2 * 1024**3
+_REMEDY: Final = "Download the official file again, or correct it by hand"
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # JSON can write them, no tokenizer reads them
+
+
+@dataclass(frozen=True)
+class Record:
+    """An object of an annotation file.
+
+    Args:
+        path: the file.
+        place: where in the file it stands, for messages, such as ``record 3 (id 17)``.
+        fields: as JSON has them.
+    """
+
+    path: Path
+    place: str
+    fields: dict[str, Any]
+
+    def refuse(self, reason: str) -> BadSample:
+        """The error for a record that cannot be used."""
+        return BadSample(self.path, f"{self.place}: {reason}", _REMEDY)
+
+    def expected(self, field: str, what: str) -> BadSample:
+        """The error for a field that is not what it should be."""
+        found = _shown(self.fields[field]) if field in self.fields else "nothing"
+        return self.refuse(f"{field} should be {what}, found {found}")
+
+    def has(self, field: str) -> bool:
+        """Whether the field is there and not null."""
+        return self.fields.get(field) is not None
+
+    def text(self, field: str, blank: bool = False) -> str:
+        """A text, as it is; ``blank`` allows one without visible characters."""
+        value = self.fields.get(field)
+        if not _is_text(value, blank):
+            raise self.expected(field, "a text")
+        return value
+
+    def texts(
+        self, field: str, least: int = 1, most: int | None = None, blank: bool = False
+    ) -> tuple[str, ...]:
+        """A list of ``least`` to ``most`` texts."""
+        value = self.fields.get(field)
+        if not isinstance(value, list) or not all(_is_text(item, blank) for item in value):
+            raise self.expected(field, "a list of texts")
+        if len(value) < least or (most is not None and len(value) > most):
+            limits = f"{least}" if most == least else f"{least} to {most or 'any number of'}"
+            raise self.expected(field, f"a list of {limits} texts")
+        return tuple(value)
+
+    def texts_within(self, field: str) -> tuple[str, ...]:
+        """The list of texts that a text holds as JSON, such as ``"[\\"violin\\"]"``."""
+        inner = _parse(self.text(field), self.path, f"{self.place}: {field}")
+        if not isinstance(inner, list) or not all(_is_text(item) for item in inner):
+            raise self.expected(field, "a JSON list of texts within a text")
+        return tuple(inner)
+
+    def identifier(self, field: str) -> str:
+        """A text or a whole number, as a text."""
+        value = self.fields.get(field)
+        if _is_whole(value) or _is_text(value):
+            return str(value)
+        raise self.expected(field, "an id")
+
+    def index(self, field: str, length: int) -> int:
+        """An index into ``length`` things, from 0."""
+        value = self.fields.get(field)
+        if _is_whole(value) and 0 <= value < length:
+            return value
+        raise self.expected(field, f"a whole number from 0 to {length - 1}")
+
+    def seconds(self, field: str) -> float:
+        """A moment in s, from 0."""
+        value = self.fields.get(field)
+        # The bounds also refuse NaN, infinity, and whole numbers that no float can hold.
+        if (_is_whole(value) or isinstance(value, float)) and 0 <= value < 1e9:
+            return float(value)
+        raise self.expected(field, "a time in s")
+
+    def one_of(self, field: str, choices: Sequence[str]) -> str:
+        """One of several texts; spaces around it are ignored."""
+        value = self.fields.get(field)
+        if isinstance(value, str) and value.strip() in tuple(choices):  # "AB" is in "ABCD"
+            return value.strip()
+        raise self.expected(field, f"one of {', '.join(choices)}")
+
+    def choice(self, field: str, options: Sequence[str]) -> int:
+        """The index of the option that equals the field's text.
+
+        Of equal options the last, as in the official code of MVBench and MLVU.
+        """
+        answer = self.text(field, blank=True)
+        if answer not in options:
+            raise self.expected(field, "one of the options")
+        return max(index for index, option in enumerate(options) if option == answer)
+
+    def media(self, field: str, form: str = "{}") -> str:
+        """A relative path made of the field's text; anything that could leave the data root isn't.
+
+        Args:
+            field: its text stands for ``{}`` in ``form``.
+            form: such as ``{}.mp4``.
+        """
+        name = form.replace("{}", self.text(field))
+        parts = set(name.split("/"))
+        if (
+            name.startswith("/")
+            or name[1:2] == ":"  # a drive of Windows
+            or ".." in parts
+            or parts <= {"", "."}
+            or "\\" in name
+            or "\0" in name
+        ):
+            raise self.expected(field, "a relative path with no .. and no backslash")
+        return name
+
+    def child(self, field: str) -> "Record":
+        """The object in a field."""
+        if field not in self.fields:
+            raise self.expected(field, "an object")
+        return _record(self.path, f"{self.place}, {field}", self.fields[field], ())
+
+    def children(self, field: str, *ids: str) -> "list[Record]":
+        """The list of objects in a field, at least one; ``ids`` as in ``read_records``."""
+        if not isinstance(self.fields.get(field), list) or not self.fields[field]:
+            raise self.expected(field, "a list of objects")
+        return _records(self.path, f"{self.place}, {field}", self.fields[field], ids)
+
+
+def read_object(path: Path) -> Record:
+    """Read a JSON file that holds one object.
+
+    Raises:
+        BadSample: the file is missing, too large, not UTF-8 or not JSON, or holds no object.
+    """
+    return _record(path, "the file", _parse(_read(path), path, "the file"), ())
+
+
+def read_records(path: Path, *ids: str) -> list[Record]:
+    """Read a list of objects, from JSON or (``.jsonl``) from a line each.
+
+    Args:
+        path: the file.
+        ids: fields by which messages name a record; the first that is there is taken.
+
+    Raises:
+        BadSample: the file is missing, too large, not UTF-8 or not JSON, or holds no objects.
+    """
+    return _records(path, "record", read_list(path), ids)
+
+
+def read_list(path: Path) -> list[Any]:
+    """Read a JSON or JSONL file that holds a list; raises BadSample as ``read_records`` does."""
+    text = _read(path)
+    if path.suffix == ".jsonl":
+        lines = enumerate(text.split("\n"), 1)
+        return [_parse(line, path, f"line {number}") for number, line in lines if line.strip()]
+    content = _parse(text, path, "the file")
+    if not isinstance(content, list) or not content:
+        raise BadSample(path, f"should hold a list of records, found {_shown(content)}", _REMEDY)
+    return content
+
+
+def _read(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise BadSample(path, "is no file", "Put the annotations there", "missing")
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise BadSample(path, f"has {size} bytes, more than {MAX_BYTES}", _REMEDY)
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise BadSample(path, f"cannot be read ({error})", "Check its permissions") from error
+    except UnicodeDecodeError as error:
+        raise BadSample(path, f"is not UTF-8 ({error.reason})", _REMEDY) from error
+
+
+def _parse(text: str, path: Path, place: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        # Its beginning tells a web page or a git-lfs pointer from a damaged file.
+        reason = f"{place} is no JSON ({error}); it begins with {text[:40]!r}"
+        raise BadSample(path, reason, _REMEDY) from error
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        double = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{double!r:.60} stands twice in one object")
+    return fields
+
+
+def _records(path: Path, place: str, values: list[Any], ids: Sequence[str]) -> list[Record]:
+    return [_record(path, f"{place} {i}", value, ids) for i, value in enumerate(values)]
+
+
+def _record(path: Path, place: str, value: Any, ids: Sequence[str]) -> Record:
+    if not isinstance(value, dict):
+        raise BadSample(path, f"{place} should be an object, found {_shown(value)}", _REMEDY)
+    name = next((field for field in ids if isinstance(value.get(field), str | int)), None)
+    return Record(path, place if name is None else f"{place} ({name} {value[name]!r:.40})", value)
+
+
+def _is_text(value: object, blank: bool = False) -> TypeGuard[str]:
+    return (
+        isinstance(value, str)
+        and (blank or bool(value.strip()))
+        and _SURROGATE.search(value) is None
+    )
+
+
+def _is_whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _shown(value: object) -> str:
+    """Short whatever it is: nested lists can be too deep to print."""
+    match value:
+        case list():
+            return f"a list of {len(value)}"
+        case dict():
+            return f"an object with {', '.join(list(value)[:8]) or 'no field'}"[:120]
+        case None:
+            return "null"
+        case _:
+            return f"{value!r:.80}"

@@ -1,0 +1,38 @@
+"""ScanQA: questions about what is in a ScanNet scene, answered in a few words."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from typing_extensions import override
+
+from datamodules.benchmarks.base import Asked, Benchmark, Names
+from datamodules.benchmarks.records import read_records
+from datamodules.samples import Question, Split
+
+
+class ScanQA(Benchmark):
+    """ScanQA v1.0. The official test file keeps its answers back; the paper reports val.
+
+    Args:
+        annotations: the folder of the files, with their official names.
+    """
+
+    names: ClassVar[Names] = {
+        "train": ("ScanQA_v1.0_train.json",),
+        "val": ("ScanQA_v1.0_val.json",),
+        "test": ("ScanQA_v1.0_test_w_obj.json",),
+    }
+
+    @override
+    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+        for record in read_records(files[0], "question_id"):
+            hidden = split == "test" and not record.has("answers")
+            question = Question(
+                id=record.identifier("question_id"),
+                prompt=record.text("question"),
+                answers=() if hidden else record.texts("answers"),
+            )
+            yield Asked(
+                record, record.text("scene_id"), {"scene": record.media("scene_id")}, question
+            )

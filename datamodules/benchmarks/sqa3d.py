@@ -1,0 +1,57 @@
+"""SQA3D: questions about a ScanNet scene from where someone stands in it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar, Final
+
+from typing_extensions import override
+
+from datamodules.benchmarks import prompts
+from datamodules.benchmarks.base import SPLITS, Asked, Benchmark, Names
+from datamodules.benchmarks.records import Record, read_object
+from datamodules.samples import Question, Split
+
+# The official evaluation breaks accuracy down by these, case-sensitively.
+_FIRST_WORDS: Final = ("What", "Is", "How", "Can", "Which")
+
+
+class SQA3D(Benchmark):
+    """SQA3D v1.0: of each split a file of questions and one of answers. The paper reports test.
+
+    The label ``type`` is the question's first word: What, Is, How, Can, Which or Other.
+
+    Args:
+        annotations: the folder of the files, with their official names.
+    """
+
+    names: ClassVar[Names] = {
+        split: (
+            f"v1_balanced_questions_{split}_scannetv2.json",
+            f"v1_balanced_sqa_annotations_{split}_scannetv2.json",
+        )
+        for split in SPLITS
+    }
+
+    @override
+    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+        questions, annotations = map(read_object, files)
+        answered: dict[str, Record] = {}
+        for annotation in annotations.children("annotations", "question_id"):
+            if annotation.identifier("question_id") in answered:
+                raise annotation.refuse("another annotation has the same question_id")
+            answered[annotation.identifier("question_id")] = annotation
+        for record in questions.children("questions", "question_id"):
+            identifier, scene = record.identifier("question_id"), record.text("scene_id")
+            if identifier not in answered:
+                raise record.refuse(f"{annotations.path.name} does not answer it")
+            if answered[identifier].text("scene_id") != scene:
+                raise record.expected("scene_id", f"that of its answer in {annotations.path.name}")
+            text = record.text("question")
+            first = text.split()[0]
+            question = Question(
+                id=identifier,
+                prompt=prompts.sqa3d(record.text("situation"), text),
+                answers=tuple(a.text("answer") for a in answered[identifier].children("answers")),
+                labels={"type": first if first in _FIRST_WORDS else "Other"},
+            )
+            yield Asked(record, scene, {"scene": record.media("scene_id")}, question)

@@ -1,0 +1,59 @@
+"""VideoMME: 2,700 four-option questions about 900 videos of a minute to an hour."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from typing_extensions import override
+
+from datamodules.benchmarks import prompts
+from datamodules.benchmarks.base import Asked, Benchmark
+from datamodules.benchmarks.records import Record, read_records
+from datamodules.samples import Question, Split
+
+_LETTERS: Final = prompts.LETTERS[:4]
+
+
+class VideoMME(Benchmark):
+    """VideoMME from one file, as rows or nested.
+
+    Rows are those of the published parquet table, as JSON or JSONL. Nested is the official template
+    for results, where a video has its ``questions``; as published it has commas before closing
+    brackets, which are no JSON. A video is ``<videoID>.mp4``, or ``<video_id>.mp4`` where there is
+    no ``videoID``. Labels are ``duration``, ``domain``, ``sub_category`` and ``task_type``.
+
+    Args:
+        annotations: the JSON or JSONL file.
+    """
+
+    absent = "it is for evaluation only"
+
+    @override
+    def files(self, split: Split) -> list[Path]:
+        return [self.annotations] if split == "test" else []
+
+    @override
+    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+        for record in read_records(files[0], "question_id", "video_id"):
+            if record.has("questions"):
+                for question in record.children("questions", "question_id"):
+                    yield _asked(record, question)
+            else:
+                yield _asked(record, record)
+
+
+def _asked(video: Record, record: Record) -> Asked:
+    listed = record.texts("options", 4, 4)
+    for letter, option in zip(_LETTERS, listed, strict=True):
+        if not option.startswith(f"{letter}."):
+            raise record.refuse(f"option {option!r:.60} should begin with '{letter}. '")
+    labels = {field: video.text(field) for field in ("duration", "domain", "sub_category")}
+    question = Question(
+        id=record.identifier("question_id"),
+        prompt=prompts.video_mme(record.text("question", blank=True), listed),
+        answers=(record.one_of("answer", _LETTERS),),
+        options=tuple(option[2:].strip() for option in listed),
+        labels=labels | {"task_type": record.text("task_type")},
+    )
+    field = "videoID" if video.has("videoID") else "video_id"
+    return Asked(video, video.text(field), {"video": video.media(field, "{}.mp4")}, question)

@@ -1,0 +1,219 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.benchmarks import records
+from datamodules.benchmarks.records import Record, read_list, read_object, read_records
+from datamodules.samples import BadSample
+
+
+def record(**fields):
+    return Record(Path("notes.json"), "record 3 (id 7)", fields)
+
+
+def refuses(call, *words):
+    with pytest.raises(BadSample) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_message_names_file_record_field_and_both_sides():
+    with pytest.raises(BadSample) as caught:
+        record(video=5).text("video")
+    assert str(caught.value) == (
+        "notes.json: record 3 (id 7): video should be a text, found 5. "
+        "Download the official file again, or correct it by hand"
+    )
+    assert caught.value.trouble == "unreadable"
+
+
+@pytest.mark.parametrize("value", [None, 3, True, "", "  \n", ["a"], {"a": "b"}, "a\ud800"])
+def test_what_is_no_text(value):
+    refuses(lambda: record(a=value).text("a"), "a should be a text")
+    refuses(lambda: record(a=[value]).texts("a"), "a list of texts")
+    refuses(lambda: record().text("a"), "found nothing")
+
+
+def test_blank_texts_only_where_they_are_allowed():
+    assert record(a="").text("a", blank=True) == ""
+    assert record(a=["", "b"]).texts("a", blank=True) == ("", "b")
+    refuses(lambda: record(a=["", "b"]).texts("a"), "a list of 2")
+
+
+@pytest.mark.parametrize("value", [None, 2.0, True, "2", -1, 4, [1], float("nan"), 10**400])
+def test_what_is_no_index(value):
+    assert record(a=3).index("a", 4) == 3
+    refuses(lambda: record(a=value).index("a", 4), "a should be a whole number from 0 to 3")
+
+
+@pytest.mark.parametrize("value", [None, "3", True, -0.1, float("nan"), float("inf"), 10**400])
+def test_what_is_no_time(value):
+    assert record(a=3).seconds("a") == 3.0 and record(a=0.5).seconds("a") == 0.5
+    refuses(lambda: record(a=value).seconds("a"), "a time in s")
+
+
+@pytest.mark.parametrize("value", [None, 2.5, False, "", [], {}])
+def test_what_is_no_id(value):
+    assert record(a=22).identifier("a") == "22" and record(a="x-1").identifier("a") == "x-1"
+    refuses(lambda: record(a=value).identifier("a"), "an id")
+
+
+@pytest.mark.parametrize("value", ["[1]", "{}", "left", "['left']", '[""]', "[" * 5000, 5])
+def test_what_is_no_list_within_a_text(value):
+    assert record(a='["left", "tuba"]').texts_within("a") == ("left", "tuba")
+    refuses(lambda: record(a=value).texts_within("a"), "record 3 (id 7)", "a")
+
+
+@pytest.mark.parametrize(("least", "most", "words"), [(3, 3, "of 3 texts"), (3, 5, "3 to 5")])
+def test_too_few_texts(least, most, words):
+    refuses(lambda: record(a=["x", "y"]).texts("a", least, most), words, "a list of 2")
+
+
+@pytest.mark.parametrize("value", ["", "AB", "E", "a", None, 1, ["A"]])
+def test_one_of_the_letters(value):
+    assert record(a=" B ").one_of("a", "ABCD") == "B"
+    refuses(lambda: record(a=value).one_of("a", "ABCD"), "one of A, B, C, D")
+
+
+def test_the_last_of_equal_options_is_meant():
+    assert record(a="x").choice("a", ["x", "y", "x"]) == 2
+    refuses(lambda: record(a="X").choice("a", ["x", "y"]), "one of the options", "found 'X'")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc/passwd",
+        "../a.mp4",
+        "a/../../b.mp4",
+        "a/..",
+        "..",
+        ".",
+        "./",
+        "C:/a.mp4",
+        "C:a.mp4",
+        "\\\\host\\a.mp4",
+        "a\\..\\b.mp4",
+        "a\0.mp4",
+        "",
+        " ",
+        5,
+        None,
+    ],
+)
+def test_a_path_that_could_leave_its_root_is_refused(name):
+    refuses(lambda: record(video=name).media("video"), "record 3 (id 7): video should be")
+
+
+def test_relative_paths_stay_as_they_are():
+    for name in ("a.mp4", "a/b c/-x_1..2.mp4", "été/..a.mp4", "a:b.mp4"[1:]):
+        assert record(video=name).media("video") == name
+    assert record(video="a{}").media("video", "x/{}.mp4") == "x/a{}.mp4"
+    refuses(lambda: record(video="../a").media("video", "x/{}.mp4"), "relative path")
+
+
+@given(st.text("./\\:aC~\0 ", max_size=8), st.sampled_from(["{}", "{}.mp4", "videos/{}"]))
+def test_no_text_leads_out_of_the_root(name, form):
+    root = Path("/data/root")
+    try:
+        path = record(video=name).media("video", form)
+    except BadSample:
+        return
+    inside = Path(os.path.normpath(root / path))
+    assert inside.is_relative_to(root) and inside != root
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<!DOCTYPE html><p>Sign in", "begins with '<!DOCTYPE html>"),
+        (b"", "is no JSON"),
+        (b'[{"a": 1},]', "is no JSON"),
+        (b'[{"a": 1}', "is no JSON"),
+        (b'[{"a": "\xff"}]', "is not UTF-8"),
+        (b'[{"a": 1, "a": 2}]', "'a' stands twice"),
+        (b"[" * 100_000, "is no JSON"),
+        (b'[{"a":' * 50_000, "is no JSON"),
+        (b"[1" + b"0" * 9999 + b"]", "is no JSON"),
+        (b'{"a": 1}', "a list of records, found an object with a"),
+        (b"[]", "found a list of 0"),
+        (b"null", "found null"),
+        (b'[{"a": 1}, 7]', "record 1 should be an object, found 7"),
+    ],
+)
+def test_files_that_cannot_be_read(tmp_path, content, words):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    refuses(lambda: read_records(path), "a.json", words, "Download the official file again")
+
+
+def test_deep_values_are_described_without_printing_them(tmp_path):
+    path = tmp_path / "a.json"
+    for depth in range(900, 1000, 7):
+        path.write_text('[{"video": ' + "[" * depth + "]" * depth + "}]")
+        refuses(lambda: read_records(path)[0].text("video"), "a.json")
+
+
+def test_a_huge_file_is_not_even_opened(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    with path.open("wb") as file:
+        file.truncate(records.MAX_BYTES + 1)  # sparse
+    refuses(lambda: read_list(path), "a.json", "bytes, more than")
+
+
+def test_folders_and_devices_are_no_files(tmp_path):
+    refuses(lambda: read_list(tmp_path), "is no file")
+    os.mkfifo(tmp_path / "pipe")
+    refuses(lambda: read_list(tmp_path / "pipe"), "is no file")
+
+
+def test_a_byte_order_mark_is_no_trouble(tmp_path):
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert read_object(tmp_path / "a.json").fields == {"a": 1}
+    refuses(lambda: read_records(tmp_path / "a.json"), "a list")
+
+
+def test_lines_may_hold_other_line_separators(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": "a\u2028b"}\r\n\n{"id": 2}\n')
+    assert [r.place for r in read_records(path, "id")] == [
+        "record 0 (id 'a\\u2028b')",
+        "record 1 (id 2)",
+    ]
+    path.write_text('{"id": 1}\n{"id"')
+    refuses(lambda: read_records(path), "line 2 is no JSON")
+
+
+def test_children_say_where_they_stand():
+    outer = record(rows=[{"id": 4}, {}], one={"x": 1}, empty=[], text="a")
+    assert [r.place for r in outer.children("rows", "name", "id")] == [
+        "record 3 (id 7), rows 0 (id 4)",
+        "record 3 (id 7), rows 1",
+    ]
+    assert outer.child("one").place == "record 3 (id 7), one"
+    refuses(lambda: outer.children("empty"), "empty should be a list of objects")
+    refuses(lambda: outer.children("text"), "text should be a list of objects, found 'a'")
+    refuses(lambda: outer.child("none"), "none should be an object, found nothing")
+    refuses(lambda: outer.child("text"), "text should be an object, found 'a'")
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text('aA["\n', max_size=4),
+        st.lists,
+        max_leaves=5,
+    )
+)
+def test_any_value_of_any_field_is_accepted_or_refused(value):
+    row = record(a=json.loads(json.dumps(value)))
+    calls = [row.text, row.texts, row.texts_within, row.identifier, row.seconds, row.media]
+    for call in [*calls, row.child, row.children, lambda a: row.one_of(a, ["A"])]:
+        try:
+            call("a")
+        except BadSample as bad:
+            assert len(str(bad)) < 600

@@ -1,0 +1,92 @@
+"""ScanQA and SQA3D."""
+
+import json
+
+import pytest
+from official_layouts import Official, scanqa, sqa3d
+
+from datamodules.benchmarks import SQA3D, ScanQA
+from datamodules.samples import BadSample
+from datamodules.toyworld import annotations, sample_scene
+
+QUESTIONS, ANSWERS = sqa3d("What?")
+TEST = "ScanQA_v1.0_test_w_obj.json"
+
+
+def test_scanqa(read):
+    content = [scanqa(0), scanqa(1, "scene0991_00"), scanqa(2)]
+    first, second = read(ScanQA, "val", "ScanQA_v1.0_val.json", content)
+    assert first.name == "scene0990_00" and first.media == {"scene": "scene0990_00"}
+    assert [q.id for q in first.questions] == ["val-scene0990-0", "val-scene0990-2"]
+    assert second.questions[0].answers == ("teal", "blue green")
+    assert second.questions[0].prompt == "What colour is the stool?"
+
+
+def test_scanqa_keeps_test_answers_back(read):
+    hidden = {k: v for k, v in scanqa(0).items() if k != "answers"}
+    assert read(ScanQA, "test", TEST, [hidden])[0].questions[0].answers == ()
+    assert read(ScanQA, "test", TEST, [scanqa(0)])[0].questions[0].answers  # as the toy world does
+    with pytest.raises(BadSample, match="answers should be a list of texts, found nothing"):
+        read(ScanQA, "train", "ScanQA_v1.0_train.json", [hidden])
+    with pytest.raises(BadSample, match="answers should be a list of 1 to any number of texts"):
+        read(ScanQA, "val", "ScanQA_v1.0_val.json", [scanqa(0) | {"answers": []}])
+
+
+def test_sqa3d_joins_two_files(tmp_path):
+    asked = [
+        "What is left?",
+        "Is it?",
+        "How far?",
+        "Can I?",
+        "Which one?",
+        "what now?",
+        "What's up?",
+    ]
+    (episode,) = Official(SQA3D, "test", sqa3d(*asked)).open(tmp_path).episodes("test")
+    assert episode.media == {"scene": "scene0990_00"}
+    labels = [q.labels["type"] for q in episode.questions]
+    assert labels == ["What", "Is", "How", "Can", "Which", "Other", "Other"]
+    for question, text in zip(episode.questions, asked, strict=True):
+        assert question.prompt == f"I face the stool. {text}"
+        assert question.answers == (f"answer {question.id}",)
+
+
+def misfit(**changes):
+    files = sqa3d("What is left?", "Is it far?")
+    for key, change in changes.items():
+        change(files[QUESTIONS if key == "asked" else ANSWERS])
+    return files
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (misfit(answered=lambda c: c["annotations"].pop()), "does not answer it"),
+        (
+            misfit(answered=lambda c: c["annotations"].append(c["annotations"][0])),
+            "another annotation has the same question_id",
+        ),
+        (
+            misfit(answered=lambda c: c["annotations"][0].update(scene_id="scene0001_00")),
+            "scene_id should be that of its answer",
+        ),
+        (misfit(answered=lambda c: c["annotations"][0].update(answers=[])), "answers should be"),
+        (misfit(asked=lambda c: c["questions"][1].pop("situation")), "situation should be a text"),
+        (misfit(asked=lambda c: c["questions"].append(c["questions"][0])), "same id"),
+    ],
+)
+def test_sqa3d_files_that_do_not_fit(tmp_path, files, words):
+    benchmark = Official(SQA3D, "test", files).open(tmp_path)
+    with pytest.raises(BadSample, match=words):
+        benchmark.episodes("test")
+
+
+def test_the_toy_world_writes_what_is_read(tmp_path):
+    scenes = [sample_scene(5, i) for i in range(4)]
+    records = annotations.scanqa(scenes, "val")
+    (tmp_path / annotations.SCANQA_FILES["val"]).write_text(json.dumps(records))
+    for name, content in annotations.sqa3d(scenes, "val").items():
+        (tmp_path / name).write_text(json.dumps(content))
+    scanned, situated = ScanQA(tmp_path).episodes("val"), SQA3D(tmp_path).episodes("val")
+    assert {e.name for e in scanned} == {e.name for e in situated} == {s.name for s in scenes}
+    assert sum(len(e.questions) for e in scanned) == len(records)

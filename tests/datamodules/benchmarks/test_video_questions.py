@@ -1,0 +1,257 @@
+"""AVQA, MUSIC-AVQA, AVUT, VideoMME, MVBench and MLVU."""
+
+import json
+
+import pytest
+from official_layouts import ABOUT_VIDEO, avqa, avut, music, mvbench, video_mme
+
+from datamodules.benchmarks import AVQA, AVUT, MLVU, MusicAVQA, MVBench, VideoMME, prompts
+from datamodules.samples import BadSample
+
+
+def test_avqa(read):
+    (episode,) = read(AVQA, "val", "val_qa.json", [avqa(7)])
+    assert episode.media == {"video": "toyVideo_01_000030.mp4"}
+    (question,) = episode.questions
+    assert question.id == "7" and question.answers == ("C",)
+    assert question.options == ("a bell", "a cat", "an alarm clock", "rain")
+    assert question.prompt == prompts.avqa("What rings?", question.options)
+    assert question.labels == {"relation": "Sound", "type": "Come From"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"answer": 4}, r"record 0 \(id 7\): answer should be a whole number from 0 to 3, found 4"),
+        ({"answer": "a bell"}, "answer should be a whole number"),
+        ({"multi_choice": ["a", "b", "c"]}, "multi_choice should be a list of 4 texts"),
+        ({"video_name": "../a"}, "video_name should be a relative path"),
+        ({"question_type": None}, "question_type should be a text, found null"),
+    ],
+)
+def test_avqa_records_that_do_not_fit(read, fields, words):
+    with pytest.raises(BadSample, match=words):
+        read(AVQA, "train", "train_qa.json", [avqa(7) | fields])
+
+
+def test_music_avqa(read):
+    (episode,) = read(MusicAVQA, "test", "avqa-test.json", [music(5)])
+    assert episode.name == "00000007"
+    assert episode.media == {"video": "MUSIC-AVQA-videos-Real/00000007.mp4"}
+    (question,) = episode.questions
+    assert question.prompt == "Is the tuba on the left louder than the acoustic_guitar？"
+    assert question.answers == ("yes",) and question.options == ()
+    assert question.labels == {"modality": "Audio-Visual", "type": "Comparative"}
+
+
+def test_music_avqa_folders(read):
+    content = [music(1, "sa00008488"), music(2, "00000012")]
+    paths = [e.media["video"] for e in read(MusicAVQA, "val", "avqa-val.json", content)]
+    assert paths[0] == "MUCIS-AVQA-videos-Synthetic/sa00008488.mp4"
+    assert paths[1] == "MUSIC-AVQA-videos-Real/00000012.mp4"
+    flat = read(MusicAVQA, "val", "avqa-val.json", content, videos="flat")
+    assert [e.media["video"] for e in flat] == ["sa00008488.mp4", "00000012.mp4"]
+
+
+def test_music_avqa_has_audio_questions_twice_in_training_only(read):
+    content = [music(1, kind="Audio"), music(2, kind="Visual"), music(3, "sa1", "Audio-Visual")]
+
+    def ids(split, **options):
+        episodes = read(MusicAVQA, split, f"avqa-{split}.json", content, **options)
+        return [[q.id for q in e.questions] for e in episodes]
+
+    assert ids("train", duplicate_audio=True) == [["1", "1#2", "2"], ["3", "3#2"]]
+    assert ids("train") == ids("test", duplicate_audio=True) == [["1", "2"], ["3"]]
+
+
+def test_music_avqa_repeats_an_id_now_and_then(read):
+    content = [music(291), music(291) | {"anser": "no"}]
+    (episode,) = read(MusicAVQA, "val", "avqa-val.json", content)
+    assert [(q.id, q.answers) for q in episode.questions] == [
+        ("291", ("yes",)),
+        ("291#2", ("no",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"templ_values": '["tuba"]'}, "templ_values should be 3 values"),
+        ({"templ_values": '["a", "b", "c", "d"]'}, "templ_values should be 3 values"),
+        ({"question_content": "Is it loud?"}, "templ_values should be 0 values"),
+        ({"templ_values": ["tuba"]}, "templ_values should be a text"),
+        ({"type": '["Audio"]'}, "type should be a modality and a type"),
+        ({"type": "Audio"}, "type is no JSON"),
+        ({"anser": None, "answer": "yes"}, "anser should be a text"),
+    ],
+)
+def test_music_avqa_records_that_do_not_fit(read, fields, words):
+    with pytest.raises(BadSample, match=words):
+        read(MusicAVQA, "test", "avqa-test.json", [music(5) | fields])
+
+
+def test_a_value_is_never_taken_for_a_slot(read):
+    values = {"templ_values": json.dumps(["<Object>", "\\1", "x"])}
+    (episode,) = read(MusicAVQA, "test", "avqa-test.json", [music(5) | values])
+    assert episode.questions[0].prompt == "Is the <Object> on the \\1 louder than the x？"
+
+
+@pytest.mark.parametrize(
+    ("split", "name", "options"),
+    [
+        ("train", "AV_Gemini_data.json", {}),
+        ("train", "AV_Gemini_filtered_data.json", {"filtered": True}),
+        ("test", "AV_Human_data.json", {"filtered": True}),
+    ],
+)
+def test_avut(read, split, name, options):
+    (episode,) = read(AVUT, split, name, [avut(3), avut(4)], **options)
+    assert episode.media == {"video": "data/toy.mp4"} and len(episode.questions) == 2
+    question = episode.questions[0]
+    # The right option is blank, as in a published record.
+    assert question.answers == ("C",) and question.options == ("Toys", "Cubes", "", "Bells")
+    assert question.labels == {"task": "Audio OCR Matching", "type": "vlog"}
+    assert question.prompt == prompts.avqa("What is written when the bell rings?", question.options)
+
+
+@pytest.mark.parametrize("fields", [{"answer": "E"}, {"option_D": None}, {"video_path": "/a.mp4"}])
+def test_avut_records_that_do_not_fit(read, fields):
+    with pytest.raises(BadSample, match=rf"record 0 \(QA_id 3\): {next(iter(fields))} should be"):
+        read(AVUT, "test", "AV_Human_data.json", [avut(3, **fields)])
+
+
+def test_video_mme_in_both_layouts(read):
+    nested = [ABOUT_VIDEO | {"questions": [video_mme("801-1"), video_mme("801-2")]}]
+    rows = [ABOUT_VIDEO | video_mme("801-1"), ABOUT_VIDEO | video_mme("801-2")]
+    episodes = read(VideoMME, "test", "t.json", nested)
+    assert read(VideoMME, "test", "t.json", rows) == episodes
+    assert read(VideoMME, "test", "t.jsonl", rows) == episodes
+    (episode,) = episodes
+    assert episode.media == {"video": "801.mp4"}
+    question = episode.questions[1]
+    assert question.id == "801-2" and question.answers == ("C",)
+    assert question.options == ("One.", "Two.", "Three.", "None.")
+    assert question.prompt == prompts.video_mme("How many cubes fall?", video_mme("")["options"])
+    labels = {"duration": "short", "domain": "Toys", "sub_category": "Cubes"}
+    assert question.labels == labels | {"task_type": "Counting Problem"}
+
+
+def test_video_mme_files_are_named_by_their_youtube_id(read):
+    (episode,) = read(VideoMME, "test", "t.json", [ABOUT_VIDEO | video_mme("1", videoID="-xY_1")])
+    assert episode.media == {"video": "-xY_1.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"answer": "C. Three."}, "answer should be one of A, B, C, D"),
+        ({"options": ["One.", "B. b", "C. c", "D. d"]}, r"'One\.' should begin with 'A\. '"),
+        ({"options": ["A. a", "C. c", "B. b", "D. d"]}, r"'C\. c' should begin with 'B\. '"),
+        ({"options": ["A. a"]}, "a list of 4 texts"),
+    ],
+)
+def test_video_mme_records_that_do_not_fit(read, fields, words):
+    with pytest.raises(BadSample, match=words):
+        read(VideoMME, "test", "t.json", [ABOUT_VIDEO | video_mme("801-1", **fields)])
+
+
+def test_the_published_template_with_its_commas_is_refused(tmp_path):
+    (tmp_path / "t.json").write_text('[{"video_id": "001", "questions": [],},]')
+    with pytest.raises(BadSample, match="the file is no JSON"):
+        VideoMME(tmp_path / "t.json").episodes("test")
+
+
+def test_mvbench(read):
+    content = [mvbench(), mvbench(), mvbench(start=1.5, end=4)]
+    whole, part = read(MVBench, "test", "action_count.json", content, tasks=["action_count"])
+    assert whole.media == part.media == {"video": "perception/videos/17.webm"}
+    assert whole.span is None and part.span == (1.5, 4.0) and whole.name != part.name
+    assert [q.id for q in whole.questions] == ["action_count-0", "action_count-1"]
+    question = part.questions[0]
+    assert question.answers == ("C",) and question.labels == {"task": "action_count"}
+    assert question.prompt == prompts.mvbench("What happens?", question.options)
+
+
+def test_mvbench_tasks_share_videos(tmp_path):
+    for task in ("moving_count", "object_existence", "state_change"):
+        (tmp_path / f"{task}.json").write_text(json.dumps([mvbench()]))
+    tasks = ["moving_count", "object_existence", "state_change"]
+    clevrer, perception = MVBench(tmp_path, tasks=tasks).episodes("test")
+    assert [q.labels["task"] for q in clevrer.questions] == tasks[:2]
+    assert perception.media == {"video": "perception/videos/17.webm"}
+    (flat,) = MVBench(tmp_path, tasks=tasks, videos="flat").episodes("test")
+    assert flat.media == {"video": "17.webm"} and len(flat.questions) == 3
+    assert MVBench(tmp_path).splits() == []  # seventeen tasks are missing
+    with pytest.raises(BadSample, match=r"action_sequence\.json: is missing"):
+        MVBench(tmp_path).episodes("test")
+
+
+def test_mvbench_has_folders_of_frames(read):
+    content = [mvbench("castle_s01e01_clip_00", start=0, end=5.2, fps=3)]
+    tasks = ["episodic_reasoning"]
+    (episode,) = read(MVBench, "test", "episodic_reasoning.json", content, tasks=tasks)
+    assert episode.media == {"frames": "tvqa/frames_fps3_hq/castle_s01e01_clip_00"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"start": 7.5, "end": 7.5}, r"start 7\.5 should be before end 7\.5"),
+        ({"start": 4}, "end should be a time in s, found nothing"),
+        ({"start": float("nan"), "end": 4}, "start should be a time in s, found nan"),
+        ({"answer": "It flies."}, "answer should be one of the options, found 'It flies.'"),
+        ({"candidates": ["It spins."]}, "a list of 2 to 5 texts"),
+        ({"candidates": ["It spins."] * 6}, "a list of 2 to 5 texts"),
+        ({"video": "../../a.mp4"}, "video should be a relative path"),
+    ],
+)
+def test_mvbench_records_that_do_not_fit(read, fields, words):
+    with pytest.raises(BadSample, match=words):
+        read(MVBench, "test", "action_count.json", [mvbench(**fields)], tasks=["action_count"])
+
+
+def test_mlvu(read):
+    content = [mvbench("count_1.mp4", duration=9.5, question_type="count")]
+    (episode,) = read(MLVU, "test", "4_count.json", content, tasks=["count"])
+    assert episode.media == {"video": "4_count/count_1.mp4"} and episode.span is None
+    (question,) = episode.questions
+    assert question.id == "count-0" and question.answers == ("C",)
+    assert question.labels == {"task": "count"}
+    assert question.prompt == prompts.mlvu("What happens?", question.options)
+    (flat,) = read(MLVU, "test", "4_count.json", content, tasks=["count"], videos="flat")
+    assert flat.media == {"video": "count_1.mp4"}
+
+
+def test_mlvu_reads_seven_choice_tasks_unless_told_otherwise(tmp_path):
+    files = [path.stem for path in MLVU(tmp_path).files("test")]
+    assert files == [
+        "1_plotQA",
+        "2_needle",
+        "3_ego",
+        "4_count",
+        "5_order",
+        "6_anomaly_reco",
+        "7_topic_reasoning",
+    ]
+
+
+@pytest.mark.parametrize(("task", "name"), [("sub_scene", "8_sub_scene"), ("summary", "9_summary")])
+def test_mlvu_generation(read, task, name):
+    row = {"video": "7.mp4", "question": "Sum up.", "answer": "Toys.", "scoring_points": ["a"]}
+    (episode,) = read(MLVU, "test", f"{name}.json", [row], tasks=[task])
+    (question,) = episode.questions
+    assert (question.prompt, question.answers, question.options) == ("Sum up.", ("Toys.",), ())
+
+
+def test_mlvu_has_odd_records(read):
+    blank = {"video": "m.mp4", "question": "", "candidates": [""] * 4, "answer": ""}
+    twice = mvbench("n.mp4", candidates=["x", "y", "x", "z"], answer="x")
+    odd, double = read(MLVU, "test", "3_ego.json", [blank, twice], tasks=["ego"])
+    # Of equal options the official code takes the last.
+    assert odd.questions[0].answers == ("D",) and double.questions[0].answers == ("C",)
+
+
+def test_mlvu_predictions_are_no_questions(read):
+    row = {"question_id": "AR_0", "question_type": "anomaly_reco", "option": "D"}
+    with pytest.raises(BadSample, match="record 0: video should be a text, found nothing"):
+        read(MLVU, "test", "3_ego.json", [row], tasks=["ego"])
