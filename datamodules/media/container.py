@@ -1,0 +1,165 @@
+"""Opening media files, and listing their packets without decoding them.
+
+Only local files of known container formats are opened, so that no file can make FFmpeg open
+another. What a file holds is compared with what its own tables promise.
+"""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datamodules.libraries import import_library
+from datamodules.samples import BadSample
+
+# FFmpeg's names of containers. No playlists (hls, dash, concat), which name other files, and no
+# pictures, which are no video.
+_FORMATS = "mov,matroska,avi,flv,asf,mpeg,mpegts,ogg,gif,mp3,wav,flac,aac,aiff"
+# 8192 x 8192, twice the area of 8K video; one such picture takes 200 MB.
+_MOST_PIXELS = 2**26
+# 9 h at 60 frames a second.
+_MOST_PACKETS = 2**21
+# Formats whose header says how long they last; others guess from their bit rate or their end.
+_SAYS_DURATION = {"matroska,webm", "avi", "wav", "flac"}
+# s by which that may be wrong beside two packets, such as the rounding of sound to packets.
+_DURATION_TOLERANCE = Fraction(1, 4)
+# More make decoding no faster on the cores that a loader's worker has, and hold more frames.
+_THREADS = 4
+DAMAGED = "Copy or download the file again; it is damaged or cut off"
+
+
+class Packet(NamedTuple):
+    """A compressed frame; times in ticks."""
+
+    pts: int | None  # of presentation
+    dts: int | None  # of decoding
+    size: int  # bytes
+    duration: int
+    key: bool  # can be decoded without those before
+    shown: bool  # False where an edit list cuts it away
+
+
+@contextmanager
+def open_media(path: Path) -> Iterator[Any]:
+    """An open ``av`` container, closed afterwards; what FFmpeg raises inside becomes BadSample.
+
+    Raises:
+        BadSample: the file is missing, no video or sound in a known format, or damaged.
+    """
+    av = import_library("av")
+    if not path.is_file():
+        raise (
+            BadSample(path, "is no file", "Give a video or sound file", "unreadable")
+            if path.exists()
+            else BadSample(path, "is missing", "Download it, or correct the root", "missing")
+        )
+    options = {
+        "protocol_whitelist": "file",
+        "format_whitelist": _FORMATS,
+        "max_pixels": str(_MOST_PIXELS),
+    }
+    try:
+        # `file:` keeps a name such as concat:a|b or http: from being read as a protocol.
+        with av.open(f"file:{path.absolute()}", options=options, metadata_errors="replace") as file:
+            yield file
+    except av.FFmpegError as error:
+        reason = f"cannot be read as video or sound ({error.strerror})"
+        raise BadSample(path, reason, DAMAGED) from error
+
+
+def video_track(path: Path, container: Any) -> Any | None:
+    """The video stream that FFmpeg ranks best, ready for decoding; cover art is none.
+
+    Raises:
+        BadSample: it cannot be decoded, or its pictures are empty or absurdly large.
+    """
+    still = import_library("av.stream").Disposition
+    no_video = still.attached_pic | still.timed_thumbnails
+    tracks = [track for track in container.streams.video if not track.disposition & no_video]
+    if not tracks:
+        return None
+    best = container.streams.best("video")
+    track = best if best in tracks else tracks[0]
+    codec = track.codec_context
+    if codec is None:
+        raise BadSample(path, "is in a video format without decoder", "Convert it to H.264")
+    if not 0 < codec.width * codec.height <= _MOST_PIXELS:
+        raise BadSample(
+            path,
+            f"claims pictures of {codec.width}x{codec.height}; 1 to {_MOST_PIXELS} pixels are read",
+            DAMAGED,
+        )
+    codec.options = {"max_pixels": str(_MOST_PIXELS)}  # where the size changes on the way
+    track.thread_type, track.thread_count = "AUTO", _THREADS
+    return track
+
+
+def list_packets(path: Path, container: Any) -> dict[int, list[Packet]]:
+    """The packets of each stream, by its index, in order of decoding; nothing is decoded.
+
+    Args:
+        path: for messages.
+        container: as opened; its end is reached.
+
+    Raises:
+        BadSample: the file is cut off, holds broken packets, or too many.
+    """
+    packets: dict[int, list[Packet]] = {stream.index: [] for stream in container.streams}
+    for packet in container.demux():
+        if not packet.size and packet.dts is None and packet.pts is None:
+            continue  # PyAV's mark of a stream's end
+        listed = packets[packet.stream_index]
+        if packet.is_corrupt or len(listed) == _MOST_PACKETS:
+            what = "is broken" if packet.is_corrupt else "exceeds what is read"
+            raise BadSample(path, f"packet {len(listed)} of a stream {what}", DAMAGED)
+        duration, shown = packet.duration or 0, not packet.is_discard
+        listed.append(
+            Packet(packet.pts, packet.dts, packet.size, duration, packet.is_keyframe, shown)
+        )
+    if container.format.name.startswith("mov"):
+        _check_boxes(path)
+        _check_count(path, container, packets)
+    elif container.format.name in _SAYS_DURATION:
+        _check_duration(path, container, packets)
+    return packets
+
+
+def _check_boxes(path: Path) -> None:
+    """MP4 is a row of boxes that say how long they are (ISO/IEC 14496-12, 4.2)."""
+    size, at = path.stat().st_size, 0
+    with path.open("rb") as file:
+        while at + 16 <= size:
+            file.seek(at)
+            length, kind, long = struct.unpack(">I4sQ", file.read(16))
+            length = long if length == 1 else length or size - at
+            if kind in {b"mdat", b"moof", b"moov"} and at + length > size:
+                reason = f"is cut off: it lacks {at + length - size} bytes"
+                raise BadSample(path, reason, DAMAGED)
+            at += max(length, 8)
+
+
+def _check_count(path: Path, container: Any, packets: dict[int, list[Packet]]) -> None:
+    """MP4 lists its packets; the index has them after edit lists are applied."""
+    for stream in (*container.streams.video, *container.streams.audio):
+        held, promised = len(packets[stream.index]), len(stream.index_entries)
+        if held < promised:
+            reason = f"holds {held} of the {promised} packets of its {stream.type}"
+            raise BadSample(path, reason, DAMAGED)
+
+
+def _check_duration(path: Path, container: Any, packets: dict[int, list[Packet]]) -> None:
+    end, spacing = Fraction(0), Fraction(0)  # s
+    promised = Fraction(container.duration or 0, 1_000_000)
+    for index, listed in packets.items():
+        times = [packet.pts for packet in listed if packet.pts is not None]
+        if times:
+            tick = container.streams[index].time_base
+            end = max(end, (max(times) + listed[-1].duration) * tick)
+            spacing = max(spacing, (max(times) - min(times)) * tick / len(times))
+            if container.format.name == "avi":  # whose duration FFmpeg reduces to what is there
+                promised = max(promised, container.streams[index].frames * tick)
+    if end + 2 * spacing + _DURATION_TOLERANCE < promised:
+        reason = f"ends after {float(end):.2f} of {float(promised):.2f} s"
+        raise BadSample(path, reason, DAMAGED)

@@ -1,0 +1,541 @@
+"""The files are made here: every frame shows its own number in eight bars, black or white."""
+
+import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+
+from datamodules.media.audio import is_silent, read_sound
+from datamodules.media.container import Packet, list_packets, open_media, video_track
+from datamodules.media.decoding import DoubtError, decode_wanted, decoded_timeline, stretches
+from datamodules.media.video import At, Rate, Request, Uniform, read_video
+from datamodules.samples import BadSample
+
+H, W = 48, 64
+GRAINY = np.random.default_rng(0).integers(0, 120, (H, W, 1), dtype=np.uint8)
+
+
+def picture(number, height=H, width=W):
+    """uint8 (H, W, 3): the bits of the number as bars, lowest first."""
+    bars = np.repeat([255 if number >> bit & 1 else 0 for bit in range(8)], width // 8)
+    return np.broadcast_to(bars[None, :, None], (height, width, 3)).astype(np.uint8)
+
+
+def numbers(frames):
+    """What the frames show."""
+    bars = frames.pictures.float().mean((1, 2)).unflatten(1, (8, -1)).mean(-1) > 128  # (T, 8)
+    return (bars.int() * 2 ** torch.arange(8)).sum(1).tolist()
+
+
+def write(
+    path, frames=40, codec="libx264", fps=25, pts=None, options=None, sound=None, size=(H, W), **kw
+):
+    """A video of numbered frames; ``sound`` is (codec, rate, layout, start in s, seconds)."""
+    with av.open(str(path), "w", **kw) as file:
+        track = file.add_stream(codec, rate=fps)
+        track.height, track.width = size
+        track.pix_fmt = "yuv420p"
+        track.options = {"g": "10", **(options or {})}
+        tick = Fraction(1, fps) if pts is None else Fraction(1, 1000)
+        track.codec_context.time_base = tick
+        heard = None
+        if sound:
+            heard = file.add_stream(sound[0], rate=sound[1], layout=sound[2])
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(number, *size), "rgb24")
+            frame.pts, frame.time_base = number if pts is None else pts[number], tick
+            file.mux(track.encode(frame))
+        file.mux(track.encode())
+        if heard is not None:
+            write_sound(file, heard, *sound[1:])
+    return path
+
+
+def write_sound(file, track, rate, layout, start, seconds):
+    """A tone of 440 Hz, the same in all channels."""
+    wave = (0.5 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)).astype("f4")
+    convert = av.AudioResampler(format=track.codec_context.format.name)
+    for at in range(0, len(wave), 1000):
+        part = np.tile(wave[at : at + 1000], (av.AudioLayout(layout).nb_channels, 1))
+        frame = av.AudioFrame.from_ndarray(part, "fltp", layout)
+        frame.rate, frame.time_base = rate, Fraction(1, rate)
+        frame.pts = round(start * rate) + at
+        for converted in convert.resample(frame):
+            file.mux(track.encode(converted))
+    file.mux(track.encode())
+
+
+def read(path, *samplings, **kw):
+    return read_video(path, [Request(sampling) for sampling in samplings], **kw).streams
+
+
+def refuses(path, *words, trouble="unreadable", **kw):
+    with pytest.raises(BadSample) as caught:
+        read_video(path, [Request(Uniform(5))], **kw)
+    assert caught.value.trouble == trouble and caught.value.remedy
+    for word in (path.name, *words):
+        assert word in str(caught.value)
+
+
+KINDS = {
+    "b_frames.mp4": ("libx264", {"bf": "3"}),
+    "open_gop.mkv": ("libx264", {"bf": "3", "x264-params": "open-gop=1:keyint=12"}),
+    "refresh.mkv": ("libx264", {"x264-params": "intra-refresh=1:keyint=15"}),
+    "one_key.mp4": ("libx264", {"g": "999"}),
+    "fragments.mp4": ("libx264", {"movflags": "frag_keyframe+empty_moov"}),
+    "stream.ts": ("libx264", {"bf": "2"}),
+    "flash.flv": ("libx264", {"bf": "2"}),
+    "part2.avi": ("mpeg4", {}),
+    "part2_b.avi": ("mpeg4", {"bf": "2"}),
+    "part2.mp4": ("mpeg4", {"bf": "2"}),
+    "program.mpg": ("mpeg2video", {"bf": "2"}),
+    "vp9.webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8"}),
+    "vp8_hidden.webm": ("libvpx", {"auto-alt-ref": "1", "lag-in-frames": "12", "cpu-used": "5"}),
+    "hevc_open_gop.mkv": ("libx265", {"preset": "ultrafast", "x265-params": "log-level=none"}),
+}
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The containers opened so far."""
+    containers, original = [], av.open
+    monkeypatch.setattr(
+        av, "open", lambda *a, **k: containers.append(original(*a, **k)) or containers[-1]
+    )
+    return containers
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_frames_are_those_on_display(tmp_path, name, opened):
+    codec, options = KINDS[name]
+    container = {"movflags": options["movflags"]} if "movflags" in options else {}
+    path = write(tmp_path / name, 40, codec, options=options, container_options=container)
+    opened.clear()
+    few, alone, all_, fast = read(path, Uniform(7), At((1.2, 0.4)), Uniform(40), Rate(12.5))
+    assert numbers(few) == [k * 39 // 6 for k in range(7)]
+    assert numbers(alone) == [30, 10] and alone.times == pytest.approx((1.2, 0.4), abs=1e-3)
+    assert numbers(all_) == list(range(40))
+    assert all_.times == pytest.approx([k / 25 for k in range(40)], abs=1e-3)
+    assert numbers(fast) == list(range(0, 40, 2))
+    (span,) = read(path, Uniform(4), span=(0.8, 1.2))
+    assert numbers(span) == [20, 23, 26, 29]
+    assert len(opened) == 2  # so the packets told all; else it would be opened again
+
+
+def test_only_what_is_needed_is_decoded(tmp_path):
+    path = write(tmp_path / "a.mp4", 100, options={"bf": "2"})
+    drawn = []
+    with av.open(str(path)) as file:
+        packets = list_packets(path, file)[0]
+        for pts in (packets[0].pts, packets[55].pts):
+            drawn += [last - first for first, last in stretches(packets, {pts})]
+    assert len(drawn) == 2 and max(drawn) < 12
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({0}, [(0, 0)]),
+        ({3}, [(0, 2)]),
+        ({4}, [(3, 3)]),
+        ({3, 4}, [(0, 3)]),  # one after the other: no need to seek
+        ({2, 6}, [(0, 5)]),  # 2 comes after the key frame 4, but may lean on 0
+        ({1, 7}, [(0, 1), (6, 6)]),
+    ],
+)
+def test_where_decoding_starts(wanted, found):
+    """0 is a key frame, 4 one of an open group, whose leading frame 2 comes after it, 7 another."""
+    order = [(0, True), (1, False), (3, False), (4, True), (2, False), (6, False), (7, True)]
+    packets = [Packet(pts, None, 9, 1, key, True) for pts, key in order]
+    assert stretches(packets, wanted) == found
+
+
+def remux(path, out, change):
+    """Copy the packets as ``change(number, packet)`` leaves them; those it returns False for go."""
+    with av.open(str(path)) as file, av.open(str(out), "w") as copy:
+        track = copy.add_stream_from_template(file.streams.video[0])
+        for number, packet in enumerate(file.demux(video=0)):
+            if packet.size and change(number, packet) is not False:
+                packet.stream = track
+                copy.mux(packet)
+    return out
+
+
+def all_key(number, packet):
+    packet.is_keyframe = True
+
+
+def two_at_once(number, packet):
+    if number == 21:
+        packet.pts -= 40
+
+
+def headless(number, packet):
+    return number > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "moments", "shown"),
+    [
+        (all_key, (0.6, 1.56), [15, 39]),
+        (two_at_once, (0.8, 0.84), [21, 21]),
+        (headless, (0.0, 0.04), [10, 11]),  # 1 to 9 lean on what is gone
+    ],
+)
+def test_everything_is_decoded_where_packets_mislead(tmp_path, change, moments, shown, opened):
+    source = write(tmp_path / "a.mkv", 40)
+    path = remux(source, tmp_path / "b.mkv", change)
+    opened.clear()
+    assert numbers(read(path, At(moments))[0]) == shown
+    assert len(opened) == 3  # the packets, the times of all frames, the frames
+
+
+def test_a_frame_that_does_not_come_is_noticed(tmp_path):
+    path = write(tmp_path / "a.mp4", 9)
+    with open_media(path) as file:
+        track = video_track(path, file)
+        packets = list_packets(path, file)[0]
+        packets.append(packets[-1]._replace(pts=packets[-1].pts + 512))
+        wanted = {packet.pts for packet in packets}
+        with pytest.raises(DoubtError):
+            list(decode_wanted(file, track, packets, wanted))
+        with pytest.raises(BadSample, match="1 of its frames cannot be decoded"):
+            decoded_timeline(path, packets, track.time_base, "h264")
+
+
+def test_uneven_times_and_negative_or_late_starts(tmp_path):
+    steps = [0, 40, 80, 1000, 1040, 3000, 3040]
+    for name, shift in (("a.mp4", 0), ("b.mkv", 500), ("c.mp4", 700)):
+        path = write(tmp_path / name, 7, pts=[shift + step for step in steps])
+        (moments,) = read(path, At((0.0, 0.5, 1.0, 2.9, 3.0)))
+        assert numbers(moments) == [0, 2, 3, 4, 5]
+        (even,) = read(path, Uniform(4))
+        assert numbers(even) == [0, 3, 4, 6]
+        assert even.times == pytest.approx((0, 1.0, 1.04, 3.04))
+
+
+def test_an_edit_list_cuts_frames_away(tmp_path):
+    """Frames before the edit are decoded, since others lean on them, and not shown."""
+    path = write(tmp_path / "a.mp4", 40, options={"bf": "2"})
+    data = bytearray(path.read_bytes())
+    entry = data.index(b"elst") + 8  # version, flags and count before; duration, then time
+    tick = 12800  # of the track, by the muxer's choice for 25 frames a second
+    (start,) = struct.unpack(">I", data[entry + 8 : entry + 12])
+    data[entry + 8 : entry + 12] = struct.pack(">I", start + 13 * tick // 25)
+    path.write_bytes(data)
+    (cut,) = read(path, Uniform(27))
+    assert numbers(cut) == list(range(13, 40)) and cut.times[0] == 0
+
+
+def test_a_video_shorter_than_asked_repeats_in_time(tmp_path):
+    (frames,) = read(write(tmp_path / "a.mp4", 3), Uniform(7))
+    assert numbers(frames) == [0, 0, 0, 1, 1, 1, 2]
+    assert frames.times == pytest.approx((0, 0, 0, 0.04, 0.04, 0.04, 0.08))
+    assert numbers(read(write(tmp_path / "b.mp4", 1), Uniform(3))[0]) == [0, 0, 0]
+
+
+def test_several_samplings_and_sound_come_from_one_opening(tmp_path, opened):
+    path = write(tmp_path / "a.mp4", 50, sound=("aac", 16000, "mono", 0, 2))
+    opened.clear()
+    requests = [Request(Uniform(5), (24, 32)), Request(Uniform(20), (12, 16)), Request(At((0.4,)))]
+    recording = read_video(path, requests, sound=True)
+    assert len(opened) == 1
+    with pytest.raises(AssertionError):  # what PyAV raises on a closed container
+        opened[0].seek(0)
+    shapes = [tuple(frames.pictures.shape) for frames in recording.streams]
+    assert shapes == [(5, 3, 24, 32), (20, 3, 12, 16), (1, 3, H, W)]
+    assert len(recording.sound.waveform) == pytest.approx(
+        32000, abs=1024
+    )  # AAC fills its last packet
+    assert recording.sound.start == pytest.approx(0, abs=1e-3)
+
+
+def test_pictures_are_reduced_as_data_modules_reduce_clips(tmp_path):
+    path = write(tmp_path / "a.mp4", 4)
+    stored, small = read_video(path, [Request(Uniform(4)), Request(Uniform(4), (20, 30))]).streams
+    wanted = resize(stored.pictures, [20, 30], InterpolationMode.BICUBIC, antialias=True)
+    assert torch.equal(small.pictures, wanted) and small.pictures.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("matrix", "weights"), [(1, (0.2126, 0.0722)), (6, (0.299, 0.114))])
+def test_colours_follow_the_matrix_and_range_of_the_file(tmp_path, full, matrix, weights):
+    """Against the equations of ITU-R BT.601 and BT.709."""
+    path = tmp_path / "a.mp4"
+    y, u, v = 120, 90, 170
+    with av.open(str(path), "w") as file:
+        track = file.add_stream("libx264", rate=25)
+        track.height, track.width, track.pix_fmt = H, W, "yuv420p"
+        track.options = {"qp": "0"}
+        track.codec_context.colorspace, track.codec_context.color_range = matrix, 1 + full
+        frame = av.VideoFrame(W, H, "yuv420p")
+        for plane, value in zip(frame.planes, (y, u, v), strict=True):
+            plane.update(bytes([value]) * plane.buffer_size)
+        frame.colorspace, frame.color_range, frame.pts = matrix, 1 + full, 0
+        frame.time_base = Fraction(1, 25)
+        file.mux(track.encode(frame))
+        file.mux(track.encode())
+    red, blue = weights
+    luma = y / 255 if full else (y - 16) / 219
+    cb, cr = ((c - 128) / (255 if full else 224) for c in (u, v))
+    r, b = luma + 2 * (1 - red) * cr, luma + 2 * (1 - blue) * cb
+    g = (luma - red * r - blue * b) / (1 - red - blue)
+    found = read(path, Uniform(1))[0].pictures[0].float().mean((1, 2))
+    assert found.tolist() == pytest.approx([255 * c for c in (r, g, b)], abs=2)
+
+
+TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+
+
+@pytest.mark.parametrize("clockwise", TURNS)
+def test_rotation_is_applied(tmp_path, clockwise):
+    path = write(tmp_path / "a.mp4", 3)
+    data = bytearray(path.read_bytes())
+    a, b, c, d = TURNS[clockwise]
+    at = data.index(b"tkhd") + 4 + 40
+    one = 1 << 16
+    data[at : at + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    stored = torch.from_numpy(picture(2)).permute(2, 0, 1)
+    (found,) = read(path, At((0.08,)))
+    wanted = torch.rot90(stored, -clockwise // 90, (1, 2))
+    assert found.pictures[0].shape == wanted.shape
+    assert (found.pictures[0].float() - wanted.float()).abs().mean() < 20
+
+
+def test_the_best_of_several_tracks_and_cover_art_is_none(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as file:
+        tracks = [file.add_stream("libx264", rate=25) for _ in range(2)]
+        for track, scale in zip(tracks, (1, 2), strict=True):
+            track.height, track.width, track.pix_fmt = H * scale, W * scale, "yuv420p"
+        for number in range(5):
+            for track, scale in zip(tracks, (1, 2), strict=True):
+                shown = picture(number + 10 * scale, H * scale, W * scale)
+                frame = av.VideoFrame.from_ndarray(shown, "rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, 25)
+                file.mux(track.encode(frame))
+        for track in tracks:
+            file.mux(track.encode())
+    with av.open(str(path)) as file:
+        best = file.streams.best("video").index
+    assert numbers(read(path, Uniform(5))[0]) == [10 + 10 * best + k for k in range(5)]
+
+    cover = tmp_path / "cover.m4a"
+    with av.open(str(cover), "w", format="mp4") as file:
+        heard = file.add_stream("aac", rate=16000, layout="mono")
+        art = file.add_stream("mjpeg", rate=1)
+        art.height, art.width, art.pix_fmt = H, W, "yuvj420p"
+        art.disposition = av.stream.Disposition.attached_pic
+        frame = av.VideoFrame.from_ndarray(picture(1), "rgb24").reformat(format="yuvj420p")
+        frame.pts, frame.time_base = 0, Fraction(1, 1)
+        file.mux(art.encode(frame))
+        file.mux(art.encode())
+        write_sound(file, heard, 16000, "mono", 0, 1)
+    refuses(cover, "no video track")
+    assert len(read_sound(cover).waveform) == pytest.approx(16000, abs=1024)
+
+
+def test_sound_is_on_the_clock_of_the_video(tmp_path):
+    for name, video, sound in (("a.mkv", 0, 0.5), ("b.mkv", 1000, 0.2), ("c.mp4", 0, 0.5)):
+        path = write(
+            tmp_path / name,
+            40,
+            pts=[video + 40 * k for k in range(40)],
+            sound=("aac", 16000, "mono", sound, 2),
+        )
+        recording = read_video(path, [Request(At((0.4,)))], sound=True)
+        assert numbers(recording.streams[0]) == [10]
+        # AAC adds up to 64 ms before the first sample, where the container cannot cut them away.
+        assert recording.sound.start == pytest.approx(sound - video / 1000, abs=0.066)
+        part = read_video(path, [Request(At((0.6,)))], span=(0.55, 0.85), sound=True).sound
+        assert part.start == pytest.approx(0.55, abs=1e-3)
+        assert len(part.waveform) == pytest.approx(4800, abs=2)
+        assert read_sound(path, (0.55, 0.85)).start == part.start
+
+
+def test_sound_that_is_asked_for_and_not_there(tmp_path):
+    path = write(tmp_path / "a.mp4", 10)
+    refuses(path, "no sound track", trouble="no audio", sound=True)
+    path = write(tmp_path / "b.mp4", 40, sound=("aac", 16000, "mono", 0, 0.5))
+    refuses(path, "sound there", trouble="too short", sound=True, span=(1.0, 1.5))
+    assert not is_silent(read_sound(path))
+
+
+@pytest.mark.parametrize("span", [(2.0, 3.0), (0.5, 0.5), (1.0, 0.0), (-2.0, -1.0)])
+def test_spans_outside_of_the_video(tmp_path, span):
+    refuses(write(tmp_path / "a.mp4", 40), "lasts 1.600 s", trouble="too short", span=span)
+
+
+def test_missing_files_and_files_that_are_no_video(tmp_path):
+    refuses(tmp_path / "none.mp4", "is missing", trouble="missing")
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "zeros.mp4").write_bytes(bytes(5000))
+    (tmp_path / "text.mp4").write_text("a video\n" * 500)
+    Image.fromarray(picture(1)).save(tmp_path / "png.mp4", "PNG")
+    Image.fromarray(picture(1)).save(tmp_path / "jpg.mp4", "JPEG")
+    for name in ("empty", "zeros", "text", "png", "jpg"):
+        refuses(tmp_path / f"{name}.mp4", "cannot be read as video")
+    refuses(Path("/dev/zero"), "is no file")
+
+
+def test_no_file_makes_ffmpeg_open_another(tmp_path, monkeypatch):
+    secret = write(tmp_path / "secret.mp4", 5)
+    lists = {
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n",
+        "concat": f"ffconcat version 1.0\nfile '{secret}'\n",
+        "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 9",
+        "dash": f'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><BaseURL>{secret}'
+        "</BaseURL></MPD>",
+    }
+    for name, text in lists.items():
+        for suffix in (".mp4", ".m3u8", ".ffconcat"):
+            path = tmp_path / f"{name}{suffix}"
+            path.write_text(text)
+            refuses(path, "cannot be read as video")
+    monkeypatch.chdir(tmp_path)
+    for name in (f"concat:{secret.name}|{secret.name}", "http://localhost/a.mp4", "%02d.mp4"):
+        refuses(Path(name), "is missing", trouble="missing")
+    odd = Path("concat:x|y.mp4")
+    odd.write_bytes(secret.read_bytes())
+    assert numbers(read(odd, Uniform(5))[0]) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "fragments.mp4"])
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.8, 0.97])
+def test_truncated_files_never_give_fewer_frames(tmp_path, name, kept):
+    flags = "frag_keyframe+empty_moov" if name.startswith("f") else "faststart"
+    container = {"movflags": flags} if name.endswith("mp4") else {}
+    codec = "mpeg4" if name.endswith("avi") else "libx264"
+    path = write(tmp_path / name, 100, codec, container_options=container)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    if kept == 0.97 and name != "a.mp4":  # only the index after the frames is lost
+        assert numbers(read(path, Uniform(100))[0]) == list(range(100))
+    else:
+        refuses(path, "cut off")
+
+
+def test_a_video_whose_index_is_lost_with_its_end(tmp_path):
+    path = write(tmp_path / "a.mp4", 40)
+    path.write_bytes(path.read_bytes()[:-200])
+    refuses(path, "cannot be read")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx-vp9"])
+def test_flipped_bits_are_found_or_harmless(tmp_path, codec):
+    """Only H.264 tells all damage; elsewhere a flip may leave another valid stream."""
+    options = {"cpu-used": "8", "deadline": "realtime"} if "vp9" in codec else {}
+    path = write(tmp_path / "a.mp4", 30, codec, options=options)
+    (whole,) = read(path, Uniform(30))
+    data = path.read_bytes()
+    first, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(12):
+        broken = bytearray(data)
+        for at in rng.integers(first, end, 6):
+            broken[at] ^= 1 << rng.integers(8)
+        path.write_bytes(broken)
+        try:
+            (frames,) = read(path, Uniform(30))
+        except BadSample:
+            refused += 1
+        else:
+            assert len(frames.times) == 30
+            assert codec != "libx264" or torch.equal(frames.pictures, whole.pictures)
+    assert refused > 3
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 0), (60000, 60000), (16000, 16000), (65535, 1)])
+def test_absurd_sizes_are_refused(tmp_path, width, height):
+    path = write(tmp_path / "a.mkv", 3, "mpeg4")
+    data = bytearray(path.read_bytes())
+    at = data.index(bytes([0xB0, 0x81, W, 0xBA, 0x81, H]))  # PixelWidth, PixelHeight
+    # Two bytes a number, over the display sizes that follow them as optional hints.
+    element = struct.pack(">BBHBBH", 0xB0, 0x82, width, 0xBA, 0x82, height)
+    data[at : at + 8] = element
+    path.write_bytes(data)
+    with pytest.raises(BadSample):
+        read_video(path, [Request(Uniform(3), (24, 24))])
+
+
+def test_threads_and_worker_processes_read_at_once(tmp_path):
+    path = write(tmp_path / "a.mp4", 40, options={"bf": "2"}, sound=("aac", 16000, "mono", 0, 1))
+    alone = read_video(path, [Request(Uniform(9))], sound=True)
+    with ThreadPoolExecutor(4) as pool:
+        for other in pool.map(
+            lambda _: read_video(path, [Request(Uniform(9))], sound=True), range(8)
+        ):
+            assert torch.equal(other.streams[0].pictures, alone.streams[0].pictures)
+            assert torch.equal(other.sound.waveform, alone.sound.waveform)
+    assert threading.active_count() < 20
+    for pictures in DataLoader(_Videos(path), None, num_workers=2):
+        assert torch.equal(pictures, alone.streams[0].pictures)
+
+
+class _Videos(torch.utils.data.Dataset):
+    def __init__(self, path):
+        self.path = path
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return read_video(self.path, [Request(Uniform(9))]).streams[0].pictures
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "tvqa"
+    folder.mkdir()
+    for number in range(1, 13):
+        Image.fromarray(picture(number)).save(folder / f"{number:05d}.png")
+    (folder / ".DS_Store").touch()
+    return folder
+
+
+def test_a_folder_of_numbered_pictures_is_a_video(folder):
+    few, moments = read(folder, Uniform(4), At((0.0, 0.4, 3.9)), picture_fps=3.0)
+    assert numbers(few) == [1, 4, 8, 12]
+    assert numbers(moments) == [1, 2, 12]
+    assert moments.times == pytest.approx((0, 1 / 3, 11 / 3))
+    (span,) = read(folder, Rate(1.0), span=(1.0, 3.0), picture_fps=3.0)
+    assert numbers(span) == [4, 7]
+
+
+def test_folders_that_are_no_video(folder):
+    refuses(folder, "picture_fps=None", "such as 3.0")
+    refuses(folder, "folder of pictures", trouble="no audio", picture_fps=3.0, sound=True)
+    refuses(folder, "lasts 4.000 s", trouble="too short", picture_fps=3.0, span=(5.0, 6.0))
+    (folder / "00005.png").unlink()
+    refuses(folder, "lacks", "number 5", picture_fps=3.0)
+    (folder / "cover.png").touch()
+    with pytest.raises(BadSample, match=r"cover\.png: is not named by a number"):
+        read(folder, Uniform(1), picture_fps=3.0)
+    empty = folder / "empty"
+    empty.mkdir()
+    refuses(empty, "no pictures", picture_fps=3.0)
+
+
+def test_a_damaged_picture_of_a_folder(folder):
+    (folder / "00003.png").write_bytes(b"x")
+    with pytest.raises(BadSample, match=r"00003\.png: cannot be decoded"):
+        read(folder, Uniform(12), picture_fps=3.0)
+    assert numbers(read(folder, Uniform(2), picture_fps=3.0)[0]) == [1, 12]
+
+
+def test_no_request_and_no_moment(tmp_path):
+    path = write(tmp_path / "a.mp4", 3)
+    assert read_video(path, []).streams == ()
+    assert read(path, At(()))[0].pictures.shape[:2] == (0, 3)
