@@ -1,19 +1,67 @@
-"""Copying other RGB-D recordings into ScanNet's layout, so that one reader serves them all."""
+"""Bringing other RGB-D recordings into ScanNet's layout, so that one reader serves them all."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from PIL import Image
 from rich import print as say
 from rich.progress import track
+from torch import Tensor
 
 from datamodules.media.images import read_colour, read_depth
 from datamodules.media.scannet import open_scene
+from datamodules.media.sens import SensFile, SensFrame, open_sens
 from datamodules.samples import BadSample
 
 _NO_DEPTH = 65535  # 7-Scenes' mark of a pixel without measurement; ScanNet's is 0
+_FARTHEST_MM = 65535  # that 16 bits hold
+
+
+@contextmanager
+def new_scene(out: Path, name: str, source: Path) -> Iterator[Path]:
+    """Yield a folder to fill; when the block ends well it becomes ``out/scans/<name>``.
+
+    It holds ``color/``, ``depth/``, ``pose/`` and ``intrinsic/`` from the beginning. Frames that
+    readers of the scene will drop are listed.
+
+    Raises:
+        ValueError: ``name`` is no folder name.
+        BadSample: what was made from ``source`` is no scene; nothing is left behind.
+        FileExistsError: the scene is there already and differs; if it is the same, that is said.
+    """
+    if Path(name).name != name or name.startswith("."):
+        raise ValueError(f"scene={name!r} is no folder name; give one such as chess or redkitchen")
+    target = out / "scans" / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".", dir=target.parent) as staging:
+        unfinished = Path(staging) / name
+        for part in ("color", "depth", "pose", "intrinsic"):
+            (unfinished / part).mkdir(parents=True)
+        yield unfinished
+        try:
+            scene = open_scene(unfinished)
+        except BadSample as bad:  # its path will be gone
+            reason = f"gives no scene: {Path(bad.path).name} {bad.reason}"
+            raise BadSample(source, reason, bad.remedy, bad.trouble) from bad
+        for reason in dict.fromkeys(scene.dropped.values()):
+            frames = [str(frame) for frame, why in scene.dropped.items() if why == reason]
+            some = ", ".join(frames[:8]) + (", …" if len(frames) > 8 else "")
+            say(f"{name}: readers will drop {len(frames)} frames ({some}): {reason}")
+        if not target.exists():
+            unfinished.rename(target)
+            say(f"{target} is ready, {len(scene.frames)} usable frames")
+        elif _identical(unfinished, target):
+            say(f"{target} is already complete, nothing to do")
+        else:
+            raise FileExistsError(
+                f"{target} exists and is not a copy of {source}; remove it, or give another scene "
+                "name or output folder"
+            )
 
 
 def prepare_7scenes(source: Path, out: Path, scene: str | None = None) -> Path:
@@ -36,28 +84,95 @@ def prepare_7scenes(source: Path, out: Path, scene: str | None = None) -> Path:
         FileExistsError: the scene is there already and differs; if it is the same, that is said.
     """
     name = scene or source.resolve().name
-    if Path(name).name != name or name.startswith("."):
-        raise ValueError(f"scene={name!r} is no folder name; give one such as chess or redkitchen")
-    target = out / "scans" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".", dir=target.parent) as staging:
-        unfinished = Path(staging) / name
-        _copy(source, unfinished)
-        open_scene(unfinished)
-        if not target.exists():
-            unfinished.rename(target)
-            say(f"{target} is ready")
-        elif _identical(unfinished, target):
-            say(f"{target} is already complete, nothing to do")
-        else:
-            raise FileExistsError(
-                f"{target} exists and is not a copy of {source}; remove it, or give another scene "
-                "name or output folder"
+    with new_scene(out, name, source) as folder:
+        _copy_7scenes(source, folder)
+    return out / "scans" / name
+
+
+def prepare_scannet(source: Path, out: Path, frames: int | None = 32) -> Path:
+    """Export a ScanNet ``.sens`` recording to ``out/scans/<name of the file>``.
+
+    Writes what SensReader writes, complete or not at all: ``color/<i>.jpg`` byte for byte as
+    recorded (``.png`` where it is not JPEG), ``depth/<i>.png`` in mm, ``pose/<i>.txt`` and four
+    ``intrinsic/*.txt``, where i counts the frames of the recording.
+
+    Args:
+        source: the recording, such as ``scene0000_00.sens``.
+        out: root of the export; other scenes in it stay as they are.
+        frames: so many frames, evenly spaced over those with a finite pose (tracking was not lost),
+            first and last included; all of those where there are fewer. The paper, after PAVE, has
+            32 a scene. None is every frame, as SensReader exports them; readers drop those without
+            a pose.
+
+    Returns:
+        The folder of the scene.
+
+    Raises:
+        ValueError: ``frames`` is below 1.
+        BadSample: the recording is damaged or cannot be used; nothing is left behind.
+        FileExistsError: the scene is there already and differs, as with another ``frames``.
+    """
+    if frames is not None and frames < 1:
+        raise ValueError(f"frames={frames}; give 1 or more, or None for all of them")
+    recording = open_sens(source)
+    chosen = list(recording.frames)
+    if frames is not None:
+        tracked = [frame for frame in chosen if frame.pose.isfinite().all()]
+        if not tracked:
+            raise BadSample(
+                source,
+                f"has {len(chosen)} frames, none with a finite pose",
+                "Leave the scene out; its tracking was lost from beginning to end",
             )
-    return target
+        say(f"{source.name}: {len(tracked)} of {len(chosen)} frames have a pose")
+        chosen = [tracked[place] for place in evenly_spaced(len(tracked), frames)]
+    with new_scene(out, source.stem, source) as folder:
+        for name, matrix in recording.matrices.items():
+            write_matrix(folder / "intrinsic" / f"{name}.txt", matrix)
+        for frame in track(chosen, f"Exporting {source.stem}"):
+            _export(recording, frame, folder)
+    return out / "scans" / source.stem
 
 
-def _copy(source: Path, folder: Path) -> None:
+def evenly_spaced(length: int, count: int) -> list[int]:
+    """``count`` of ``length`` places from the first to the last; all where there are fewer."""
+    if count >= length:
+        return list(range(length))
+    return [round(i * (length - 1) / max(count - 1, 1)) for i in range(count)]
+
+
+def write_matrix(path: Path, matrix: Tensor) -> None:
+    """Write a matrix a row a line, in digits enough for float32."""
+    np.savetxt(path, matrix.numpy(), fmt="%.9g")
+
+
+def write_depth(path: Path, depth_mm: Tensor) -> None:
+    """Write depth (H, W) in mm, at most 65535, as 16-bit PNG in whole mm."""
+    Image.fromarray(depth_mm.round().numpy().astype(np.uint16)).save(path)
+
+
+def _export(recording: SensFile, frame: SensFrame, folder: Path) -> None:
+    colour = (
+        folder / "color" / f"{frame.id}.{'jpg' if recording.colour_format == 'jpeg' else 'png'}"
+    )
+    pixels = recording.read_colour(frame)  # whether it is whole
+    if recording.colour_format == "raw":
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(colour)
+    else:
+        colour.write_bytes(recording.stored_colour(frame))
+    depth = recording.read_depth(frame)
+    if depth.max() > _FARTHEST_MM:
+        raise BadSample(
+            recording.path,
+            f"frame {frame.id} has depth up to {depth.max() / 1000:.0f} m, "
+            f"{recording.depth_shift:g} units being a metre; 16-bit mm end at 65.535 m",
+            "Leave the scene out, or correct depth_shift in the file's header",
+        )
+    write_depth(folder / "depth" / f"{frame.id}.png", depth)
+    write_matrix(folder / "pose" / f"{frame.id}.txt", frame.pose)
+
+
+def _copy_7scenes(source: Path, folder: Path) -> None:
     depths = sorted(source.glob("frame-*.depth.png"))
     intrinsics = source / "camera-intrinsics.txt"
     if not depths or not intrinsics.is_file():
@@ -67,15 +182,12 @@ def _copy(source: Path, folder: Path) -> None:
             f"{'a' if intrinsics.is_file() else 'no'} camera-intrinsics.txt",
             "Give the folder of one sequence; its camera is fx = fy = 585, cx = 320, cy = 240",
         )
-    for part in ("color", "depth", "pose", "intrinsic"):
-        (folder / part).mkdir(parents=True)
     shutil.copyfile(intrinsics, folder / "intrinsic" / "intrinsic_depth.txt")
     for path in track(depths, f"Copying {source.name}"):
         moment = path.name.removesuffix(".depth.png")
         number = int(moment.removeprefix("frame-"))
-        depth = read_depth(path).numpy().astype(np.uint16)
-        depth[depth == _NO_DEPTH] = 0
-        Image.fromarray(depth).save(folder / "depth" / f"{number}.png")
+        depth = read_depth(path)
+        write_depth(folder / "depth" / f"{number}.png", torch.where(depth == _NO_DEPTH, 0, depth))
         colour = next(source.glob(f"{moment}.color.[jp][pn]g"), None)
         pose = source / f"{moment}.pose.txt"
         if colour is None or not pose.is_file():

@@ -1,10 +1,19 @@
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from datamodules.media.prepare import prepare_7scenes
+from datamodules.media.prepare import evenly_spaced, prepare_7scenes, prepare_scannet
 from datamodules.media.scannet import open_scene
 from datamodules.samples import BadSample
+
+LOST = np.full((4, 4), -np.inf)
 
 
 @pytest.fixture
@@ -68,3 +77,138 @@ def test_a_folder_that_is_no_sequence(tmp_path):
 def test_a_scene_name_stays_in_the_output(source, tmp_path, scene):
     with pytest.raises(ValueError, match="is no folder name"):
         prepare_7scenes(source, tmp_path / "out", scene)
+
+
+def jpeg_of(number):
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def depth_of(number):
+    return np.random.default_rng(number).integers(1, 9000, (6, 8), np.uint16)
+
+
+def pose_of(number):
+    turn = np.float32(number / 7)
+    pose = np.eye(4, dtype=np.float32)
+    pose[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    pose[:3, 3] = turn, 1 / 3, 2
+    return pose
+
+
+def write_sens(path, count=10, lost=(), colour=2, shift=1000.0, size=(16, 12)):
+    """A recording of jpeg (or, colour=0, raw) and zlib frames; frames in ``lost`` have no pose."""
+    matrices = np.stack([np.eye(4)] * 4)
+    matrices[2, :2, :3] = [[9, 0, 3.5], [0, 9, 2.5]]
+    frames = []
+    for number in range(count):
+        pose = LOST if number in lost else pose_of(number)
+        stored = jpeg_of(number) if colour == 2 else bytes([number]) * 16 * 12 * 3
+        deflated = zlib.compress(depth_of(number).astype("<u2").tobytes())
+        sizes = struct.pack("<4Q", 0, 0, len(stored), len(deflated))
+        frames.append(pose.astype("<f4").tobytes() + sizes + stored + deflated)
+    start = struct.pack("<IQ", 4, 0) + matrices.astype("<f4").tobytes()
+    middle = struct.pack("<2i4IfQ", colour, 1, *size, 8, 6, shift, count)
+    path.write_bytes(start + middle + b"".join(frames) + struct.pack("<Q", 0))
+    return path
+
+
+@pytest.fixture
+def sens(tmp_path):
+    return write_sens(tmp_path / "scene0707_00.sens", lost=(3, 9))
+
+
+def numbers(folder):
+    return sorted(int(path.stem) for path in folder.iterdir())
+
+
+def test_an_export_of_all_frames_is_what_was_recorded(sens, tmp_path, capsys):
+    folder = prepare_scannet(sens, tmp_path / "out", frames=None)
+    assert folder == tmp_path / "out" / "scans" / "scene0707_00"
+    for part in ("color", "depth", "pose"):
+        assert numbers(folder / part) == list(range(10))
+    scene = open_scene(folder)
+    assert [frame.id for frame in scene.frames] == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert scene.dropped == {3: "pose is not finite", 9: "pose is not finite"}
+    assert "drop 2 frames (3, 9): pose is not finite" in " ".join(capsys.readouterr().out.split())
+    for frame in scene.frames:
+        assert frame.colour.read_bytes() == jpeg_of(frame.id)
+        assert np.array_equal(np.asarray(Image.open(frame.depth)), depth_of(frame.id))
+        assert torch.equal(scene.read_pose(frame).float(), torch.from_numpy(pose_of(frame.id)))
+    assert scene.intrinsics[0].tolist() == [9, 0, 3.5]
+    names = {f"{kind}_{of}.txt" for kind in ("intrinsic", "extrinsic") for of in ("color", "depth")}
+    assert {path.name for path in (folder / "intrinsic").iterdir()} == names
+
+
+@pytest.mark.parametrize(
+    ("frames", "chosen"),
+    [(1, [0]), (2, [0, 8]), (3, [0, 5, 8]), (8, [0, 1, 2, 4, 5, 6, 7, 8]), (32, None)],
+)
+def test_frames_are_chosen_evenly_among_those_with_a_pose(sens, tmp_path, frames, chosen):
+    folder = prepare_scannet(sens, tmp_path / "out", frames)
+    assert numbers(folder / "depth") == (chosen or [0, 1, 2, 4, 5, 6, 7, 8])
+    assert not open_scene(folder).dropped
+
+
+@given(st.integers(0, 9000), st.integers(1, 200))
+def test_evenly_spaced_places(length, count):
+    places = evenly_spaced(length, count)
+    assert len(places) == min(length, count) == len(set(places))
+    assert places == sorted(places)
+    if length and count > 1:
+        assert (places[0], places[-1]) == (0, length - 1)
+        gaps = np.diff(places)
+        assert not len(gaps) or gaps.max() - gaps.min() <= 1
+
+
+def test_raw_colour_becomes_png(tmp_path):
+    folder = prepare_scannet(write_sens(tmp_path / "s.sens", 3, colour=0), tmp_path)
+    assert np.asarray(Image.open(folder / "color" / "2.png")).tolist() == [[[2] * 3] * 16] * 12
+
+
+def test_depth_of_another_unit_becomes_mm(tmp_path):
+    folder = prepare_scannet(write_sens(tmp_path / "s.sens", 2, shift=500.0), tmp_path)
+    assert np.array_equal(np.asarray(Image.open(folder / "depth" / "1.png")), 2 * depth_of(1))
+
+
+def test_a_second_export_says_so_and_a_different_one_is_refused(sens, tmp_path, capsys):
+    folder = prepare_scannet(sens, tmp_path / "out", 4)
+    before = (folder / "depth" / "0.png").stat()
+    prepare_scannet(sens, tmp_path / "out", 4)
+    assert "already complete" in " ".join(capsys.readouterr().out.split())
+    assert (folder / "depth" / "0.png").stat() == before
+    with pytest.raises(FileExistsError, match=r"scene0707_00 exists .*scene0707_00\.sens"):
+        prepare_scannet(sens, tmp_path / "out", 5)
+    assert len(numbers(folder / "depth")) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "frames", "reason"),
+    [
+        ({"lost": range(10)}, 32, "has 10 frames, none with a finite pose"),
+        ({"lost": range(10)}, None, "no usable frame"),
+        ({"shift": 10.0}, 2, r"frame 0 has depth up to \d+ m, 10 units"),
+        ({"size": (12, 16), "colour": 0}, 2, "not the same view"),
+    ],
+)
+def test_what_gives_no_scene_leaves_nothing_behind(tmp_path, changes, frames, reason):
+    sens = write_sens(tmp_path / "s.sens", **changes)
+    with pytest.raises(BadSample, match=reason) as caught:
+        prepare_scannet(sens, tmp_path / "out", frames)
+    assert caught.value.path == sens
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+def test_a_damaged_picture_leaves_nothing_behind(sens, tmp_path):
+    sens.write_bytes(sens.read_bytes().replace(jpeg_of(5), bytes(len(jpeg_of(5)))))
+    with pytest.raises(BadSample, match=r"scene0707_00\.sens: frame 5 .*Download the file again"):
+        prepare_scannet(sens, tmp_path / "out")
+    assert not list((tmp_path / "out" / "scans").iterdir())
+    assert len(numbers(prepare_scannet(sens, tmp_path / "out", 2) / "color")) == 2
+
+
+def test_less_than_one_frame(sens, tmp_path):
+    with pytest.raises(ValueError, match="frames=0; give 1 or more"):
+        prepare_scannet(sens, tmp_path / "out", 0)

@@ -1,0 +1,240 @@
+"""Depth where none was recorded: rendered from a scan of the scene, at the poses of its pictures.
+
+For scenes that have colour, camera poses and a mesh or a point cloud, but no depth frames.
+"""
+
+import shutil
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich import print as say
+from rich.progress import track
+from torch import Tensor
+
+from datamodules.libraries import import_library
+from datamodules.media.geometry import Geometry, read_geometry
+from datamodules.media.images import read_colour
+from datamodules.media.prepare import new_scene, write_depth, write_matrix
+from datamodules.media.scannet import read_pose
+from datamodules.samples import BadSample
+
+_FARTHEST_MM = 65535  # that 16 bits hold
+_NEAREST_M = 0.1  # points nearer to the camera are not drawn: no depth camera sees them
+# Points on a grid close a surface with squares of one spacing. Points strewn at random have their
+# neighbours at a median of 0.47 times the root of the area that each has for itself: squares of
+# three times that close 1 - exp(-(3 * 0.47)²) = 86 % of the surface.
+_SIDE = 3
+_PIXELS_AT_ONCE = 1 << 23
+
+
+def prepare_depth_from_mesh(
+    mesh: Path, scene: Path, out: Path, intrinsics: Path | None = None, width: int = 640
+) -> Path:
+    """Complete a scene that has no depth, as ``out/scans/<name of the scene>``.
+
+    Colour and poses are copied; depth is rendered from the mesh, along the optical axis in mm, 0
+    where a ray hits nothing, through the camera that took the colour pictures. From a point cloud
+    it is what ``depth_renderer`` says: coarser, with holes. Frames without a usable pose are left
+    out and listed.
+
+    Args:
+        mesh: triangle mesh (.ply, .obj, .stl) or point cloud (.ply, .pcd, .xyz), in metres and in
+            the world of the poses (of ScanNet's, ``_vh_clean_2.ply`` before axis alignment).
+        scene: folder in ScanNet's exported layout with ``color/`` and ``pose/``.
+        out: root of the completed scene; other scenes in it stay as they are.
+        intrinsics: 3x3 or 4x4 camera matrix of the colour pictures, by default the scene's
+            ``intrinsic/intrinsic_color.txt``.
+        width: of the depth pictures, in pixels; narrower colour pictures keep their size.
+
+    Returns:
+        The folder of the completed scene.
+
+    Raises:
+        ValueError: ``width`` is below 2.
+        BadSample: a file is missing or damaged, frames see nothing of the mesh, or it is not in
+            metres; nothing is left behind.
+        FileExistsError: the scene is there already and differs.
+    """
+    if width < 2:
+        raise ValueError(f"width={width}, but depth pictures need 2 pixels or more")
+    colours = sorted(
+        (scene / "color").glob("[!.]*.[jp][pn]g"), key=lambda path: (len(path.name), path)
+    )
+    if not colours:
+        remedy = "Give a scene in ScanNet's layout: color/<i>.jpg, pose/<i>.txt, intrinsic/"
+        raise BadSample(scene, "has no pictures in color/", remedy)
+    colour_size = _size(colours[0])
+    scale = min(width / colour_size[1], 1)
+    size = (round(colour_size[0] * scale), round(colour_size[1] * scale))
+    colour_camera = _read_camera(
+        intrinsics or scene / "intrinsic" / "intrinsic_color.txt", colour_size
+    )
+    camera = _scaled(colour_camera, colour_size, size)
+    render = depth_renderer(read_geometry(mesh), camera[:3, :3], size)
+    seen: dict[str, float] = {}
+    name = scene.resolve().name
+    with new_scene(out, name, scene) as folder:
+        for part, matrix in {"color": colour_camera, "depth": camera}.items():
+            write_matrix(folder / "intrinsic" / f"intrinsic_{part}.txt", matrix)
+            write_matrix(folder / "intrinsic" / f"extrinsic_{part}.txt", torch.eye(4))
+        for colour in track(colours, f"Rendering {name}"):
+            pose = scene / "pose" / f"{colour.stem}.txt"
+            try:
+                matrix = read_pose(pose)
+            except BadSample as bad:
+                say(f"Frame {colour.stem} is left out: {bad.reason}")
+                continue
+            if _size(colour) != colour_size:
+                remedy = "Give pictures of one camera, uncropped"
+                raise BadSample(colour, f"is not of the size of {colours[0].name}", remedy)
+            depth = render(matrix)
+            if depth.max() > _FARTHEST_MM:
+                raise BadSample(
+                    mesh,
+                    f"lies up to {depth.max() / 1000:.0f} m from the camera of frame "
+                    f"{colour.stem}; 16-bit mm end at 65.535 m",
+                    "Scale the mesh and the poses to metres, or cut off what is farther",
+                )
+            seen[colour.stem] = float((depth.round() > 0).float().mean())
+            write_depth(folder / "depth" / f"{colour.stem}.png", depth)
+            shutil.copyfile(colour, folder / "color" / colour.name)
+            shutil.copyfile(pose, folder / "pose" / pose.name)
+        _check_seen(seen, mesh, scene)
+    return out / "scans" / name
+
+
+def depth_renderer(
+    geometry: Geometry, camera: Tensor, size: tuple[int, int]
+) -> Callable[[Tensor], Tensor]:
+    """What a camera sees of a mesh or a point cloud in metres, as a function of its pose.
+
+    Of a mesh, the nearest triangle from either side, exactly. A point is drawn as a square that
+    faces the camera, with a side of three times the median distance of nearest neighbours in the
+    cloud, one pixel at least; nearer squares hide farther ones. So edges grow by up to half a side,
+    and where the cloud is thin one sees through it. Points nearer than 0.1 m are not drawn.
+
+    Args:
+        geometry: mesh, or cloud where it has no triangles.
+        camera: (3, 3) pinhole matrix in pixels, whole numbers at pixel centres.
+        size: (H, W).
+
+    Returns:
+        A function of a pose (4, 4), camera to world, that gives depth along the optical axis as
+        float32 (H, W) in mm, 0 where there is nothing.
+    """
+    centre = geometry.points.mean(0)  # float32 is exact enough about it, not about a far origin
+    points = geometry.points - centre
+    if len(geometry.triangles):
+        see = _caster(points, geometry.triangles, camera, size)
+    else:
+        see = _splatter(points, camera, size)
+
+    def render(pose: Tensor) -> Tensor:
+        pose = pose.double().clone()
+        pose[:3, 3] -= centre
+        depth = see(pose)
+        return torch.where(depth.isfinite(), depth * 1000, 0).float()
+
+    return render
+
+
+def _caster(
+    points: Tensor, triangles: Tensor, camera: Tensor, size: tuple[int, int]
+) -> Callable[[Tensor], Tensor]:
+    open3d = import_library("open3d")
+    caster = open3d.t.geometry.RaycastingScene()
+    caster.add_triangles(points.numpy().astype(np.float32), triangles.numpy().astype(np.uint32))
+    rows, columns = torch.meshgrid(*map(torch.arange, size), indexing="ij")
+    pixels = torch.stack([columns, rows, torch.ones_like(rows)], -1).double()
+    directions = pixels @ torch.linalg.inv(camera.double()).T  # (H, W, 3), of length 1 along z
+
+    def see(pose: Tensor) -> Tensor:
+        turned = directions @ pose[:3, :3].T
+        rays = torch.cat([pose[:3, 3].expand_as(turned), turned], -1).float()
+        # As directions have length 1 along the optical axis, the distance along the ray is depth.
+        hit = caster.cast_rays(open3d.core.Tensor(rays.numpy()))["t_hit"].numpy()
+        return torch.from_numpy(hit)
+
+    return see
+
+
+def _splatter(points: Tensor, camera: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    open3d = import_library("open3d")
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points.numpy()))
+    side = _SIDE * float(np.median(np.asarray(cloud.compute_nearest_neighbor_distance())))
+    height, width = size
+
+    def see(pose: Tensor) -> Tensor:
+        there = (points - pose[:3, 3]) @ pose[:3, :3]  # in camera axes
+        there = there[there[:, 2] > _NEAREST_M]
+        z = there[:, 2]
+        column, row, _ = (there / z[:, None] @ camera.double().T).round().long().unbind(-1)
+        radius = (float(camera[0, 0]) * side / 2 / z).long()  # in whole pixels
+        inside = (column >= -radius) & (column < width + radius)
+        inside &= (row >= -radius) & (row < height + radius)
+        depth = torch.full((height * width,), torch.inf, dtype=torch.float64)
+        for reach in sorted(set(radius[inside].tolist())):
+            offsets = torch.arange(-reach, reach + 1)
+            group = (inside & (radius == reach)).nonzero().flatten()
+            for part in group.split(ceil(_PIXELS_AT_ONCE / len(offsets) ** 2)):
+                rows = (row[part, None, None] + offsets[:, None]).expand(-1, -1, len(offsets))
+                columns = (column[part, None, None] + offsets).expand_as(rows)
+                on = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+                places = (rows * width + columns)[on]
+                depths = z[part, None, None].expand_as(rows)[on]
+                depth.scatter_reduce_(0, places, depths, "amin")
+        return depth.view(height, width)
+
+    return see
+
+
+def _check_seen(seen: dict[str, float], mesh: Path, scene: Path) -> None:
+    if not seen:
+        raise BadSample(scene, "has no frame with a usable pose", "Give the poses, or leave it out")
+    if blind := [frame for frame, part in seen.items() if part == 0]:
+        raise BadSample(
+            mesh,
+            f"is seen in no pixel of {len(blind)} of {len(seen)} frames: {', '.join(blind[:8])}",
+            "Check that the mesh is in metres and in the world of the poses, and that these are "
+            "camera to world; frames that look past it are to be removed from color/",
+        )
+    parts = torch.tensor(list(seen.values()))
+    least = min(seen, key=lambda frame: seen[frame])
+    say(
+        f"Depth covers {parts.median():.0%} of a picture (median of {len(seen)} frames), least of "
+        f"frame {least}: {seen[least]:.0%}"
+    )
+
+
+def _size(colour: Path) -> tuple[int, int]:
+    height, width = read_colour(colour).shape[1:]  # decoded, to see whether it is whole
+    return height, width
+
+
+def _read_camera(path: Path, size: tuple[int, int]) -> Tensor:
+    remedy = "Give the 3x3 or 4x4 matrix of the camera that took the colour pictures"
+    try:
+        matrix = torch.from_numpy(np.loadtxt(path, ndmin=2))
+    except (OSError, ValueError) as error:
+        raise BadSample(path, f"is no matrix of numbers ({error})", remedy) from error
+    if matrix.shape not in {(3, 3), (4, 4)} or not matrix.isfinite().all():
+        raise BadSample(path, "is no 3x3 or 4x4 camera matrix", remedy)
+    height, width = size
+    centred = abs(matrix[0, 2] / width - 0.5) < 0.25 and abs(matrix[1, 2] / height - 0.5) < 0.25
+    if not (matrix[0, 0] > 0 and matrix[1, 1] > 0 and centred):
+        raise BadSample(path, f"does not belong to a {width}x{height} colour picture", remedy)
+    camera = torch.eye(4, dtype=torch.float64)
+    camera[:3, :3] = matrix[:3, :3]
+    return camera
+
+
+def _scaled(camera: Tensor, size: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """The same camera for pictures of another size, whole numbers at pixel centres."""
+    camera = camera.clone()
+    for axis, ratio in enumerate((new[1] / size[1], new[0] / size[0])):
+        camera[axis, :2] *= ratio
+        camera[axis, 2] = (camera[axis, 2] + 0.5) * ratio - 0.5
+    return camera

@@ -1,0 +1,237 @@
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules.media.geometry import Geometry
+from datamodules.media.mesh_depth import depth_renderer, prepare_depth_from_mesh
+from datamodules.media.scannet import open_scene
+from datamodules.samples import BadSample
+from datamodules.toyworld.files import write_scene
+from datamodules.toyworld.scene import sample_scene
+
+SIZE = (24, 32)
+CAMERA = torch.tensor([[30.0, 0, 15.5], [0, 30, 11.5], [0, 0, 1]])
+
+
+def wall(distance=2.0, tilt=0.0, half=10.0):
+    """A square across the z axis, ``distance`` m from the origin, z growing with x by ``tilt``."""
+    corners = torch.tensor(
+        [[x, y, distance + tilt * x] for x in (-half, half) for y in (-half, half)]
+    )
+    return Geometry(corners.double(), torch.tensor([[0, 1, 2], [2, 1, 3]]))
+
+
+def cloud(distance=2.0, spacing=0.02, half=2.0):
+    steps = torch.arange(-half, half, spacing, dtype=torch.float64)
+    x, y = torch.meshgrid(steps, steps, indexing="ij")
+    points = torch.stack([x, y, torch.full_like(x, distance)], -1).view(-1, 3)
+    return Geometry(points, torch.empty(0, 3, dtype=torch.int64))
+
+
+def write_obj(path, geometry):
+    lines = ["v {} {} {}".format(*point) for point in geometry.points.tolist()]
+    lines += ["f {} {} {}".format(*(corner + 1)) for corner in geometry.triangles.numpy()]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_depth_of_a_tilted_wall_is_that_of_the_plane():
+    tilt = 0.5
+    depth = depth_renderer(wall(2.0, tilt), CAMERA, SIZE)(torch.eye(4))
+    x = (torch.arange(SIZE[1]) - 15.5) / 30
+    expected = 1000 * 2 / (1 - tilt * x)  # z = 2 + tilt x z
+    assert depth.shape == SIZE and depth.dtype == torch.float32
+    torch.testing.assert_close(depth, expected.expand(SIZE), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_the_pose_takes_the_camera_into_the_world(offset):
+    """Turned by 90° about y, camera z is world x; far from the origin as near it."""
+    pose = torch.tensor(
+        [[0.0, 0, 1, 1 + offset], [0, 1, 0, offset], [-1, 0, 0, 0], [0, 0, 0, 1]],
+        dtype=torch.float64,
+    )
+    turned = wall(2.71, 0.5)
+    turn = turned.points @ pose[:3, :3].T + torch.tensor([offset, offset, 0])
+    depth = depth_renderer(Geometry(turn, turned.triangles), CAMERA, SIZE)(pose)
+    x = (torch.arange(SIZE[1]) - 15.5) / 30
+    torch.testing.assert_close(depth, (1710 / (1 - 0.5 * x)).expand(SIZE), atol=0.1, rtol=0)
+
+
+def test_what_is_behind_or_beside_is_not_seen():
+    behind = depth_renderer(wall(-2.0), CAMERA, SIZE)(torch.eye(4))
+    assert not behind.any()
+    part = depth_renderer(wall(2.0, half=0.49), CAMERA, SIZE)(torch.eye(4))
+    inside = (torch.arange(SIZE[1]) - 15.5).abs() < 7.5
+    assert torch.equal((part > 0)[12], inside) and not part[0].any()
+
+
+def test_a_cloud_on_a_grid_closes_its_surface():
+    depth = depth_renderer(cloud(), CAMERA, SIZE)(torch.eye(4))
+    torch.testing.assert_close(depth, torch.full(SIZE, 2000.0), atol=0.01, rtol=0)
+
+
+def test_near_points_hide_far_ones_by_squares_of_three_spacings():
+    near = torch.tensor([[0.02, 0.02, 1.4], [0.5, 0.02, 1.4]]).double()
+    far = cloud(spacing=0.1)
+    depth = depth_renderer(Geometry(torch.cat([far.points, near]), far.triangles), CAMERA, SIZE)(
+        torch.eye(4)
+    )
+    # Half a side is 30 px * 0.15 m / 1.4 m = 3.2 px, so both squares have 7 pixels a side.
+    assert (depth == 1400).sum() == 2 * 49
+    assert (depth[12] == 1400).nonzero().flatten().tolist() == [*range(13, 20), *range(23, 30)]
+
+
+def test_points_at_the_lens_are_not_drawn():
+    near = torch.tensor([[0, 0, 0.05], [0, 0, -1.0]]).double()
+    both = Geometry(torch.cat([cloud().points, near]), cloud().triangles)
+    assert depth_renderer(both, CAMERA, SIZE)(torch.eye(4)).min() == 2000
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A scene without depth, before a wall at 2 m."""
+    folder = tmp_path / "source" / "flat"
+    for part in ("color", "pose", "intrinsic"):
+        (folder / part).mkdir(parents=True)
+    for number in (0, 5, 10):
+        colour = np.full((*SIZE, 3), number, np.uint8)
+        Image.fromarray(colour).save(folder / "color" / f"{number}.jpg")
+        pose = np.eye(4)
+        pose[2, 3] = number / 10
+        np.savetxt(folder / "pose" / f"{number}.txt", pose)
+    np.savetxt(folder / "intrinsic" / "intrinsic_color.txt", CAMERA)
+    return folder
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    return write_obj(tmp_path / "wall.obj", wall())
+
+
+def test_a_scene_is_completed(scene, mesh, tmp_path, capsys):
+    folder = prepare_depth_from_mesh(mesh, scene, tmp_path / "out")
+    assert folder == tmp_path / "out" / "scans" / "flat"
+    done = open_scene(folder)
+    assert done.depth_size == done.colour_size == SIZE
+    assert torch.equal(done.intrinsics, CAMERA.double())
+    for frame, mm in zip(done.frames, (2000, 1500, 1000), strict=True):
+        assert torch.equal(done.read_depth(frame), torch.full(SIZE, float(mm)))
+        assert frame.colour.read_bytes() == (scene / "color" / frame.colour.name).read_bytes()
+    assert "covers 100%" in " ".join(capsys.readouterr().out.split())
+    prepare_depth_from_mesh(mesh, scene, tmp_path / "out")
+    assert "already complete" in " ".join(capsys.readouterr().out.split())
+
+
+def test_narrower_depth_has_its_own_camera(scene, mesh, tmp_path):
+    write_obj(mesh, wall(2.0, 0.5))
+    done = open_scene(prepare_depth_from_mesh(mesh, scene, tmp_path / "out", width=16))
+    assert done.depth_size == (12, 16)
+    assert done.intrinsics[:2].tolist() == [[15, 0, 7.5], [0, 15, 5.5]]
+    expected = 2000 / (1 - 0.5 * (torch.arange(16) - 7.5) / 15)
+    assert (done.read_depth(done.frames[0]) - expected).abs().max() <= 0.51
+
+
+def test_toy_rooms_are_rendered_as_they_were(tmp_path):
+    """The bare room's depth: what the recorded frames have nearer is furniture."""
+    room = sample_scene(5, 0)
+    write_scene(room, tmp_path / "room", size=32)
+    width, depth, height = room.room
+    low, high = np.array([-width, -depth, 0]), np.array([width, depth, 2 * height])
+    corners = np.array([[x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)])
+    corners = torch.from_numpy(low + corners * (high - low))
+    quads = [(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)]
+    triangles = [t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))]
+    mesh = write_obj(tmp_path / "room.obj", Geometry(corners, torch.tensor(triangles)))
+    recorded = open_scene(tmp_path / "room")
+    bare = tmp_path / "bare" / "room"
+    shutil.copytree(tmp_path / "room", bare, ignore=shutil.ignore_patterns("depth"))
+    rendered = open_scene(prepare_depth_from_mesh(mesh, bare, tmp_path / "out"))
+    for one, other in zip(recorded.frames, rendered.frames, strict=True):
+        there, empty = recorded.read_depth(one), rendered.read_depth(other)
+        same = (there - empty).abs() <= 1
+        assert same.float().mean() > 0.3 and (same | (there < empty)).all()
+
+
+def test_frames_without_a_pose_are_left_out_and_listed(scene, mesh, tmp_path, capsys):
+    np.savetxt(scene / "pose" / "5.txt", np.full((4, 4), -np.inf))
+    (scene / "pose" / "10.txt").unlink()
+    folder = prepare_depth_from_mesh(mesh, scene, tmp_path / "out")
+    assert [frame.id for frame in open_scene(folder).frames] == [0]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Frame 5 is left out: pose is not finite" in said
+    assert "Frame 10 is left out" in said
+
+
+def refuses(mesh, scene, out, reason, path, **options):
+    with pytest.raises(BadSample, match=reason) as caught:
+        prepare_depth_from_mesh(mesh, scene, out, **options)
+    assert caught.value.path == path and caught.value.remedy
+    assert not list(out.rglob("*.*"))
+
+
+def test_frames_that_look_past_the_mesh_are_named(scene, mesh, tmp_path):
+    for number in (5, 10):
+        pose = np.diag([-1.0, 1, -1, 1])
+        np.savetxt(scene / "pose" / f"{number}.txt", pose)
+    refuses(mesh, scene, tmp_path / "out", "in no pixel of 2 of 3 frames: 5, 10", mesh)
+
+
+def test_a_mesh_in_mm(scene, mesh, tmp_path):
+    geometry = wall(2000, half=10_000)
+    write_obj(mesh, geometry)
+    refuses(mesh, scene, tmp_path / "out", "2000 m from the camera of frame 0", mesh)
+
+
+def test_no_pose_at_all(scene, mesh, tmp_path):
+    shutil.rmtree(scene / "pose")
+    refuses(mesh, scene, tmp_path / "out", "no frame with a usable pose", scene)
+
+
+def test_no_pictures(scene, mesh, tmp_path):
+    shutil.rmtree(scene / "color")
+    refuses(mesh, scene, tmp_path / "out", "no pictures in color/", scene)
+
+
+def test_pictures_of_two_sizes(scene, mesh, tmp_path):
+    path = scene / "color" / "5.jpg"
+    Image.open(path).resize((16, 12)).save(path)
+    refuses(mesh, scene, tmp_path / "out", "not of the size of 0.jpg", path)
+
+
+def test_a_name_that_is_no_frame_number(scene, mesh, tmp_path):
+    for part, suffix in (("color", "jpg"), ("pose", "txt")):
+        (scene / part / f"0.{suffix}").rename(scene / part / f"first.{suffix}")
+    refuses(mesh, scene, tmp_path / "out", "first.* is not named by a frame number", scene)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "is no 3x3 or 4x4|no matrix"),
+        ("a b", "is no matrix of numbers"),
+        ("585 0 320\n0 585 240\n0 0 1", "does not belong to a 32x24"),
+        ("0 0 16\n0 0 12\n0 0 1", "does not belong"),
+        ("nan 0 16\n0 9 12\n0 0 1", "is no 3x3 or 4x4"),
+        ("1 2\n3 4", "is no 3x3 or 4x4"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:loadtxt. input contained no data")
+def test_a_camera_of_other_pictures(scene, mesh, tmp_path, text, reason):
+    path = tmp_path / "camera.txt"
+    path.write_text(text)
+    refuses(mesh, scene, tmp_path / "out", reason, path, intrinsics=path)
+
+
+def test_no_camera(scene, mesh, tmp_path):
+    path = scene / "intrinsic" / "intrinsic_color.txt"
+    path.unlink()
+    refuses(mesh, scene, tmp_path / "out", "is no matrix", path)
+
+
+def test_pictures_of_one_pixel(scene, mesh, tmp_path):
+    with pytest.raises(ValueError, match="width=1, but"):
+        prepare_depth_from_mesh(mesh, scene, tmp_path / "out", width=1)

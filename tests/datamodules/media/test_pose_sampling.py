@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from datamodules.media.pose_sampling import farthest_points
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def cameras(seed, count):
+    """Poses with random centres and axes, those of viewing of any length; float64 (N, 4, 4)."""
+    generator = np.random.default_rng(seed)
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    poses[:, :3, :3] = np.linalg.qr(generator.normal(size=(count, 3, 3)))[0]
+    poses[:, :3, 2] *= generator.uniform(0.2, 5, size=(count, 1))
+    poses[:, :3, 3] = generator.normal(size=(count, 3)) * [3, 2, 0.1] + [5, -2, 1]
+    return torch.from_numpy(poses)
+
+
+def reference(poses, count):
+    """The rule as it is said in words, one pose and one choice after the other."""
+    points = []
+    centres = [pose[:3, 3] for pose in poses]
+    for pose in poses:
+        place = [
+            (pose[axis, 3] - np.mean([c[axis] for c in centres]))
+            / max(np.std([c[axis] for c in centres]), 1e-6)
+            for axis in range(3)
+        ]
+        points.append(np.array([*place, *(pose[:3, 2] / np.linalg.norm(pose[:3, 2]))]))
+    middle = sum(points) / len(points)
+    chosen = []
+    while len(chosen) < count:
+        best, best_distance = -1, -1.0
+        for index, point in enumerate(points):
+            others = [points[other] for other in chosen] or [middle]
+            distance = min(np.linalg.norm(point - other) for other in others)
+            if index not in chosen and distance > best_distance:
+                best, best_distance = index, distance
+        chosen.append(best)
+    return sorted(chosen)
+
+
+@given(seeds, st.integers(1, 14), st.integers(1, 14))
+@example(41, 4, 3)  # here the standard deviation of a sample would choose others
+@example(39, 6, 3)
+def test_it_chooses_as_the_rule_says(seed, total, count):
+    poses = cameras(seed, total)
+    chosen = farthest_points(poses, count)
+    assert chosen == reference(poses.numpy(), min(count, total))
+    assert len(set(chosen)) == len(chosen) == min(count, total)
+
+
+@given(seeds, st.integers(1, 12))
+def test_a_moved_or_scaled_scene_gives_the_same_frames(seed, count):
+    poses = cameras(seed, 12)
+    other = poses.clone()
+    other[:, :3, 3] = (other[:, :3, 3] + torch.tensor([100.0, -7, 30])) * 4
+    assert farthest_points(other, count) == farthest_points(poses, count)
+
+
+def test_a_turned_world_may_give_others():
+    """As the docstring says; cameras here move along x far more than along y."""
+    turn = torch.eye(4, dtype=torch.float64)
+    turn[:2, :2] = torch.tensor([[0.8, -0.6], [0.6, 0.8]])
+    changed = [
+        farthest_points(turn @ cameras(seed, 12), 4) != farthest_points(cameras(seed, 12), 4)
+        for seed in range(20)
+    ]
+    assert any(changed)
+
+
+@given(seeds, st.integers(2, 11))
+def test_more_frames_keep_those_of_fewer(seed, count):
+    poses = cameras(seed, 12)
+    assert set(farthest_points(poses, count - 1)) < set(farthest_points(poses, count))
+
+
+def test_cameras_on_a_line_are_taken_from_its_ends():
+    poses = torch.eye(4, dtype=torch.int64).repeat(9, 1, 1)
+    poses[:, 0, 3] = torch.arange(9)
+    assert farthest_points(poses, 2) == [0, 8]  # both ends are equally far: the lower comes first
+    assert farthest_points(poses, 3) == [0, 4, 8]
+
+
+def test_where_a_camera_looks_counts_too():
+    poses = torch.eye(4).repeat(5, 1, 1)
+    poses[3, :3, 2] = torch.tensor([0.0, 0, -1])
+    assert farthest_points(poses, 2) == [0, 3]
+
+
+def test_equal_poses_are_taken_once_each_lowest_first():
+    assert farthest_points(torch.eye(4).repeat(6, 1, 1), 4) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("count", [3, 4, 1000])
+def test_no_frame_is_made_up(count):
+    assert farthest_points(cameras(0, 3), count) == [0, 1, 2]
+
+
+def test_float32_chooses_as_float64():
+    poses = cameras(1, 20).float()
+    assert farthest_points(poses, 5) == farthest_points(poses.double(), 5)
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.nan])
+def test_a_lost_pose_is_refused(value):
+    poses = cameras(0, 4)
+    poses[2] = value
+    for count in (2, 9):
+        with pytest.raises(ValueError, match=r"poses \[2\] .*not finite.*tracking was lost"):
+            farthest_points(poses, count)
+
+
+def test_a_pose_that_looks_nowhere_is_refused():
+    poses = cameras(0, 4)
+    poses[1, :3, 2] = 0
+    with pytest.raises(ValueError, match=r"poses \[1\] .*without a viewing axis"):
+        farthest_points(poses, 2)
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_less_than_one_frame(count):
+    with pytest.raises(ValueError, match=f"count={count}, but at least 1"):
+        farthest_points(cameras(0, 4), count)
+
+
+def test_other_shapes():
+    with pytest.raises(ValueError, match=r"\(N, 4, 4\), these are \(4, 4\)"):
+        farthest_points(torch.eye(4), 1)
