@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from datamodules import DepthDataModule
 from tests.datamodules.conftest import write_scannet_scene
-from vlynx_pl import cli
+from vlynx_pl import cli, lightning_cli
 from vlynx_pl.adapters import load_adapter
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
@@ -92,7 +92,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
 def test_the_next_command_has_one_run_and_no_checkpoint():
     given = ["vlynx", "fit", "--run", "a", "--ckpt_path=x.ckpt", "--config", "b", "--running=1"]
     kept = ["vlynx", "fit", "--config", "b", "--running=1"]
-    assert cli._without(given, "--run", "--ckpt_path") == kept
+    assert lightning_cli._without(given, "--run", "--ckpt_path") == kept
 
 
 def test_before_and_after_are_what_the_adapter_is_measured_to_be(finished, data, monkeypatch):

@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_folder
 
 
-class AdapterError(ValueError):
+class AdapterError(UserError):
     """An adapter folder that cannot be read, or one that was made for another model."""
 
 

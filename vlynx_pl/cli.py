@@ -1,148 +1,61 @@
-"""The door: ``vlynx fit`` through LightningCLI, and the small commands beside it.
+"""The door: every command of ``vlynx``.
 
-The only file that knows all wings. A configuration has four parts: ``backbone`` (the frozen Video
-LLM), ``model`` (the stage), ``data`` (the modality) and ``trainer``; ``run`` names the folder that
-everything is written into.
+What a command needs is imported when it runs, so that the small ones start at once.
 """
 
-import logging
-import shlex
 import sys
-import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
-from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
-from typing_extensions import override
 
-from callbacks import AlignmentReport
-from datamodules.samples import BadSample
-from vlynx_pl.adapters import AdapterError
-from vlynx_pl.backbones import BackboneError, VideoBackbone
-from vlynx_pl.guidance import GuidanceError
-
-
-class RunFolderError(ValueError):
-    """The run folder cannot be written into."""
-
-
-class VlynxCLI(LightningCLI):
-    """LightningCLI with a backbone of its own group and one folder a run."""
-
-    @staticmethod
-    @override
-    def subcommands() -> dict[str, set[str]]:
-        return {"fit": LightningCLI.subcommands()["fit"]}
-
-    @override
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--backbone", type=VideoBackbone, required=True)
-        parser.add_argument(
-            "--run", type=str, default="runs/unnamed", help="folder that a run is written into"
-        )
-        parser.link_arguments("backbone", "model.init_args.backbone", apply_on="instantiate")
-        parser.link_arguments(
-            "backbone", "data.init_args.frame_size", _frame_size, apply_on="instantiate"
-        )
-
-    @override
-    def before_instantiate_classes(self) -> None:
-        run = Path(self._get(self.config, "run"))
-        if (run / "report.json").exists():
-            raise RunFolderError(
-                f"{run} already holds a finished run; choose another folder with --run=FOLDER "
-                "(make: RUN=FOLDER), or move the old one away"
-            )
-
-    @override
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        # Not a part of the configuration, so that a saved one can be run into another folder.
-        run = Path(self._get(self.config, "run"))
-        if self._get(self.config, "trainer").logger is None:
-            kwargs["logger"] = [
-                CSVLogger(run.parent, run.name, ""),
-                TensorBoardLogger(run.parent, run.name, "", sub_dir="tensorboard"),
-            ]
-        return super().instantiate_trainer(default_root_dir=str(run), **kwargs)
-
-    def after_fit(self) -> None:
-        """Lightning calls this when a fit is over."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, AlignmentReport) and self.trainer.is_global_zero:
-                callback.show()
-                self._say_what_next()
-
-    def _say_what_next(self) -> None:
-        run = self._get(self.config, "run")
-        lines = [f"Everything is in [bold]{escape(run)}[/]; look at alignment.png first."]
-        if self.model.stat_weight > 0:
-            again = [
-                *_without(sys.argv, "--run", "--ckpt_path", "--model.stat_weight"),
-                "--model.stat_weight=0",
-            ]
-            again.append(f"--run={run}-attention-only")
-            lines += [
-                "Next, see what the attention loss does alone:",
-                f"  [bold]{escape(shlex.join(again))}[/]",
-            ]
-        Console().print("\n".join(lines), soft_wrap=True)
-
-
-def _without(arguments: list[str], *options: str) -> list[str]:
-    """The command line without these options, given as ``--a=value`` or ``--a value``."""
-    kept = []
-    skip = False
-    for argument in arguments:
-        if not skip and argument.split("=")[0] not in options:
-            kept.append(argument)
-        skip = argument in options
-    return kept
-
-
-def _frame_size(backbone: VideoBackbone) -> tuple[int, int]:
-    return backbone.frame_size
-
+from vlynx_pl.errors import UserError
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
 app.add_typer(prepare, name="prepare")
-# LightningCLI parses this command itself, --help included.
+# LightningCLI parses these commands itself, --help included.
 _LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 @app.command(context_settings=_LIGHTNING)
 def fit() -> None:
     """Align a modality: --config BACKBONE.yaml --config MODALITY.yaml (later --config wins)."""
-    _quieten()
-    usage = "vlynx fit --config BACKBONE.yaml --config MODALITY.yaml [--run DIR] [--KEY=VALUE ...]"
-    VlynxCLI(
-        LightningModule,
-        LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=42,
-        auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"fit": {"usage": usage}},
-    )
+    from vlynx_pl.lightning_cli import fit as run
+
+    run()
+
+
+@app.command(context_settings={**_LIGHTNING, "help_option_names": ["--help"]})
+def check(
+    context: typer.Context,
+    csv: Annotated[Path | None, typer.Option(help="write a row a file there")] = None,
+    coverage: Annotated[float, typer.Option(help="exit 1 if a smaller share is usable")] = 1.0,
+) -> None:
+    """Say which files a run will find, before it runs: --config MODALITY.yaml [--data.root=...]."""
+    from datamodules.coverage import check as look
+    from vlynx_pl.lightning_cli import data_module
+
+    if not look(data_module(context.args), csv, coverage):
+        sys.exit(1)
 
 
 @app.command()
 def toyworld(
+    world: Annotated[
+        Literal["3d", "audio", "highfps", "ego"], typer.Argument(help="what it is for")
+    ],
     out: Annotated[Path, typer.Option(help="folder to write")],
-    scenes: Annotated[int, typer.Option(min=3, help="number of rooms")] = 600,
+    scenes: Annotated[int, typer.Option(min=3, help="number of clips")] = 600,
     seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
 ) -> None:
-    """Make the built-in toy world, in ScanNet's, ScanQA's and SQA3D's own formats."""
+    """Make a built-in toy world, in the benchmarks' own formats."""
     from datamodules.toyworld import generate_toyworld
 
-    generate_toyworld(out, scenes=scenes, seed=seed, workers=workers)
+    generate_toyworld(out, world, scenes=scenes, seed=seed, workers=workers)
 
 
 @prepare.command("7scenes")
@@ -157,6 +70,34 @@ def prepare_7scenes(
     prepare(source, out, scene)
 
 
+@prepare.command("scannet")
+def prepare_scannet(
+    source: Annotated[Path, typer.Argument(help="a recording, such as scene0000_00.sens")],
+    out: Path,
+    frames: Annotated[int, typer.Option(min=0, help="evenly spaced; 0 is all of them")] = 32,
+) -> None:
+    """Export a ScanNet .sens recording as SensReader does."""
+    from datamodules.media.prepare import prepare_scannet as prepare
+
+    prepare(source, out, frames or None)
+
+
+@prepare.command("depth-from-mesh")
+def prepare_depth_from_mesh(
+    mesh: Annotated[Path, typer.Argument(help="in metres: .ply .obj .stl, or points .pcd .xyz")],
+    scene: Annotated[Path, typer.Argument(help="has color/, pose/, intrinsic/, but no depth/")],
+    out: Path,
+    intrinsics: Annotated[
+        Path | None, typer.Option(help="matrix of the colour camera, else the scene's")
+    ] = None,
+    width: Annotated[int, typer.Option(min=2, help="of the depth pictures, in pixels")] = 640,
+) -> None:
+    """Render the depth that a scene lacks from a scan of it."""
+    from datamodules.media.mesh_depth import prepare_depth_from_mesh as prepare
+
+    prepare(mesh, scene, out, intrinsics, width)
+
+
 @app.command()
 def params(
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
@@ -167,28 +108,11 @@ def params(
     print_counts(as_json=json)
 
 
-def _quieten() -> None:
-    """Keep the screen for what matters: a frozen model is meant, advertisements are not."""
-    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # lightning's own, torch >= 2.13
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-
-
 def main() -> None:
     """Entry point of ``vlynx``: errors that a user can mend are one message, not a traceback."""
     try:
         app()
-    except (
-        AdapterError,
-        BackboneError,
-        BadSample,
-        GuidanceError,
-        ImportError,
-        OSError,
-        RunFolderError,
-    ) as error:
+    except (UserError, ImportError, OSError) as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
 

@@ -19,13 +19,14 @@ from torchmetrics import Metric
 
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
 
 _TENSORS = ("keys", "values", "token_mean", "token_var")
 _FORMAT = "vlynx-guidance-1"
 
 
-class GuidanceError(ValueError):
+class GuidanceError(UserError):
     """A guidance file that is damaged, or made with another backbone or frame size."""
 
 

@@ -9,11 +9,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
+from vlynx_pl.errors import UserError
 
 FAMILIES: dict[str, type[LlavaOnevisionBackbone]] = {"llava_onevision": LlavaOnevisionBackbone}
 
 
-class BackboneError(Exception):
+class BackboneError(UserError):
     """A model that cannot be loaded or is of a family not supported."""
 
 

@@ -1,0 +1,170 @@
+"""``vlynx fit`` and its kin: LightningCLI with a backbone of its own and one folder a run.
+
+A configuration has four parts: ``backbone`` (the frozen Video LLM), ``model`` (the stage), ``data``
+(the modality) and ``trainer``; ``run`` names the folder that everything is written into.
+"""
+
+import logging
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from rich.console import Console
+from rich.markup import escape
+from typing_extensions import override
+
+from callbacks import AlignmentReport
+from datamodules.base import ModalityDataModule
+from vlynx_pl.backbones import VideoBackbone
+from vlynx_pl.errors import UserError
+
+
+class RunFolderError(UserError):
+    """The run folder cannot be written into."""
+
+
+class VlynxCLI(LightningCLI):
+    """LightningCLI with a backbone of its own group and one folder a run."""
+
+    needs_backbone = True
+
+    @staticmethod
+    @override
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--backbone", type=VideoBackbone, required=self.needs_backbone)
+        parser.add_argument(
+            "--run", type=str, default="runs/unnamed", help="folder that a run is written into"
+        )
+        parser.link_arguments("backbone", "model.init_args.backbone", apply_on="instantiate")
+        parser.link_arguments(
+            "backbone", "data.init_args.frame_size", _frame_size, apply_on="instantiate"
+        )
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        run = Path(self._get(self.config, "run"))
+        if (run / "report.json").exists():
+            raise RunFolderError(
+                f"{run} already holds a finished run; choose another folder with --run=FOLDER "
+                "(make: RUN=FOLDER), or move the old one away"
+            )
+
+    @override
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        # Not a part of the configuration, so that a saved one can be run into another folder.
+        run = Path(self._get(self.config, "run"))
+        if self._get(self.config, "trainer").logger is None:
+            kwargs["logger"] = [
+                CSVLogger(run.parent, run.name, ""),
+                TensorBoardLogger(run.parent, run.name, "", sub_dir="tensorboard"),
+            ]
+        return super().instantiate_trainer(default_root_dir=str(run), **kwargs)
+
+    def after_fit(self) -> None:
+        """Lightning calls this when a fit is over."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, AlignmentReport) and self.trainer.is_global_zero:
+                callback.show()
+                self._say_what_next()
+
+    def _say_what_next(self) -> None:
+        run = self._get(self.config, "run")
+        lines = [f"Everything is in [bold]{escape(run)}[/]; look at alignment.png first."]
+        if self.model.stat_weight > 0:
+            again = [
+                *_without(sys.argv, "--run", "--ckpt_path", "--model.stat_weight"),
+                "--model.stat_weight=0",
+            ]
+            again.append(f"--run={run}-attention-only")
+            lines += [
+                "Next, see what the attention loss does alone:",
+                f"  [bold]{escape(shlex.join(again))}[/]",
+            ]
+        Console().print("\n".join(lines), soft_wrap=True)
+
+
+def _without(arguments: list[str], *options: str) -> list[str]:
+    """The command line without these options, given as ``--a=value`` or ``--a value``."""
+    kept = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument.split("=")[0] not in options:
+            kept.append(argument)
+        skip = argument in options
+    return kept
+
+
+def _frame_size(backbone: VideoBackbone) -> tuple[int, int]:
+    return backbone.frame_size
+
+
+class DataCLI(VlynxCLI):
+    """Reads the configurations of a run and makes its data module only."""
+
+    needs_backbone = False
+
+    @override
+    def before_instantiate_classes(self) -> None:
+        """No run begins here."""
+
+    @override
+    def instantiate_classes(self) -> None:
+        parser = ArgumentParser()
+        parser.add_subclass_arguments(LightningDataModule, "data")
+        data = parser.instantiate_classes(parser.parse_object({"data": self.config.data}))
+        self.datamodule = data.data
+
+
+def fit() -> None:
+    """Run ``vlynx fit`` with the arguments of the process."""
+    _quieten()
+    usage = "vlynx fit --config BACKBONE.yaml --config MODALITY.yaml [--run DIR] [--KEY=VALUE ...]"
+    VlynxCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=42,
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"fit": {"usage": usage}},
+    )
+
+
+def data_module(arguments: list[str]) -> ModalityDataModule:
+    """The data module that a run with these arguments would use."""
+    _quieten()
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    cli = DataCLI(
+        LightningModule,
+        LightningDataModule,
+        run=False,
+        args=arguments,
+        seed_everything_default=False,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+    )
+    if not isinstance(cli.datamodule, ModalityDataModule):
+        raise UserError(f"{type(cli.datamodule).__name__} is no data module of a modality")
+    return cli.datamodule
+
+
+def _quieten() -> None:
+    """Keep the screen for what matters: a frozen model is meant, advertisements are not."""
+    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # lightning's own, torch >= 2.13
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
