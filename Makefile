@@ -3,8 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 MODALITY ?= 3d
 BACKBONE ?= miniature
-DATA ?= data/toyworld
-RUN ?= runs/$(MODALITY)-$(BACKBONE)-$(notdir $(DATA:/=))
+DATA ?= data/toyworld/$(MODALITY)
+RUN ?= runs/$(MODALITY)-$(BACKBONE)-$(if $(filter data/toyworld/%,$(DATA)),toyworld,$(notdir $(DATA:/=)))
 ARGS ?=
 SCENES ?= 600
 BIN := .venv/bin
@@ -18,7 +18,7 @@ help:  ## this list
 	  | while IFS=$$'\t' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 	@echo "  variables:  MODALITY=$(MODALITY) BACKBONE=$(BACKBONE) DATA=$(DATA) RUN=$(RUN) ARGS='--model.learning_rate=1e-3 ...'"
 
-align: $(INSTALLED) $(if $(filter data/toyworld,$(DATA:/=)),data/toyworld/toyworld.json)  ## align MODALITY=3d to the video interface; DATA=<folder> for your own
+align: $(INSTALLED) $(if $(filter data/toyworld/%,$(DATA)),$(DATA:/=)/toyworld.json)  ## align MODALITY=3d|audio|highfps|ego to the video interface; DATA=<folder> for your own
 	$(BIN)/vlynx fit --config experiments/backbones/$(BACKBONE).yaml \
 	  --config experiments/align/$(MODALITY).yaml --data.root="$(DATA)" --run="$(RUN)" $(ARGS)
 
@@ -32,8 +32,9 @@ test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on
 test-slow: $(INSTALLED)  ## tests that take minutes
 	$(BIN)/pytest -m slow
 
-bench: $(INSTALLED)  ## speed and memory of an alignment step as ratios to plain LoRA training
-	$(BIN)/python experiments/speed/alignment_step.py $(ARGS)
+bench: $(INSTALLED)  ## speed and memory of an alignment step and of reading, as ratios to the plain ways
+	$(BIN)/python -m experiments.speed.alignment_step
+	$(BIN)/python -m experiments.speed.loading
 
 backbone: $(INSTALLED)  ## train the miniature backbone anew (about an hour) and write its card, in data/backbone
 	$(BIN)/python -m experiments.miniature.train --config experiments/miniature/recipe.yaml \
@@ -68,5 +69,5 @@ system-libraries:
 	  echo "open3d needs system libraries. Run: sudo apt-get install $$missing"; exit 1; \
 	fi
 
-data/toyworld/toyworld.json: | $(INSTALLED)
-	$(BIN)/vlynx toyworld --out data/toyworld --scenes $(SCENES) --seed 0 --workers 2
+data/toyworld/%/toyworld.json: | $(INSTALLED)
+	$(BIN)/vlynx toyworld $* --out data/toyworld/$* --scenes $(SCENES) --seed 0 --workers 2

@@ -2,33 +2,53 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-import torch
-from torch import Tensor
 from typing_extensions import override
 
-from datamodules.base import AlignmentClips, ModalityDataModule
+from datamodules.base import ModalityDataModule
+from datamodules.media.paths import inside
 from datamodules.media.scannet import ScanNetFrame, ScanNetScene, open_scene
-from datamodules.media.scannet_splits import find_scenes, hold_out, listed_scenes
-from datamodules.samples import BadSample, Clip
-from datamodules.signals.disparity import check_range, disparity
-from datamodules.signals.normals import normals
+from datamodules.media.scannet_frames import (
+    Encoding,
+    NormalFrame,
+    chunks,
+    colour_frames,
+    depth_frames,
+    spread_out,
+    windows,
+)
+from datamodules.media.scannet_splits import find_scenes, listed_scenes, scenes_folder
+from datamodules.samples import Clip, Episode, Frames, Split, Streams
+from datamodules.signals.disparity import check_range
+from datamodules.splits import hold_out
 
-Encoding = Literal["turbo", "gray", "normals", "turbo+normals"]
-NormalFrame = Literal["camera", "world"]
+_RATE: Final = 30.0  # Hz, at which ScanNet was recorded; frames are numbered at this rate
+
+
+@dataclass(frozen=True)
+class SceneFolder:
+    """A scene, or a part of its frames where there is one scene only."""
+
+    path: Path
+    part: Literal["whole", "first", "last"] = "whole"
+
+    @property
+    def name(self) -> str:
+        """The scene's."""
+        return self.path.absolute().name
 
 
 class DepthDataModule(ModalityDataModule):
-    """Depth frames of ScanNet scenes for alignment, and their colour frames for the guidance.
+    """Depth of ScanNet scenes for alignment and tuning, and their colour as video.
 
-    Scenes of ``scannetv2_train.txt`` in the root are for training, those of ``scannetv2_val.txt``
-    are held out, others are not read. Without lists the last 20 % of the scenes by name are held
-    out, at least one; of a single scene, the last 20 % of its frames. The reference videos are
-    always from training scenes.
+    Without a benchmark, scenes of ``scannetv2_train.txt`` in the root are for training, those of
+    ``scannetv2_val.txt`` are held out, others are not read. Without lists the last 20 % of the
+    scenes by name are held out, at least one; of a single scene, the last 20 % of its frames. The
+    reference videos are always from training scenes.
 
     Frames without a usable pose are dropped whatever the encoding, as ScanNet's users do: without
     tracking there is often motion blur, and all stages then see the same frames.
@@ -40,16 +60,13 @@ class DepthDataModule(ModalityDataModule):
         near_mm: nearest depth in mm that keeps its own colour.
         far_mm: farthest depth in mm that keeps its own colour.
         normal_frame: axes of the normals.
-        frames_per_sample: depth frames a clip. The last clip of a scene ends at its last frame, and
-            overlaps the one before where the count does not divide.
+        frames_per_sample: depth frames a clip of alignment, which uses all frames. The last clip of
+            a scene ends at its last frame, and overlaps the one before where the count does not
+            divide.
         reference_frames: colour frames a reference video; the last of a scene may be shorter.
-        reference_root: folder of other scenes for the reference videos, split by the same rule.
-        frame_size: (H, W) of the frames; the command line takes it from the backbone.
-        batch_size: clips a batch.
-        num_workers: processes that read, per loader.
-        seed: seed of the order of training and reference clips.
-        on_bad_sample: stop at the first file that cannot be used, or check all before fitting and
-            skip those (see ModalityDataModule).
+        settings: what all modalities share, see ModalityDataModule. ``frames`` of a scene make an
+            episode, those whose cameras are farthest from each other (see
+            :func:`datamodules.media.pose_sampling.farthest_points`); all, where there are fewer.
     """
 
     def __init__(
@@ -62,194 +79,115 @@ class DepthDataModule(ModalityDataModule):
         normal_frame: NormalFrame = "camera",
         frames_per_sample: int = 1,
         reference_frames: int = 20,
-        reference_root: str | Path | None = None,
-        frame_size: tuple[int, int] = (384, 384),
-        batch_size: int = 8,
-        num_workers: int = 4,
-        seed: int = 0,
-        on_bad_sample: Literal["stop", "skip"] = "stop",
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            root,
-            frame_size=frame_size,
-            batch_size=batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            on_bad_sample=on_bad_sample,
-        )
+        super().__init__(root, **settings)
         check_range(near_mm, far_mm)
-        if frames_per_sample < 1 or reference_frames < 1:
+        if min(frames_per_sample, reference_frames) < 1:
             raise ValueError(
                 f"frames_per_sample={frames_per_sample} and reference_frames={reference_frames} "
                 "must be 1 or more"
             )
-        self.encoding, self.normal_frame = encoding, normal_frame
-        self.near_mm, self.far_mm = near_mm, far_mm
+        self.drawing: dict[str, Any] = {
+            "encoding": encoding,
+            "near_mm": near_mm,
+            "far_mm": far_mm,
+            "normal_frame": normal_frame,
+        }
         self.frames_per_sample, self.reference_frames = frames_per_sample, reference_frames
-        self.reference_root = None if reference_root is None else Path(reference_root)
-        self.train_scenes: list[ScanNetScene] = []
-        self.val_scenes: list[ScanNetScene] = []
+        self._scenes: dict[SceneFolder, ScanNetScene] = {}
 
     @property
     @override
     def preprocessing(self) -> dict[str, Any]:
-        return super().preprocessing | {
-            "encoding": self.encoding,
-            "near_mm": self.near_mm,
-            "far_mm": self.far_mm,
-            "normal_frame": self.normal_frame,
-            "frames_per_sample": self.frames_per_sample,
-        }
+        alignment = {"frames_per_sample": self.frames_per_sample}
+        return super().preprocessing | self.drawing | alignment
 
     @override
-    def find_clips(self) -> AlignmentClips:
-        self.train_scenes, self.val_scenes = self._open(self.root)
-        reference = self.train_scenes
-        if self.reference_root is not None:
-            reference = self._open_reference(self.reference_root)
-        return AlignmentClips(
-            train=self._depth_clips(self.train_scenes),
-            val=self._depth_clips(self.val_scenes),
-            reference=[
-                Clip(_name(scene, part), partial(colour_frames, scene, part))
-                for scene in reference
-                for part in chunks(scene.frames, self.reference_frames)
-            ],
-        )
-
-    def _open(self, root: Path) -> tuple[list[ScanNetScene], list[ScanNetScene]]:
-        """Training and held-out scenes."""
+    def find(self, root: Path, split: Split) -> list[SceneFolder]:
         if listed := listed_scenes(root):
-            return self.usable(open_scene, listed["train"]), self.usable(open_scene, listed["val"])
-        folders = find_scenes(root)
-        if len(folders) > 1:
-            train, val = hold_out(folders)
-            return self.usable(open_scene, train), self.usable(open_scene, val)
-        train_scenes, val_scenes = [], []
-        for scene in self.usable(open_scene, folders):
-            first, last = hold_out(scene.frames)
-            train_scenes.append(replace(scene, frames=tuple(first)))
-            val_scenes.append(replace(scene, frames=tuple(last)))
-        return train_scenes, val_scenes
+            return [SceneFolder(path) for path in listed[split]]
+        folders = [SceneFolder(path) for path in find_scenes(root)]
+        train, val = hold_out(folders)
+        if not train:
+            train, val = [SceneFolder(root, "first")], [SceneFolder(root, "last")]
+        return {"train": train, "val": val, "test": []}[split]
 
-    def _open_reference(self, root: Path) -> list[ScanNetScene]:
-        """Training scenes of another root, none of which this root keeps from training."""
-        reference, _ = self._open(root)
-        training = {scene.folder.resolve() for scene in self.train_scenes}
-        kept_back = {folder.resolve() for folder in find_scenes(self.root)} - training
-        for scene in reference:
-            if scene.folder.resolve() in kept_back:
-                raise BadSample(
-                    scene.folder,
-                    f"would be a reference video, but {self.root} does not train on it",
-                    "Leave reference_root out, or put the same scannetv2_*.txt into it",
-                )
-        return reference
+    @override
+    def locate(self, episode: Episode) -> SceneFolder:
+        name = episode.media.get("scene", episode.name)
+        return SceneFolder(inside(scenes_folder(self.root), name, self.root))
 
-    def _depth_clips(self, scenes: list[ScanNetScene]) -> list[Clip]:
-        encode = partial(
-            depth_frames,
-            encoding=self.encoding,
-            near_mm=self.near_mm,
-            far_mm=self.far_mm,
-            normal_frame=self.normal_frame,
-        )
+    @override
+    def modality_clips(self, source: SceneFolder) -> list[Clip]:
+        scene = self._open(source)
+        draw = partial(depth_frames, scene, **self.drawing)
+        return [
+            Clip(_name(scene, part), partial(draw, part), _files(scene, part, "depth", "pose"))
+            for part in windows(scene, self.frames_per_sample)
+        ]
 
-        def clips_of(scene: ScanNetScene) -> list[Clip]:
-            return [
-                Clip(_name(scene, part), partial(encode, scene, part))
-                for part in windows(scene, self.frames_per_sample)
-            ]
+    @override
+    def reference_clips(self, source: SceneFolder) -> list[Clip]:
+        scene = self._open(source)
+        return [
+            Clip(
+                _name(scene, part),
+                partial(colour_frames, scene, part),
+                _files(scene, part, "colour"),
+            )
+            for part in chunks(scene.frames, self.reference_frames)
+        ]
 
-        return [clip for clips in self.usable(clips_of, scenes) for clip in clips]
+    @override
+    def streams(self, source: SceneFolder) -> Streams:
+        scene = self._open(source)
+        chosen = spread_out(scene, self.frames)
+        read = partial(read_scene, scene, chosen, self.drawing)
+        return Streams(read, _files(scene, chosen, "colour", "depth", "pose"))
 
     @override
     def report(self) -> dict[str, list[str]]:
         dropped = [
             f"{scene.name}/{frame}: {reason}"
-            for scene in (*self.train_scenes, *self.val_scenes)
+            for scene in self._scenes.values()
             for frame, reason in scene.dropped.items()
         ]
         return super().report() | {"dropped_frames": dropped}
 
+    @override
     def __repr__(self) -> str:
-        """Counts of scenes and frames, and why frames were dropped."""
-        scenes = [*self.train_scenes, *self.val_scenes]
-        reasons = Counter(reason for scene in scenes for reason in scene.dropped.values())
+        reasons = Counter(reason.split(": ", 1)[1] for reason in self.report()["dropped_frames"])
         dropped = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        train, val = _count(self.train_scenes), _count(self.val_scenes)
-        return (
-            f"{type(self).__name__}({self.encoding} of {self.root}: train {train}; val {val}; "
-            f"dropped frames: {dropped or 'none'}; skipped: {len(self.bad_samples)})"
-        )
+        return f"{super().__repr__()[:-1]}; dropped frames: {dropped or 'none'})"
+
+    def _open(self, source: SceneFolder) -> ScanNetScene:
+        if source not in self._scenes:
+            scene = open_scene(source.path)
+            if source.part != "whole":
+                first, last = hold_out(scene.frames)
+                scene = replace(scene, frames=tuple(first if source.part == "first" else last))
+            self._scenes[source] = scene
+        return self._scenes[source]
 
 
-def depth_frames(
-    scene: ScanNetScene,
-    frames: Sequence[ScanNetFrame],
-    *,
-    encoding: Encoding = "turbo",
-    near_mm: float = 200,
-    far_mm: float = 10_000,
-    normal_frame: NormalFrame = "camera",
-) -> Tensor:
-    """Depth frames as pictures, uint8 (T, 3, h, w), or (2T, 3, h, w) with ``turbo+normals``.
-
-    Raises:
-        BadSample: a file cannot be used, or the intrinsics do not belong to the depth images.
-    """
-    depth = torch.stack([scene.read_depth(frame) for frame in frames])  # (T, h, w)
-    pictures = []
-    if encoding != "normals":
-        colours: Literal["gray", "turbo"] = "gray" if encoding == "gray" else "turbo"
-        pictures.append(disparity(depth, near_mm, far_mm, colours))
-    if encoding in {"normals", "turbo+normals"}:
-        pose = None
-        if normal_frame == "world":
-            pose = torch.stack([scene.read_pose(frame) for frame in frames])
-        try:
-            pictures.append(normals(depth, scene.intrinsics, near_mm, far_mm, pose))
-        except ValueError as error:
-            raise BadSample(
-                scene.folder, str(error), "Correct intrinsic_depth.txt, or use encoding=turbo"
-            ) from error
-    return torch.stack(pictures, 1).flatten(0, 1)
-
-
-def colour_frames(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> Tensor:
-    """Colour frames, uint8 (T, 3, h, w).
-
-    Raises:
-        BadSample: a file cannot be used.
-    """
-    return torch.stack([scene.read_colour(frame) for frame in frames])
-
-
-def windows(scene: ScanNetScene, length: int) -> list[Sequence[ScanNetFrame]]:
-    """All frames in runs of ``length``; the last run ends at the last frame.
-
-    Raises:
-        BadSample: the scene has fewer frames.
-    """
-    frames = scene.frames
-    if len(frames) < length:
-        raise BadSample(
-            scene.folder,
-            f"has {len(frames)} usable frames here, fewer than frames_per_sample={length}",
-            "Lower frames_per_sample, or leave the scene out",
-        )
-    starts = (min(start, len(frames) - length) for start in range(0, len(frames), length))
-    return [frames[start : start + length] for start in starts]
-
-
-def chunks(frames: Sequence[ScanNetFrame], length: int) -> list[Sequence[ScanNetFrame]]:
-    """All frames in runs of ``length``, of which the last may be shorter."""
-    return [frames[start : start + length] for start in range(0, len(frames), length)]
+def read_scene(
+    scene: ScanNetScene, frames: Sequence[ScanNetFrame], drawing: dict[str, Any]
+) -> dict[str, Frames]:
+    """Colour and depth of the same frames; raises BadSample."""
+    pictures = depth_frames(scene, frames, **drawing)
+    times = tuple(frame.id / _RATE for frame in frames)
+    each = len(pictures) // len(frames)  # pictures a frame
+    return {
+        "video": Frames(colour_frames(scene, frames), times),
+        "3d": Frames(pictures, tuple(time for time in times for _ in range(each))),
+    }
 
 
 def _name(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> str:
     return f"{scene.name}/{','.join(str(frame.id) for frame in frames)}"
 
 
-def _count(scenes: list[ScanNetScene]) -> str:
-    return f"{len(scenes)} scenes, {sum(len(scene.frames) for scene in scenes)} frames"
+def _files(scene: ScanNetScene, frames: Sequence[ScanNetFrame], *parts: str) -> tuple[Path, ...]:
+    pictures = (getattr(frame, part) for frame in frames for part in parts)
+    return (scene.intrinsics_file, *pictures)

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 from torch import Tensor
+
+from vlynx_pl.errors import UserError
 
 Split = Literal["train", "val", "test"]
 Trouble = Literal["missing", "unreadable", "no audio", "silent", "too short"]
 
 
-class BadSample(ValueError):  # noqa: N818
+class BadSample(UserError):  # noqa: N818
     """A file or folder that cannot be used as it is.
 
     Args:
@@ -50,6 +52,26 @@ class Clip:
 
     name: str
     read: Callable[[], Tensor]
+    files: tuple[Path, ...] = ()
+
+
+class Frames(NamedTuple):
+    """A visual stream with its clock."""
+
+    pictures: Tensor  # uint8 (T, 3, h, w)
+    times: tuple[float, ...]  # T moments in s; equal ones are pictures of one moment
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The visual streams of an episode, read together when they are asked for.
+
+    Args:
+        read: gives name → frames, ``video`` first, then the modalities; or raises BadSample.
+        files: the files that ``read`` opens.
+    """
+
+    read: Callable[[], dict[str, Frames]]
     files: tuple[Path, ...] = ()
 
 
@@ -99,3 +121,12 @@ class Episode:
     media: Mapping[str, str]
     questions: tuple[Question, ...]
     span: tuple[float, float] | None = None
+
+
+class LoadedEpisode(TypedDict):
+    """An episode with its streams; a batch for tuning is a list of these."""
+
+    name: str
+    streams: dict[str, Tensor]  # uint8 (T, 3, H, W) each, ``video`` first
+    times: dict[str, tuple[float, ...]]  # T moments in s each
+    questions: tuple[Question, ...]

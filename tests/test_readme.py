@@ -4,6 +4,9 @@ import re
 from pathlib import Path
 
 import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning import LightningDataModule
 from torch.testing import assert_close
 
 from vlynx_pl.adapters import save_adapter
@@ -14,7 +17,8 @@ README = (REPOSITORY / "README.md").read_text()
 
 def test_the_python_examples_run(monkeypatch, tmp_path, videos):
     monkeypatch.chdir(REPOSITORY)
-    method, plain = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    section = README[README.index("## In Python") :]
+    method, plain = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     depth = 255 - videos
     names: dict[str, object] = {"batches": [videos], "depth_frames": depth}
     exec(method, names)
@@ -31,6 +35,23 @@ def test_the_python_examples_run(monkeypatch, tmp_path, videos):
         features = model.model.get_video_features(pixels, return_dict=True).pooler_output
         tokens = backbone.encode(depth, "3d").flatten(1, 2)
     assert_close(features[:, :-1], tokens, atol=1e-4, rtol=1e-4)
+
+
+def test_the_configurations_are_accepted():
+    blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(LightningDataModule, "data")
+        parser.parse_object(yaml.safe_load(block))
+
+
+def test_the_example_of_a_sense_is_the_real_one():
+    [shown] = re.findall(r"```python\n(class Accel.*?)```", README, re.DOTALL)
+    code = (REPOSITORY / "experiments" / "own_sense" / "accelerometer.py").read_text()
+    for line in shown.splitlines():
+        bare = line.split("  #")[0].strip()
+        assert bare in code or bare == "...", line
 
 
 def test_the_commands_and_files_it_names_exist():

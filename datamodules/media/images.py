@@ -77,6 +77,10 @@ def _decode(path: Path) -> Image.Image:
 
 
 def _undecodable(path: Path, error: BaseException) -> BadSample:
+    missing = isinstance(error, FileNotFoundError)
     return BadSample(
-        path, f"cannot be decoded ({error})", "Copy or export the file again; it may be cut off"
+        path,
+        f"cannot be decoded ({error})",
+        "Copy or export the file again; it may be cut off",
+        "missing" if missing else "unreadable",
     )

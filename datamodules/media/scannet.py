@@ -41,6 +41,7 @@ class ScanNetScene:
     frames: tuple[ScanNetFrame, ...] = field(repr=False)
     dropped: Mapping[int, str] = field(repr=False)  # frame id → why it cannot be used
     intrinsics: Tensor  # (3, 3) float64, of the depth camera in pixels
+    intrinsics_file: Path
     colour_size: tuple[int, int]  # (H, W)
     depth_size: tuple[int, int]  # (H, W)
 
@@ -69,7 +70,7 @@ def open_scene(folder: Path) -> ScanNetScene:
             or aspect ratios, or no frame is usable.
     """
     if not folder.is_dir():
-        raise BadSample(folder, "is no folder", f"{_EXPORT}, or leave it out")
+        raise BadSample(folder, "is no folder", f"{_EXPORT}, or leave it out", "missing")
     colour, depth = _numbered(folder / "color", ".jpg", ".png"), _numbered(folder / "depth", ".png")
     poses = _numbered(folder / "pose", ".txt")
     if unpaired := sorted(colour.keys() ^ depth.keys()):
@@ -99,12 +100,14 @@ def open_scene(folder: Path) -> ScanNetScene:
             f"{_EXPORT}, or leave it out",
         )
     colour_size, depth_size = _sizes(frames)
+    intrinsics, intrinsics_file = _read_intrinsics(folder)
     return ScanNetScene(
         name=folder.absolute().name,
         folder=folder,
         frames=tuple(frames),
         dropped=dropped,
-        intrinsics=_read_intrinsics(folder),
+        intrinsics=intrinsics,
+        intrinsics_file=intrinsics_file,
         colour_size=colour_size,
         depth_size=depth_size,
     )
@@ -130,7 +133,7 @@ def read_pose(path: Path) -> Tensor:
     return pose
 
 
-def _read_intrinsics(folder: Path) -> Tensor:
+def _read_intrinsics(folder: Path) -> tuple[Tensor, Path]:
     candidates = [folder / "intrinsic" / "intrinsic_depth.txt", folder / "intrinsic_depth.txt"]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
@@ -144,7 +147,7 @@ def _read_intrinsics(folder: Path) -> Tensor:
             f"is no 3x3 or 4x4 camera matrix with positive fx and fy ({_shape(matrix)})",
             _EXPORT,
         )
-    return matrix[:3, :3]
+    return matrix[:3, :3], path
 
 
 def _read_matrix(path: Path, remedy: str) -> Tensor:

@@ -3,13 +3,9 @@
 A root is a folder of scenes, a folder with ``scans/`` in it, or one scene.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from datamodules.samples import BadSample
-
-_Item = TypeVar("_Item")
 
 
 def find_scenes(root: Path) -> list[Path]:
@@ -24,7 +20,7 @@ def find_scenes(root: Path) -> list[Path]:
         )
     if _is_scene(root):
         return [root]
-    scenes = [path for path in sorted(_base(root).iterdir()) if _is_scene(path)]
+    scenes = [path for path in sorted(scenes_folder(root).iterdir()) if _is_scene(path)]
     if not scenes:
         raise BadSample(
             root,
@@ -67,17 +63,12 @@ def listed_scenes(root: Path) -> dict[str, list[Path]]:
                     "tested on",
                 )
             seen[name] = path
-            splits[split].append(_inside(_base(root), name, path))
+            splits[split].append(_inside(scenes_folder(root), name, path))
     return splits
 
 
-def hold_out(items: Sequence[_Item]) -> tuple[list[_Item], list[_Item]]:
-    """The first 80 % of the items and the last 20 %, at least one."""
-    held_out = max(1, len(items) // 5)
-    return list(items[:-held_out]), list(items[-held_out:])
-
-
-def _base(root: Path) -> Path:
+def scenes_folder(root: Path) -> Path:
+    """``root/scans`` if that is there, else ``root``."""
     scans = root / "scans"
     return scans if scans.is_dir() else root
 

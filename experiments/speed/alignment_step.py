@@ -7,13 +7,10 @@ through tokens and L_stat, without listening to attention.
 
 import argparse
 import gc
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from transformers import (
     LlavaOnevisionConfig,
@@ -22,6 +19,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from experiments.speed.timing import timed
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
 from vlynx_pl.guidance import GuidanceStatistics, estimate_guidance
@@ -54,20 +52,6 @@ def wide_alignment(layers: int, device: str, dtype: torch.dtype) -> InterfaceAli
     torch.manual_seed(0)
     model = LlavaOnevisionForConditionalGeneration(config).to(device, dtype)
     return InterfaceAlignment(LlavaOnevisionBackbone("bench", model, None), "3d").to(device)
-
-
-def timed(runs: dict[str, Callable[[], object]], repeats: int, device: str) -> dict[str, float]:
-    """Median seconds of each run, the runs taking turns so that drift hits all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in track(range(repeats + 1), "Timing", transient=True):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn:  # the first warms up
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def peak_memory(run: Callable[[], object], device: str) -> float:

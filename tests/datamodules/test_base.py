@@ -1,30 +1,303 @@
+"""What all data modules share, on a modality whose recordings are little text files."""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
 import pytest
 import torch
-from transformers import LlavaOnevisionVideoProcessor
+from lightning import LightningModule, Trainer
 
-from datamodules.base import FrameDataset, collate
-from datamodules.samples import BadSample, Clip
+from datamodules.base import ModalityDataModule
+from datamodules.benchmarks.base import Asked, Benchmark
+from datamodules.benchmarks.records import read_records
+from datamodules.coverage import check
+from datamodules.samples import BadSample, Clip, Frames, Question, Streams
+from datamodules.several import SeveralDataModule, read_all
+from datamodules.splits import hold_out
+
+SMALL = {"frame_size": (4, 6), "num_workers": 0, "batch_size": 2}
 
 
-@pytest.mark.parametrize("size", [(20, 20), (50, 64), (31, 47)])
-def test_frames_are_squashed_as_transformers_does(size):
-    frames = torch.randint(256, (2, 3, 31, 47), dtype=torch.uint8)
-    processor = LlavaOnevisionVideoProcessor(
-        size={"height": size[0], "width": size[1]}, do_rescale=False, do_normalize=False
+@dataclass(frozen=True)
+class Text:
+    name: str
+    path: Path
+
+
+def grey(path: Path, opened: Path | None = None) -> torch.Tensor:
+    """A picture as grey as the number in the file; every reading leaves a mark."""
+    level = path.read_text()
+    if not level.isdecimal():
+        raise BadSample(
+            path, "holds no number", "Write one", "silent" if not level else "unreadable"
+        )
+    with (path.parent / "opened").open("a") as marks:
+        marks.write("x")
+    return torch.full((2, 3, 8, 8), int(level), dtype=torch.uint8)
+
+
+def both(path: Path, stream: str) -> dict[str, Frames]:
+    picture = grey(path)
+    return {"video": Frames(picture, (0.0, 1.0)), stream: Frames(255 - picture, (0.0, 0.5))}
+
+
+class TextDataModule(ModalityDataModule):
+    stream = "text"
+
+    def find(self, root, split):
+        train, val = hold_out([Text(path.stem, path) for path in sorted(root.glob("*.txt"))])
+        return {"train": train, "val": val, "test": []}[split]
+
+    def locate(self, episode):
+        path = self.root / episode.media["video"]
+        if not path.exists():
+            raise BadSample(path, "is not there", "Write it", "missing")
+        return Text(episode.name, path)
+
+    def modality_clips(self, source):
+        return [Clip(source.name, partial(grey, source.path), (source.path,))]
+
+    reference_clips = modality_clips
+
+    def streams(self, source):
+        return Streams(partial(both, source.path, self.stream), (source.path,))
+
+
+class Quiz(Benchmark):
+    names: ClassVar = {"train": ("train.json",), "val": ("val.json",), "test": ("test.json",)}
+
+    def read(self, split, files):
+        for record in read_records(*files, "id"):
+            question = Question(record.identifier("id"), record.text("ask"), (record.text("say"),))
+            yield Asked(record, record.text("clip"), {"video": record.media("clip")}, question)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for i in range(10):
+        (tmp_path / f"{i}.txt").write_text(str(10 * i))
+    return tmp_path
+
+
+@pytest.fixture
+def quiz(root) -> Quiz:
+    for split, clips in (("train", "0011"), ("val", "2"), ("test", "3")):
+        records = [
+            {"id": f"{split}{i}", "ask": f"{clip}?", "say": "yes", "clip": f"{clip}.txt"}
+            for i, clip in enumerate(clips)
+        ]
+        (root / f"{split}.json").write_text(json.dumps(records))
+    return Quiz(root)
+
+
+def ready(root, stage="fit", **options):
+    data = TextDataModule(root, **SMALL | options)
+    data.setup(stage)
+    return data
+
+
+def clips(loader):
+    return [name for batch in loader for name in batch["clips"]]
+
+
+def frames_of(loader):
+    pairs = (zip(batch["clips"], batch["frames"], strict=True) for batch in loader)
+    return {name: frames for batch in pairs for name, frames in batch}
+
+
+def marks(root) -> int:
+    opened = root / "opened"
+    return len(opened.read_text()) if opened.exists() else 0
+
+
+def test_tuning_gives_a_clip_with_all_its_questions(root, quiz):
+    data = ready(root, benchmark=quiz, objective="tuning")
+    [batch] = data.train_dataloader()
+    by_name = {episode["name"]: episode for episode in batch}
+    assert set(by_name) == {"0.txt", "1.txt"}
+    episode = by_name["1.txt"]
+    assert [question.id for question in episode["questions"]] == ["train2", "train3"]
+    assert list(episode["streams"]) == ["video", "text"]
+    assert episode["times"] == {"video": (0.0, 1.0), "text": (0.0, 0.5)}
+    video, text = episode["streams"].values()
+    assert video.shape == (2, 3, 4, 6) and video.dtype == torch.uint8
+    assert (video == 10).all() and (text == 245).all()
+    [[episode]] = data.val_dataloader()
+    assert episode["name"] == "2.txt"
+
+
+def test_test_episodes_are_those_of_the_test_split(root, quiz):
+    data = ready(root, "test", benchmark=quiz, objective="tuning")
+    [[episode]] = data.test_dataloader()
+    assert episode["name"] == "3.txt"
+
+
+def test_alignment_on_a_benchmark_sees_its_training_media_once_and_no_others(root, quiz):
+    data = ready(root, benchmark=quiz)
+    assert sorted(clips(data.train_dataloader())) == ["0.txt", "1.txt"]
+    assert clips(data.val_dataloader()) == ["2.txt"]
+    assert sorted(clips(data.reference_dataloader())) == ["0.txt", "1.txt"]
+
+
+def test_a_benchmark_without_val_file_holds_out_training_clips(root, quiz):
+    (root / "val.json").unlink()
+    data = ready(root, benchmark=quiz)
+    assert clips(data.train_dataloader()) == ["0.txt"]
+    assert clips(data.val_dataloader()) == ["1.txt"]
+
+
+def test_tuning_needs_questions(root):
+    with pytest.raises(ValueError, match=r"objective=tuning .*data\.benchmark"):
+        TextDataModule(root, objective="tuning")
+
+
+def test_no_modality_is_asked_for_one():
+    with pytest.raises(NotImplementedError, match=r"experiments/align/<modality>\.yaml"):
+        ModalityDataModule("anywhere").setup("fit")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_second_epoch_from_the_cache_opens_no_file(root, tmp_path, workers):
+    data = ready(root, cache_dir=tmp_path / "cache", num_workers=workers)
+    loader = data.train_dataloader()
+    first = frames_of(loader)
+    read = marks(root)
+    assert read == 8
+    for path in root.glob("*.txt"):
+        path.chmod(0)  # root may open it all the same, so marks are counted too
+    second = frames_of(loader)
+    assert marks(root) == read
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_cached_episode_keeps_streams_times_and_questions(root, quiz, tmp_path):
+    options = {"benchmark": quiz, "objective": "tuning", "cache_dir": tmp_path / "cache"}
+    [[fresh]] = ready(root, **options).val_dataloader()
+    read = marks(root)
+    [[cached]] = ready(root, **options).val_dataloader()
+    assert marks(root) == read
+    assert list(cached["streams"]) == ["video", "text"]
+    assert cached["times"] == fresh["times"] and cached["questions"] == fresh["questions"]
+    assert all(torch.equal(cached["streams"][k], fresh["streams"][k]) for k in fresh["streams"])
+
+
+def test_modality_and_video_of_one_name_are_two_entries(root, tmp_path):
+    class Inverted(TextDataModule):
+        def reference_clips(self, source):
+            read = partial(torch.full, (2, 3, 8, 8), 255, dtype=torch.uint8)
+            return [Clip(source.name, read, (source.path,))]
+
+    data = Inverted(root, cache_dir=tmp_path / "cache", **SMALL)
+    data.setup("fit")
+    for _ in range(2):
+        assert max(batch["frames"].max() for batch in data.train_dataloader()) < 255
+        assert min(batch["frames"].min() for batch in data.reference_dataloader()) == 255
+
+
+def test_a_changed_file_or_setting_is_read_again(root, tmp_path):
+    cache = tmp_path / "cache"
+    clips(ready(root, cache_dir=cache).val_dataloader())
+    (root / "8.txt").write_text("200")
+    frames = next(iter(ready(root, cache_dir=cache).val_dataloader()))["frames"]
+    assert (frames[0] == 200).all() and (frames[1] == 90).all()
+    larger = next(iter(ready(root, cache_dir=cache, frame_size=(8, 8)).val_dataloader()))
+    assert larger["frames"].shape[-2:] == (8, 8)
+
+
+def test_a_damaged_entry_is_named(root, tmp_path):
+    cache = tmp_path / "cache"
+    clips(ready(root, cache_dir=cache).val_dataloader())
+    entry = next(cache.rglob("*.safetensors"))
+    entry.write_bytes(entry.read_bytes()[:40])
+    with pytest.raises(BadSample, match=r"\.safetensors: is no entry of a frame cache .*Remove it"):
+        clips(ready(root, cache_dir=cache).val_dataloader())
+
+
+def test_a_cache_leaves_no_half_written_file(root, tmp_path):
+    clips(ready(root, cache_dir=tmp_path / "cache").val_dataloader())
+    assert all(path.suffix == ".safetensors" for path in (tmp_path / "cache").rglob("*.*"))
+
+
+def test_past_a_share_of_bad_recordings_the_run_stops(root):
+    for i in (0, 9):
+        (root / f"{i}.txt").write_text("loud")
+    with pytest.raises(BadSample, match=r"2 bad recordings of 10, .*max_bad_share=0\.1.*no number"):
+        ready(root, on_bad_sample="skip")
+    data = ready(root, on_bad_sample="skip", max_bad_share=0.2)
+    assert len(clips(data.train_dataloader())) == 7
+    assert len(data.report()["skipped"]) == 2
+    assert "2 skipped" in repr(data)
+
+
+def test_batches_of_episodes_travel_through_lightning(root, quiz):
+    seen = []
+
+    class Count(LightningModule):
+        def training_step(self, batch):
+            seen.extend(q.prompt for episode in batch for q in episode["questions"])
+            assert all(e["streams"]["video"].device == self.device for e in batch)
+
+        def configure_optimizers(self):
+            return None
+
+    data = TextDataModule(root, benchmark=quiz, objective="tuning", **SMALL)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **options).fit(
+        Count(), datamodule=data
     )
-    expected = processor([frames], return_tensors="pt")["pixel_values_videos"][0]
-    resized, name = FrameDataset([Clip("scene/0,1", lambda: frames)], size)[0]
-    assert resized.dtype == torch.uint8 and name == "scene/0,1"
-    assert torch.equal(resized, expected.to(torch.uint8))
+    assert sorted(seen) == ["0?", "0?", "1?", "1?"]
 
 
-def test_a_batch_keeps_names_in_order():
-    frames = [torch.full((2, 3, 4, 5), i, dtype=torch.uint8) for i in range(3)]
-    batch = collate([(frames[i], f"clip {i}") for i in range(3)])
-    assert batch["clips"] == ["clip 0", "clip 1", "clip 2"]
-    assert torch.equal(batch["frames"], torch.stack(frames))
+def test_coverage_counts_each_kind_of_trouble(root, quiz, tmp_path, capsys):
+    (root / "1.txt").write_text("loud")
+    (root / "2.txt").write_text("")
+    (root / "3.txt").unlink()
+    data = TextDataModule(root, benchmark=quiz, objective="tuning", **SMALL)
+    assert not check(data, tmp_path / "list.csv", coverage=0.5)
+    rows = (tmp_path / "list.csv").read_text().splitlines()
+    assert rows[0] == "part,name,status,file,reason,remedy"
+    assert [row.split(",")[:3] for row in rows[1:]] == [
+        ["train", "0.txt", "ok"],
+        ["train", "1.txt", "unreadable"],
+        ["val", "2.txt", "silent"],
+        ["test", "3.txt", "missing"],
+    ]
+    shown = capsys.readouterr().out
+    assert "train: 50.0%" not in shown
+    assert "val: 0.0% of the recordings can be used, fewer than 50%" in shown
+    assert check(TextDataModule(root, benchmark=quiz, objective="tuning", **SMALL), coverage=0)
 
 
-def test_a_bad_sample_says_file_reason_and_remedy():
-    bad = BadSample("a/b.png", "is blue", "Paint it")
-    assert str(bad) == "a/b.png: is blue. Paint it"
+def test_several_modalities_of_one_clip(root, quiz):
+    class Other(TextDataModule):
+        stream = "other"
+
+    modules = [TextDataModule(root), Other(root)]
+    data = SeveralDataModule(modules, benchmark=quiz, **SMALL)
+    data.setup("fit")
+    [[episode]] = data.val_dataloader()
+    assert list(episode["streams"]) == ["video", "text", "other"]
+    assert all(stream.shape == (2, 3, 4, 6) for stream in episode["streams"].values())
+    assert set(data.preprocessing) >= {"TextDataModule", "Other"}
+
+
+def test_two_modalities_of_one_name_are_refused(root):
+    path = root / "1.txt"
+    with pytest.raises(ValueError, match="two data modules give text"):
+        read_all([partial(both, path, "text"), partial(both, path, "text")])
+
+
+def test_cache_may_be_shared_by_processes(root, tmp_path):
+    """Both write the same entries; the later rename wins, and either is whole."""
+    cache, pid = tmp_path / "cache", os.fork()
+    if pid == 0:
+        clips(ready(root, cache_dir=cache).train_dataloader())
+        os._exit(0)
+    clips(ready(root, cache_dir=cache).train_dataloader())
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(clips(ready(root, cache_dir=cache).train_dataloader())) == 8

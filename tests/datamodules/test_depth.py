@@ -1,3 +1,4 @@
+import json
 import pickle
 import shutil
 
@@ -7,12 +8,14 @@ import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
 
-from datamodules import DepthDataModule
+from datamodules import AudioDataModule, DepthDataModule, SeveralDataModule
+from datamodules.benchmarks import ScanQA
 from datamodules.media.scannet import open_scene
 from datamodules.samples import BadSample
 from datamodules.signals import disparity, normals
+from datamodules.toyworld.video_files import write_video
 
-SMALL = {"frame_size": (12, 16), "num_workers": 0, "batch_size": 2}
+SMALL = {"frame_size": (12, 16), "num_workers": 0, "batch_size": 2, "max_bad_share": 1.0}
 
 
 def module(root, **options):
@@ -36,7 +39,7 @@ def test_every_depth_frame_is_a_sample_and_the_last_fifth_of_scenes_is_held_out(
     train = [f"scene000{s}_00/{100 * s + 20 * i}" for s in range(4) for i in range(3)]
     assert sorted(names(data.train_dataloader())) == train
     assert names(data.val_dataloader()) == [f"scene0004_00/{i}" for i in (400, 420, 440)]
-    assert "4 scenes, 12 frames; val 1 scenes, 3 frames" in repr(data)
+    assert "12 train clips, 3 val clips, 4 reference clips" in repr(data)
 
 
 def test_frames_are_the_signals_of_the_files(root):
@@ -104,7 +107,7 @@ def test_reference_root_keeps_its_own_held_out_scenes_back(root, tmp_path, write
 def test_reference_root_cannot_bring_held_out_scenes_back(root):
     (root / "scannetv2_train.txt").write_text("scene0004_00")
     (root / "scannetv2_val.txt").write_text("scene0003_00")
-    with pytest.raises(BadSample, match=r"scene0000_00: would be a reference .*Leave reference_"):
+    with pytest.raises(BadSample, match=r"scene0003_00: would be a reference .*Leave reference_"):
         module(root, reference_root=root / "scans")
 
 
@@ -160,6 +163,7 @@ def test_preprocessing_says_how_frames_are_made(root):
         "far_mm": 4000,
         "normal_frame": "camera",
         "frames_per_sample": 1,
+        "frames": 20,
         "frame_size": [12, 16],
     }
 
@@ -195,7 +199,7 @@ def test_skip_leaves_out_and_lists_all_that_is_bad(root):
     bad = {str(bad.path) for bad in data.bad_samples}
     assert bad == {str(root / "scans" / "scene0002_00"), str(depth), str(colour)}
     assert all(bad.reason and bad.remedy for bad in data.bad_samples)
-    assert "skipped: 3" in repr(data)
+    assert "3 skipped" in repr(data)
 
 
 def test_a_broken_first_frame_costs_that_frame_only(root):
@@ -274,3 +278,68 @@ def test_lightning_fits_on_it(root):
     )
     trainer.fit(model, datamodule=DepthDataModule(root, **SMALL))
     assert len(set(model.seen)) == 12
+
+
+def scanqa(root, *scenes):
+    records = [
+        {"scene_id": s, "question_id": f"train-{i}", "question": f"{i}?", "answers": ["yes"],
+         "object_ids": [], "object_names": []}
+        for i, s in enumerate(scenes)
+    ]  # fmt: skip
+    for split in ("train", "val"):
+        (root / f"ScanQA_v1.0_{split}.json").write_text(json.dumps(records))
+    return ScanQA(root)
+
+
+def test_an_episode_is_a_scene_with_the_frames_that_lie_farthest_apart(root):
+    for i, path in enumerate(sorted((root / "scans" / "scene0001_00" / "pose").iterdir())):
+        pose = np.eye(4)
+        pose[0, 3] = [0.0, 0.1, 5.0][i]
+        np.savetxt(path, pose)
+    benchmark = scanqa(root, "scene0001_00", "scene0002_00", "scene0001_00")
+    options = {"benchmark": benchmark, "objective": "tuning", "encoding": "turbo+normals"}
+    data = module(root, frames=2, **options)
+    [[first, _]] = data.val_dataloader()
+    assert [q.prompt for q in first["questions"]] == ["0?", "2?"]
+    assert first["streams"]["video"].float().mean((1, 2, 3)).tolist() == pytest.approx(
+        [100, 140], abs=2
+    )
+    assert first["times"] == {
+        "video": (100 / 30, 140 / 30),
+        "3d": (100 / 30,) * 2 + (140 / 30,) * 2,
+    }
+    assert first["streams"]["3d"].shape == (4, 3, 12, 16)
+    alone = module(root, frames=2, benchmark=benchmark, objective="tuning")
+    [[plain, _]] = alone.val_dataloader()
+    assert torch.equal(plain["streams"]["3d"], first["streams"]["3d"][::2])
+
+
+def test_fewer_frames_than_asked_for_are_not_padded(root):
+    data = module(root, frames=48, benchmark=scanqa(root, "scene0001_00"), objective="tuning")
+    [[episode]] = data.val_dataloader()
+    assert len(episode["streams"]["video"]) == 3
+
+
+def test_a_scene_that_is_not_there_is_missing(root):
+    data = DepthDataModule(root, benchmark=scanqa(root, "scene0001_00", "scene0077_00"), **SMALL)
+    findings = data.inspect(("train",), read=False, stop=False)
+    assert [bad.trouble for f in findings for bad in f.bad] == ["missing"]
+
+
+def test_sound_and_depth_of_one_room_make_one_episode(root):
+    for number in range(5):
+        frames = np.full((8, 32, 32, 3), 10 * number, np.uint8)
+        wave = np.sin(np.arange(32_000) / 9).astype(np.float32)
+        write_video(root / "videos" / f"scene000{number}_00.mp4", frames, 4, wave)
+    data = SeveralDataModule(
+        [DepthDataModule(root), AudioDataModule(root, frames=2)],
+        benchmark=scanqa(root, "scene0003_00", "scene0002_00"),
+        **SMALL,
+    )
+    data.setup("fit")
+    [[episode, _]] = data.val_dataloader()
+    assert {name: len(s) for name, s in episode["streams"].items()} == {
+        "video": 3, "3d": 3, "audio": 2,
+    }  # fmt: skip
+    assert episode["streams"]["video"][0].float().mean() == pytest.approx(300 % 256, abs=2)
+    assert data.report()["dropped_frames"] == []

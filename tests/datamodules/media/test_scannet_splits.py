@@ -1,7 +1,8 @@
 import pytest
 
-from datamodules.media.scannet_splits import find_scenes, hold_out, listed_scenes
+from datamodules.media.scannet_splits import find_scenes, listed_scenes
 from datamodules.samples import BadSample
+from datamodules.splits import hold_out
 
 
 def names(folders):

@@ -1,0 +1,165 @@
+"""A person's own view as a modality, beside cameras that look on (Ego-Exo4D)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.base import ModalityDataModule
+from datamodules.media.paths import inside
+from datamodules.media.sampling import At, Uniform
+from datamodules.media.video import Request, read_video
+from datamodules.samples import BadSample, Clip, Episode, Frames, Split, Streams
+from datamodules.signals.views import views
+from datamodules.splits import hold_out
+
+_SMALL = Path("downscaled", "448")  # where Ego-Exo4D's own tool puts the copies of 448 lines
+EXO = ("exo1", "exo2", "exo3", "exo4")
+
+
+@dataclass(frozen=True)
+class Take:
+    """A moment of skill, filmed by one camera on the person and up to four around."""
+
+    name: str
+    path: Path
+    views: Mapping[str, Path]  # ego, exo1 … exo4; those that there are
+
+
+class EgoDataModule(ModalityDataModule):
+    """Views of Ego-Exo4D's takes: some feed the RGB stream, others are the modality.
+
+    Without a benchmark, ``root`` holds ``takes/<take>/frame_aligned_videos/*.mp4``; the ego view is
+    the one named ``aria*``, the others are ``exo1`` … in the order of their names.
+
+    Args:
+        root: folder that holds ``takes/``.
+        rgb_views: cameras of the RGB stream; a take needs one of them.
+        modality_views: cameras of the modality; a take needs one of them.
+        settings: what all modalities share, see ModalityDataModule. ``frames`` are evenly spaced
+            from the first to the last, the same moments in all views.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        rgb_views: Sequence[str] = EXO,
+        modality_views: Sequence[str] = ("ego",),
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, **settings)
+        for name in (*rgb_views, *modality_views):
+            if name not in {"ego", *EXO}:
+                raise ValueError(f"{name!r} is no view; there are ego, {', '.join(EXO)}")
+        self.rgb_views, self.modality_views = tuple(rgb_views), tuple(modality_views)
+
+    @property
+    @override
+    def preprocessing(self) -> dict[str, Any]:
+        return super().preprocessing | {
+            "rgb_views": list(self.rgb_views),
+            "modality_views": list(self.modality_views),
+        }
+
+    @override
+    def find(self, root: Path, split: Split) -> list[Take]:
+        folders = sorted(root.glob("takes/*/frame_aligned_videos"))
+        if not folders:
+            raise BadSample(
+                root,
+                "holds no takes/<take>/frame_aligned_videos",
+                "Give the folder that holds Ego-Exo4D's takes/",
+                "missing",
+            )
+        train, val = hold_out([_open_take(folder) for folder in folders])
+        return {"train": train, "val": val, "test": []}[split]
+
+    @override
+    def locate(self, episode: Episode) -> Take:
+        if "take" in episode.media:  # of the test split only the names of takes are published
+            folder = inside(self.root, episode.media["take"], self.root)
+            return _open_take(folder / "frame_aligned_videos")
+        paths = {role: inside(self.root, name, self.root) for role, name in episode.media.items()}
+        return Take(episode.name, self.root, {role: _file(path) for role, path in paths.items()})
+
+    @override
+    def modality_clips(self, source: Take) -> list[Clip]:
+        return self._clips(source, self.modality_views)
+
+    @override
+    def reference_clips(self, source: Take) -> list[Clip]:
+        return self._clips(source, self.rgb_views)
+
+    @override
+    def streams(self, source: Take) -> Streams:
+        streams = {
+            "video": _there(source, self.rgb_views),
+            "ego": _there(source, self.modality_views),
+        }
+        read = partial(read_views, streams, self.frames, self.frame_size)
+        return Streams(read, tuple(path for paths in streams.values() for path in paths))
+
+    def _clips(self, source: Take, wanted: Sequence[str]) -> list[Clip]:
+        """A clip a view, since takes have different numbers of views."""
+        return [
+            Clip(
+                f"{source.name}/{path.stem}",
+                partial(_read_view, path, self.frames, self.frame_size),
+                (path,),
+            )
+            for path in _there(source, wanted)
+        ]
+
+
+def read_views(
+    streams: Mapping[str, Sequence[Path]], frames: int, size: tuple[int, int]
+) -> dict[str, Frames]:
+    """Streams of several views each, all of the moments of the first view; raises BadSample."""
+    first = next(iter(streams.values()))[0]
+    times = read_video(first, [Request(Uniform(frames), size)]).streams[0].times
+    read: dict[str, Frames] = {}
+    for name, paths in streams.items():
+        cameras = [read_video(path, [Request(At(times), size)]).streams[0] for path in paths]
+        moments = tuple(time for time in times for _ in paths)
+        read[name] = Frames(views([camera.pictures for camera in cameras]), moments)
+    return read
+
+
+def _read_view(path: Path, frames: int, size: tuple[int, int]) -> Tensor:
+    return read_video(path, [Request(Uniform(frames), size)]).streams[0].pictures
+
+
+def _there(take: Take, wanted: Sequence[str]) -> list[Path]:
+    paths = [take.views[view] for view in wanted if view in take.views]
+    if not paths:
+        raise BadSample(
+            take.path,
+            f"take {take.name} has none of the views {', '.join(wanted)}, only "
+            f"{', '.join(take.views) or 'none at all'}",
+            "Leave it out, or ask for other views",
+            "missing",
+        )
+    return paths
+
+
+def _file(path: Path) -> Path:
+    """The file itself, or its smaller copy, which is what most people download."""
+    for candidate in (path, path.parent / _SMALL / path.name):
+        if candidate.is_file():
+            return candidate
+    raise BadSample(path, "is not there", "Download it, or leave it out", "missing")
+
+
+def _open_take(folder: Path) -> Take:
+    files = sorted([*folder.glob("*.mp4")] or (folder / _SMALL).glob("*.mp4"))
+    if not files:
+        raise BadSample(folder, "holds no *.mp4", "Download the take, or leave it out", "missing")
+    ego = [path for path in files if path.name.lower().startswith("aria")]
+    exo = [path for path in files if path not in ego]
+    found = dict(zip(("ego",), ego, strict=False)) | dict(zip(EXO, exo, strict=False))
+    return Take(folder.parent.name, folder, found)

@@ -1,0 +1,86 @@
+"""Pictures kept as uint8 beside the data, so that a second epoch opens no media file.
+
+An entry is found by what made it: the files' paths, sizes and times of change, the name of the clip
+and the settings. A changed file or setting makes a new entry; old ones may be removed at any time.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from datamodules.samples import BadSample, Frames
+from vlynx_pl.files import atomic_file
+
+_FORMAT = 1  # of the entries; another number makes all of them new
+
+
+class FrameCache:
+    """Entries of one safetensors file each; many workers and ranks may share the folder.
+
+    Args:
+        folder: where entries are kept.
+        settings: how pictures are made; plain numbers and names.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.settings = json.dumps(settings, sort_keys=True)
+
+    def load(
+        self, kind: str, name: str, files: tuple[Path, ...], read: Callable[[], dict[str, Frames]]
+    ) -> dict[str, Frames]:
+        """The streams of a clip, from its entry or else from ``read``, which makes the entry.
+
+        Args:
+            kind: of the clip, since a modality and its video may have one name.
+            name: of the clip.
+            files: what ``read`` opens.
+            read: gives the streams.
+
+        Raises:
+            BadSample: a file is missing, or the entry is damaged.
+            OSError: the entry cannot be written.
+        """
+        path = self._path(kind, name, files)
+        if path.exists():
+            return _load(path)
+        streams = read()
+        tensors = {f"{name}.pictures": s.pictures.contiguous() for name, s in streams.items()}
+        times = {name: stream.times for name, stream in streams.items()}
+        with atomic_file(path) as unfinished:
+            save_file(tensors, unfinished, {"times": json.dumps(times)})
+        return streams
+
+    def _path(self, kind: str, name: str, files: tuple[Path, ...]) -> Path:
+        made_of = [_FORMAT, self.settings, kind, name, [_state(file) for file in files]]
+        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def _state(file: Path) -> tuple[str, int, int]:
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise BadSample(
+            file, f"is not there ({error.strerror})", "Put it back, or leave it out", "missing"
+        ) from error
+    return str(file.resolve()), state.st_size, state.st_mtime_ns
+
+
+def _load(path: Path) -> dict[str, Frames]:
+    try:
+        with safe_open(path, "pt") as entry:
+            times: dict[str, list[float]] = json.loads(entry.metadata()["times"])
+            return {
+                name: Frames(entry.get_tensor(f"{name}.pictures"), tuple(moments))
+                for name, moments in times.items()
+            }
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise BadSample(
+            path, f"is no entry of a frame cache ({error})", "Remove it; it will be made again"
+        ) from error

@@ -1,0 +1,113 @@
+"""Clips and episodes as datasets: uint8 pictures of one size, read by the loaders' workers."""
+
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2.functional import resize
+from typing_extensions import override
+
+from datamodules.frame_cache import FrameCache
+from datamodules.samples import Clip, Episode, FrameBatch, Frames, LoadedEpisode, Streams
+
+
+class FrameDataset(Dataset[tuple[Tensor, str]]):
+    """Frames of a clip, uint8 (T, 3, H, W), and its name.
+
+    Args:
+        clips: what to read.
+        frame_size: (H, W), see :func:`squash`.
+        cache: where pictures are kept, if at all.
+        kind: of the clips; tells clips of one name apart in the cache.
+    """
+
+    def __init__(
+        self,
+        clips: list[Clip],
+        frame_size: tuple[int, int],
+        cache: FrameCache | None = None,
+        kind: str = "modality",
+    ) -> None:
+        self.clips, self.frame_size, self.cache, self.kind = clips, frame_size, cache, kind
+
+    def __len__(self) -> int:
+        """Number of clips."""
+        return len(self.clips)
+
+    @override
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        clip = self.clips[index]
+        read = partial(_read_clip, clip, self.frame_size)
+        if self.cache is None:
+            return read()["frames"].pictures, clip.name
+        streams = self.cache.load(self.kind, clip.name, clip.files, read)
+        return streams["frames"].pictures, clip.name
+
+
+class EpisodeDataset(Dataset[LoadedEpisode]):
+    """Episodes with their streams, uint8 (T, 3, H, W) each; arguments as for FrameDataset."""
+
+    def __init__(
+        self,
+        episodes: list[tuple[Episode, Streams]],
+        frame_size: tuple[int, int],
+        cache: FrameCache | None = None,
+    ) -> None:
+        self.episodes, self.frame_size, self.cache = episodes, frame_size, cache
+
+    def __len__(self) -> int:
+        """Number of episodes."""
+        return len(self.episodes)
+
+    @override
+    def __getitem__(self, index: int) -> LoadedEpisode:
+        episode, streams = self.episodes[index]
+        read = partial(_read_streams, streams, self.frame_size)
+        loaded = (
+            self.cache.load("episode", episode.name, streams.files, read) if self.cache else read()
+        )
+        return {
+            "name": episode.name,
+            "streams": {name: stream.pictures for name, stream in loaded.items()},
+            "times": {name: stream.times for name, stream in loaded.items()},
+            "questions": episode.questions,
+        }
+
+
+def collate(samples: list[tuple[Tensor, str]]) -> FrameBatch:
+    """Stack clips of one length into a batch.
+
+    Raises:
+        ValueError: their lengths differ.
+    """
+    frames, names = zip(*samples, strict=True)
+    lengths = {len(clip): name for clip, name in samples}
+    if len(lengths) > 1:
+        (one, first), (other, second) = list(lengths.items())[:2]
+        raise ValueError(
+            f"{first} has {one} frames and {second} has {other}, which make no batch; sample a "
+            "fixed number of frames (data.fps=null), or one clip a batch (data.batch_size=1)"
+        )
+    return {"frames": torch.stack(frames), "clips": list(names)}
+
+
+def squash(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures (T, 3, h, w) in ``size`` (H, W), whatever their aspect ratio.
+
+    Antialiased bicubic interpolation, as transformers' ``LlavaOnevisionVideoProcessor`` does.
+    """
+    squashed: Tensor = resize(pictures, list(size), InterpolationMode.BICUBIC, antialias=True)
+    return squashed
+
+
+def _read_clip(clip: Clip, size: tuple[int, int]) -> dict[str, Frames]:
+    return {"frames": Frames(squash(clip.read(), size), ())}
+
+
+def _read_streams(streams: Streams, size: tuple[int, int]) -> dict[str, Frames]:
+    return {
+        name: Frames(squash(stream.pictures, size), stream.times)
+        for name, stream in streams.read().items()
+    }

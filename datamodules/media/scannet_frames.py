@@ -1,0 +1,89 @@
+"""Which frames of a ScanNet scene are read together, and what is drawn of them."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from datamodules.media.pose_sampling import farthest_points
+from datamodules.media.scannet import ScanNetFrame, ScanNetScene
+from datamodules.samples import BadSample
+from datamodules.signals.disparity import disparity
+from datamodules.signals.normals import normals
+
+Encoding = Literal["turbo", "gray", "normals", "turbo+normals"]
+NormalFrame = Literal["camera", "world"]
+
+
+def depth_frames(
+    scene: ScanNetScene,
+    frames: Sequence[ScanNetFrame],
+    *,
+    encoding: Encoding = "turbo",
+    near_mm: float = 200,
+    far_mm: float = 10_000,
+    normal_frame: NormalFrame = "camera",
+) -> Tensor:
+    """Depth frames as pictures, uint8 (T, 3, h, w), or (2T, 3, h, w) with ``turbo+normals``.
+
+    Raises:
+        BadSample: a file cannot be used, or the intrinsics do not belong to the depth images.
+    """
+    depth = torch.stack([scene.read_depth(frame) for frame in frames])  # (T, h, w)
+    pictures = []
+    if encoding != "normals":
+        colours: Literal["gray", "turbo"] = "gray" if encoding == "gray" else "turbo"
+        pictures.append(disparity(depth, near_mm, far_mm, colours))
+    if encoding in {"normals", "turbo+normals"}:
+        pose = None
+        if normal_frame == "world":
+            pose = torch.stack([scene.read_pose(frame) for frame in frames])
+        try:
+            pictures.append(normals(depth, scene.intrinsics, near_mm, far_mm, pose))
+        except ValueError as error:
+            raise BadSample(
+                scene.folder, str(error), "Correct intrinsic_depth.txt, or use encoding=turbo"
+            ) from error
+    return torch.stack(pictures, 1).flatten(0, 1)
+
+
+def colour_frames(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> Tensor:
+    """Colour frames, uint8 (T, 3, h, w).
+
+    Raises:
+        BadSample: a file cannot be used.
+    """
+    return torch.stack([scene.read_colour(frame) for frame in frames])
+
+
+def windows(scene: ScanNetScene, length: int) -> list[Sequence[ScanNetFrame]]:
+    """All frames in runs of ``length``; the last run ends at the last frame.
+
+    Raises:
+        BadSample: the scene has fewer frames.
+    """
+    frames = scene.frames
+    if len(frames) < length:
+        raise BadSample(
+            scene.folder,
+            f"has {len(frames)} usable frames here, fewer than frames_per_sample={length}",
+            "Lower frames_per_sample, or leave the scene out",
+        )
+    starts = (min(start, len(frames) - length) for start in range(0, len(frames), length))
+    return [frames[start : start + length] for start in starts]
+
+
+def chunks(frames: Sequence[ScanNetFrame], length: int) -> list[Sequence[ScanNetFrame]]:
+    """All frames in runs of ``length``, of which the last may be shorter."""
+    return [frames[start : start + length] for start in range(0, len(frames), length)]
+
+
+def spread_out(scene: ScanNetScene, count: int) -> list[ScanNetFrame]:
+    """The ``count`` frames whose cameras are farthest from each other, or all, in order of time.
+
+    Raises:
+        BadSample: a pose cannot be used.
+    """
+    poses = torch.stack([scene.read_pose(frame) for frame in scene.frames])
+    return [scene.frames[index] for index in farthest_points(poses, count)]

@@ -1,0 +1,168 @@
+"""Modalities that are drawn from video files: sound, and the frames between the frames.
+
+A file is opened once for its RGB stream and all its modalities.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.base import ModalityDataModule
+from datamodules.media.files import find_media, media_file
+from datamodules.media.sampling import Rate, Sampling, Uniform
+from datamodules.media.video import Recording, Request, read_video
+from datamodules.samples import Clip, Episode, Frames, Split, Streams
+from datamodules.splits import hold_out
+
+_PICTURE_FPS: Final = 3.0  # of MVBench's folders of pictures, the only ones that are
+
+
+@dataclass(frozen=True)
+class VideoSource:
+    """A video or sound file, a folder of pictures, or a part of one."""
+
+    name: str
+    path: Path
+    span: tuple[float, float] | None = None  # (start, end) in s
+    picture_fps: float | None = None  # pictures a second, of a folder
+
+
+@dataclass(frozen=True)
+class VideoSense(ABC):
+    """A modality of a video file: what to decode of it, and how to draw that.
+
+    A frozen dataclass whose fields are the settings.
+    """
+
+    name: ClassVar[str]
+    """Of the stream, and of the adapter that reads it."""
+    hears: ClassVar[bool] = False
+    """Whether it needs the sound track."""
+
+    def request(self, sampling: Sampling, size: tuple[int, int]) -> Request | None:
+        """Frames to decode for pictures of ``size`` (H, W) beside RGB frames of ``sampling``."""
+        return None
+
+    @abstractmethod
+    def draw(
+        self, source: VideoSource, recording: Recording, frames: Frames, size: tuple[int, int]
+    ) -> Frames:
+        """Pictures of the modality.
+
+        Args:
+            source: for messages.
+            recording: what was decoded, with its sound if the sense hears.
+            frames: those asked for by ``request``, or else the RGB frames.
+            size: (H, W) of the pictures, where they can be drawn in any size.
+
+        Raises:
+            BadSample: the recording cannot be drawn.
+        """
+
+    @abstractmethod
+    def read(self, source: VideoSource, sampling: Sampling, size: tuple[int, int]) -> Tensor:
+        """Pictures of the modality alone, uint8 (T, 3, h, w), for alignment; raises BadSample."""
+
+
+class VideoDataModule(ModalityDataModule):
+    """Modalities of video files, for alignment (one) or for tuning (several at once).
+
+    Without a benchmark, ``root`` is a folder of videos, at any depth, or has ``videos/`` in it.
+
+    Args:
+        root: folder of the videos; a benchmark's names are looked up in it.
+        senses: what is drawn of each video.
+        fps: RGB frames a second, but no more than ``frames``; without it, always ``frames``, evenly
+            spaced from the first to the last.
+        settings: what all modalities share, see ModalityDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        senses: Sequence[VideoSense],
+        *,
+        fps: float | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(root, **settings)
+        if self.objective == "alignment" and len(senses) != 1:
+            raise ValueError(f"alignment takes one modality at a time, not {len(senses)} senses")
+        self.senses = tuple(senses)
+        self.fps = fps
+
+    @property
+    @override
+    def preprocessing(self) -> dict[str, Any]:
+        drawn = {sense.name: asdict(sense) for sense in self.senses}
+        return super().preprocessing | {"fps": self.fps} | drawn
+
+    @property
+    def sampling(self) -> Sampling:
+        """Which RGB frames are read."""
+        return Uniform(self.frames) if self.fps is None else Rate(self.fps, self.frames)
+
+    @override
+    def find(self, root: Path, split: Split) -> list[VideoSource]:
+        files = find_media(root, sound=any(sense.hears for sense in self.senses))
+        train, val = hold_out([VideoSource(name, path) for name, path in files])
+        return {"train": train, "val": val, "test": []}[split]
+
+    @override
+    def locate(self, episode: Episode) -> VideoSource:
+        if "frames" in episode.media:
+            path = media_file(self.root, episode.media["frames"])
+            return VideoSource(episode.name, path, episode.span, _PICTURE_FPS)
+        path = media_file(self.root, episode.media.get("video", episode.name))
+        return VideoSource(episode.name, path, episode.span)
+
+    @override
+    def modality_clips(self, source: VideoSource) -> list[Clip]:
+        [sense] = self.senses
+        read = partial(sense.read, source, self.sampling, self.frame_size)
+        return [Clip(source.name, read, (source.path,))]
+
+    @override
+    def reference_clips(self, source: VideoSource) -> list[Clip]:
+        read = partial(read_rgb, source, self.sampling, self.frame_size)
+        return [Clip(source.name, read, (source.path,))]
+
+    @override
+    def streams(self, source: VideoSource) -> Streams:
+        read = partial(read_streams, source, self.senses, self.sampling, self.frame_size)
+        return Streams(read, (source.path,))
+
+
+def decode(source: VideoSource, requests: Sequence[Request], sound: bool = False) -> Recording:
+    """All that is asked of a source, from one opening; raises BadSample."""
+    return read_video(source.path, requests, source.span, sound, source.picture_fps)
+
+
+def read_rgb(source: VideoSource, sampling: Sampling, size: tuple[int, int]) -> Tensor:
+    """RGB frames, uint8 (T, 3, H, W); raises BadSample."""
+    return decode(source, [Request(sampling, size)]).streams[0].pictures
+
+
+def read_streams(
+    source: VideoSource,
+    senses: Sequence[VideoSense],
+    sampling: Sampling,
+    size: tuple[int, int],
+) -> dict[str, Frames]:
+    """RGB and all senses of one file that is opened once; raises BadSample."""
+    wanted = [Request(sampling, size), *(sense.request(sampling, size) for sense in senses)]
+    hears = any(sense.hears for sense in senses)
+    recording = decode(source, [request for request in wanted if request], hears)
+    decoded = iter(recording.streams)
+    rgb, *own = [next(decoded) if request else None for request in wanted]
+    assert rgb is not None
+    streams = {"video": rgb}
+    for sense, frames in zip(senses, own, strict=True):
+        streams[sense.name] = sense.draw(source, recording, frames or rgb, size)
+    return streams

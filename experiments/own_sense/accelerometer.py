@@ -1,0 +1,42 @@
+"""A sense of one's own: the trace of an accelerometer as pictures of its spectrum."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from datamodules.base import ModalityDataModule
+from datamodules.media.files import find_media
+from datamodules.media.sampling import Uniform
+from datamodules.samples import BadSample, Clip
+from datamodules.splits import hold_out
+from datamodules.video import VideoSource, read_rgb
+
+
+class AccelerometerDataModule(ModalityDataModule):
+    """Files ``*.csv`` of rows ``x,y,z`` in m/s², and videos in ``reference_root``."""
+
+    def find(self, root, split):
+        traces = [(path.stem, path) for path in sorted(root.glob("*.csv"))]
+        found = traces or find_media(root)  # the reference root holds videos
+        train, val = hold_out([VideoSource(name, path) for name, path in found])
+        return {"train": train, "val": val, "test": []}[split]
+
+    def modality_clips(self, source):
+        return [Clip(source.name, partial(draw, source.path), (source.path,))]
+
+    def reference_clips(self, source):
+        read = partial(read_rgb, source, Uniform(self.frames), self.frame_size)
+        return [Clip(source.name, read, (source.path,))]
+
+
+def draw(path: Path) -> torch.Tensor:
+    """The spectra of x, y and z as red, green and blue, uint8 (1, 3, 33, columns)."""
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    if len(rows) < 64 or any(len(row) != 3 for row in rows):
+        raise BadSample(path, "is no trace of 64 or more rows x,y,z", "Record it again")
+    trace = torch.tensor([[float(value) for value in row] for row in rows])  # (N, 3)
+    window = torch.hann_window(64)
+    power = torch.stft(trace.T, 64, 16, window=window, return_complex=True).abs() ** 2
+    decades = (power + 1e-4).log10()  # (3, 33, columns), -4 … 4
+    return ((decades + 4) / 8 * 255).clamp(0, 255).to(torch.uint8).flip(1)[None]

@@ -1,0 +1,36 @@
+import pytest
+import torch
+from transformers import LlavaOnevisionVideoProcessor
+
+from datamodules.loading import FrameDataset, collate
+from datamodules.samples import BadSample, Clip
+
+
+@pytest.mark.parametrize("size", [(20, 20), (50, 64), (31, 47)])
+def test_frames_are_squashed_as_transformers_does(size):
+    frames = torch.randint(256, (2, 3, 31, 47), dtype=torch.uint8)
+    processor = LlavaOnevisionVideoProcessor(
+        size={"height": size[0], "width": size[1]}, do_rescale=False, do_normalize=False
+    )
+    expected = processor([frames], return_tensors="pt")["pixel_values_videos"][0]
+    resized, name = FrameDataset([Clip("scene/0,1", lambda: frames)], size)[0]
+    assert resized.dtype == torch.uint8 and name == "scene/0,1"
+    assert torch.equal(resized, expected.to(torch.uint8))
+
+
+def test_a_batch_keeps_names_in_order():
+    frames = [torch.full((2, 3, 4, 5), i, dtype=torch.uint8) for i in range(3)]
+    batch = collate([(frames[i], f"clip {i}") for i in range(3)])
+    assert batch["clips"] == ["clip 0", "clip 1", "clip 2"]
+    assert torch.equal(batch["frames"], torch.stack(frames))
+
+
+def test_clips_of_two_lengths_name_both_and_the_remedy():
+    short, long = (torch.zeros(length, 3, 4, 5, dtype=torch.uint8) for length in (2, 3))
+    with pytest.raises(ValueError, match=r"a has 2 frames and b has 3, .*data\.fps=null"):
+        collate([(short, "a"), (long, "b")])
+
+
+def test_a_bad_sample_says_file_reason_and_remedy():
+    bad = BadSample("a/b.png", "is blue", "Paint it")
+    assert str(bad) == "a/b.png: is blue. Paint it"

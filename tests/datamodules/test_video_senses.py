@@ -1,0 +1,323 @@
+"""Sound, fast frames and views of little videos whose frames say when they are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datamodules import (
+    AudioDataModule,
+    EgoDataModule,
+    FastLook,
+    Hearing,
+    HighFrameRateDataModule,
+    VideoDataModule,
+)
+from datamodules.audio import moments
+from datamodules.benchmarks import AVSD, EgoExo4D, InstructJSON
+from datamodules.libraries import import_library
+from datamodules.media.audio import read_sound
+from datamodules.media.sampling import Rate, Uniform
+from datamodules.samples import BadSample, Episode
+from datamodules.signals import log_mel
+from datamodules.toyworld.video_files import write_video
+
+FPS, SECONDS, RATE = 8, 4, 16_000
+SMALL = {"frame_size": (32, 32), "num_workers": 0, "batch_size": 2, "frames": 4}
+
+
+def film(path: Path, level: int = 0, wave: np.ndarray | None = None) -> Path:
+    """Frame i has grey level ``level + 7 i``."""
+    greys = level + 7 * np.arange(FPS * SECONDS)
+    frames = np.broadcast_to(greys[:, None, None, None], (len(greys), 32, 48, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, frames.astype(np.uint8), FPS, wave)
+    return path
+
+
+def clicks(*moments: float) -> np.ndarray:
+    wave = np.random.default_rng(0).normal(0, 1e-3, RATE * SECONDS).astype(np.float32)
+    for moment in moments:
+        wave[int(moment * RATE) : int(moment * RATE) + 400] += 0.5
+    return wave
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    for i in range(5):
+        film(tmp_path / "videos" / f"{i}.mp4", wave=clicks(0.5 + i * 0.5))
+    return tmp_path
+
+
+def greys(pictures) -> list[int]:
+    """Which frame each picture shows, read off its level."""
+    return [round(float(picture.float().mean()) / 7) for picture in pictures]
+
+
+def ready(kind, root, stage="fit", **options):
+    data = kind(root, **SMALL | options)
+    data.setup(stage)
+    return data
+
+
+def instruct(root: Path, *videos: str) -> InstructJSON:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "That."}]
+    records = [{"id": str(i), "video": v, "conversations": turns} for i, v in enumerate(videos)]
+    (root / "train.json").write_text(json.dumps(records))
+    return InstructJSON(root / "train.json")
+
+
+def test_alignment_on_sound_is_the_log_mel_of_the_files(root):
+    data = ready(AudioDataModule, root, window=1.0, frame_size=(128, 100))
+    batch = next(iter(data.val_dataloader()))
+    sound = read_sound(root / "videos" / "4.mp4")
+    end = sound.start + len(sound.waveform) / RATE
+    expected = log_mel(sound.waveform, [end / 3 * i for i in range(4)], 1.0)
+    assert batch["clips"] == ["4.mp4"]
+    assert torch.equal(batch["frames"][0], expected)
+    reference = next(iter(data.reference_dataloader()))
+    assert greys(reference["frames"][0]) == [0, 10, 20, 31]
+
+
+def test_a_sound_is_in_the_middle_of_the_picture_of_its_moment(tmp_path):
+    times = [0.0, 10 / 8, 20 / 8, 31 / 8]  # of four frames of 32
+    film(tmp_path / "a.mp4", wave=clicks(times[1]))
+    film(tmp_path / "b.mp4")
+    data = VideoDataModule(
+        tmp_path,
+        [Hearing(window=1.0)],
+        **SMALL | {"frame_size": (128, 100)},
+        benchmark=instruct(tmp_path, "a.mp4", "b.mp4"),
+        objective="tuning",
+        on_bad_sample="skip",
+        max_bad_share=1,
+    )
+    findings = data.inspect(("train",), read=False)
+    [episode] = data.dataset("train", [u for f in findings for u in f.usable])
+    assert episode["times"]["video"] == episode["times"]["audio"] == tuple(times)
+    loudest = episode["streams"]["audio"][1, 0].float().mean(0).argmax()
+    assert abs(int(loudest) - 50) <= 3
+
+
+def test_all_streams_of_a_video_come_from_one_opening(root, monkeypatch):
+    av = import_library("av")
+    opened, open_file = [], av.open
+
+    def counting(*arguments, **options):
+        opened.append(arguments)
+        return open_file(*arguments, **options)
+
+    data = VideoDataModule(
+        root,
+        [Hearing(), FastLook()],
+        **SMALL,
+        benchmark=instruct(root, "0.mp4", "1.mp4"),
+        objective="tuning",
+    )
+    data.setup("fit")
+    monkeypatch.setattr(av, "open", counting)
+    [[episode]] = data.train_dataloader()
+    assert len(opened) == 1
+    assert list(episode["streams"]) == ["video", "audio", "highfps"]
+    assert {s.shape for s in episode["streams"].values()} == {(4, 3, 32, 32)}
+    assert episode["times"]["highfps"][0] == episode["times"]["video"][0] == 0
+
+
+def test_four_fast_frames_make_a_picture(root):
+    data = ready(HighFrameRateDataModule, root, batch_size=1)
+    [batch] = data.val_dataloader()
+    quarters = batch["frames"][0].unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)  # (4,3,4,16,16)
+    shown = [grey for picture in quarters for grey in greys(picture.movedim(1, 0))]
+    assert shown == [i * 31 // 15 for i in range(16)]
+
+
+def test_frames_a_second_leave_out_what_makes_no_whole_picture(tmp_path):
+    film(tmp_path / "a.mp4")
+    sense = FastLook()
+    data = HighFrameRateDataModule(tmp_path, fps=0.75, **SMALL)
+    source = data.find(tmp_path / "a.mp4", "val")[0]
+    assert sense.request(Rate(0.75, 4), (32, 32)).sampling == Rate(3.0, 16)
+    assert len(sense.read(source, Rate(0.75, 4), (32, 32))) == 3  # 12 frames in 4 s
+    with pytest.raises(BadSample, match="not four for one picture") as caught:
+        sense.read(source, Rate(0.1, 4), (32, 32))
+    assert caught.value.trouble == "too short"
+
+
+def test_no_sound_track_silence_and_damage_are_three_things(root):
+    videos = root / "videos"
+    film(videos / "1.mp4")
+    film(videos / "2.mp4", wave=np.zeros(RATE * SECONDS, np.float32))
+    data = (videos / "3.mp4").read_bytes()
+    (videos / "3.mp4").write_bytes(data[: len(data) // 2])
+    with pytest.raises(BadSample, match="has no sound track"):
+        ready(AudioDataModule, root, batch_size=5).train_dataloader().dataset[1]
+    found = ready(AudioDataModule, root, on_bad_sample="skip", max_bad_share=1)
+    assert [bad.trouble for bad in found.bad_samples] == ["no audio", "silent", "unreadable"]
+    assert len(found.train_dataloader().dataset) == 1
+    quiet = ready(AudioDataModule, root, on_bad_sample="skip", max_bad_share=1, allow_silence=True)
+    assert [bad.trouble for bad in quiet.bad_samples] == ["no audio", "unreadable"]
+
+
+def test_sound_alone_takes_its_videos_from_elsewhere(root, tmp_path):
+    av = import_library("av")
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    for i in range(2):
+        with av.open(str(sounds / f"{i}.wav"), "w") as container:
+            stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
+            wave = (clicks(1.0) * 32767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(wave[None], "s16", "mono")
+            frame.rate = RATE
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+    data = ready(AudioDataModule, sounds, reference_root=root)
+    assert [len(d.dataset) for d in (data.train_dataloader(), data.reference_dataloader())] == [
+        1,
+        4,
+    ]
+    with pytest.raises(BadSample, match="has no video track"):
+        next(iter(ready(AudioDataModule, sounds).reference_dataloader()))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (Uniform(3), (1.0, 2.0, 3.0)),
+        (Uniform(1), (1.0,)),
+        (Rate(1.0), (1.0, 2.0)),
+        (Rate(4.0, 3), (1.0, 2.0, 3.0)),
+    ],
+)
+def test_moments_of_sound_alone(sampling, expected):
+    assert moments(sampling, 1.0, 3.0) == expected
+
+
+def test_a_benchmark_says_which_videos_are_for_training(root):
+    annotations = root / "avsd"
+    annotations.mkdir()
+    for name, clip in (("train", "0"), ("valid", "3")):
+        turns = [{"question": "what?", "answer": "that"}]
+        content = {"dialogs": [{"image_id": clip, "summary": "", "caption": "", "dialog": turns}]}
+        (annotations / f"{name}_set4DSTC7-AVSD.json").write_text(json.dumps(content))
+    data = ready(AudioDataModule, root, benchmark=AVSD(annotations))
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.reference_dataloader())
+    assert [name for batch in loaders for name in next(iter(batch))["clips"]] == ["0", "3", "0"]
+
+
+def test_a_video_of_another_container_will_do_but_none_is_missing(root):
+    (root / "videos" / "0.mp4").rename(root / "videos" / "0.mkv")
+    data = AudioDataModule(root, **SMALL, benchmark=instruct(root, "0.mp4", "9.mp4"))
+    findings = data.inspect(("train", "val"), read=False, stop=False)
+    assert [len(finding.usable) for finding in findings] == [1, 0]
+    assert findings[1].bad[0].trouble == "missing"
+
+
+def test_pictures_in_a_folder_are_a_video_of_three_a_second(root):
+    folder = root / "videos" / "show"
+    folder.mkdir()
+    for i in range(1, 13):
+        Image.fromarray(np.full((32, 48, 3), 7 * i, np.uint8)).save(folder / f"{i:05}.png")
+    episode = Episode("show@1-3", {"frames": "show"}, (), (1.0, 3.0))
+    data = HighFrameRateDataModule(root, **SMALL, benchmark=instruct(root), objective="tuning")
+    streams = data.streams(data.locate(episode)).read()
+    assert greys(streams["video"].pictures) == [4, 5, 7, 9]
+    assert streams["video"].times[0] == 1.0
+
+
+def test_alignment_takes_one_modality(root):
+    with pytest.raises(ValueError, match="one modality at a time, not 2"):
+        VideoDataModule(root, [Hearing(), FastLook()])
+
+
+def test_an_empty_folder_says_what_it_looks_for(tmp_path):
+    with pytest.raises(BadSample, match=r"holds no file named .*\*\.mp4"):
+        ready(HighFrameRateDataModule, tmp_path)
+
+
+@pytest.fixture
+def takes(tmp_path) -> Path:
+    """Five takes; ego frames are 8 levels darker than exo1's; take 1 has no exo2."""
+    for take in range(5):
+        folder = tmp_path / "takes" / f"t{take}" / "frame_aligned_videos"
+        film(folder / "aria01_214-1.mp4")
+        film(folder / "cam01.mp4", 14)
+        if take != 1:
+            film(folder / "cam02.mp4", 28)
+    return tmp_path
+
+
+def test_ego_is_the_modality_and_exo_the_video(takes):
+    data = ready(EgoDataModule, takes)
+    batch = next(iter(data.val_dataloader()))
+    assert batch["clips"] == ["t4/aria01_214-1"]
+    assert greys(batch["frames"][0]) == [0, 10, 20, 31]
+    videos = {b["clips"][0]: greys(b["frames"][0]) for b in data.reference_dataloader()}
+    assert len(videos) == 4 + 3  # a view each; one take has one
+    assert videos["t0/cam02"] == [4, 14, 24, 35]
+
+
+def test_the_configuration_says_which_views_are_what(takes):
+    data = ready(EgoDataModule, takes, rgb_views=["ego"], modality_views=["exo2"],
+                 on_bad_sample="skip", max_bad_share=1)  # fmt: skip
+    assert greys(next(iter(data.val_dataloader()))["frames"][0]) == [4, 14, 24, 35]
+    [bad] = data.bad_samples
+    assert "t1 has none of the views exo2, only ego, exo1" in str(bad)
+    assert bad.trouble == "missing"
+    with pytest.raises(ValueError, match="'exo9' is no view"):
+        EgoDataModule(takes, rgb_views=["exo9"])
+
+
+def annotate(takes: Path, small: bool = False) -> EgoExo4D:
+    records = []
+    for take in range(5):
+        folder = Path("takes", f"t{take}", "frame_aligned_videos")
+        names = sorted(p.name for p in (takes / folder).rglob("*.mp4"))
+        roles = ["ego", "exo1", "exo2"][: len(names)]
+        records.append(
+            {
+                "task_id": 1,
+                "task_name": "T",
+                "scenario_name": "Cooking",
+                "take_uid": f"uid-{take}",
+                "video_paths": {r: str(folder / n) for r, n in zip(roles, names, strict=True)},
+                "proficiency_score": "Novice",
+            }
+        )
+    (takes / "annotations").mkdir()
+    for split, part in (("train", records[:4]), ("val", records[4:])):
+        path = takes / "annotations" / f"proficiency_demonstrator_{split}.json"
+        path.write_text(json.dumps({"annotations": part}))
+    return EgoExo4D(takes / "annotations")
+
+
+def test_views_of_an_episode_take_turns_at_the_same_moments(takes):
+    benchmark = annotate(takes)
+    data = ready(EgoDataModule, takes, benchmark=benchmark, objective="tuning")
+    [[episode]] = data.val_dataloader()
+    assert greys(episode["streams"]["video"]) == [2, 4, 12, 14, 22, 24, 33, 35]
+    assert greys(episode["streams"]["ego"]) == [0, 10, 20, 31]
+    assert episode["times"]["video"] == tuple(t for t in episode["times"]["ego"] for _ in range(2))
+    lone = [
+        e for batch in data.train_dataloader() for e in batch if len(e["streams"]["video"]) == 4
+    ]
+    assert len(lone) == 1  # the take without exo2
+    assert episode["questions"][0].answers == ("Novice",)
+
+
+def test_smaller_copies_of_takes_are_found(takes):
+    benchmark = annotate(takes)
+    for folder in takes.glob("takes/*/frame_aligned_videos"):
+        (folder / "downscaled" / "448").mkdir(parents=True)
+        for path in folder.glob("*.mp4"):
+            path.rename(folder / "downscaled" / "448" / path.name)
+    for options in ({}, {"benchmark": benchmark}):
+        data = ready(EgoDataModule, takes, **options)
+        assert len(data.train_dataloader().dataset) == 4
+    take = EgoDataModule(takes).locate(Episode("t1", {"take": "takes/t1"}, ()))
+    assert sorted(take.views) == ["ego", "exo1"]
+    next(takes.rglob("aria*")).unlink()
+    findings = EgoDataModule(takes, benchmark=benchmark).inspect(("train", "val"), False, False)
+    assert [bad.trouble for f in findings for bad in f.bad] == ["missing"]

@@ -1,0 +1,64 @@
+"""The example of the README that adds a sense: it aligns, and it is as short as promised."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datamodules.samples import BadSample
+from datamodules.toyworld.video_files import write_video
+from experiments.own_sense.accelerometer import draw
+from vlynx_pl import cli
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLE = REPOSITORY / "experiments" / "own_sense"
+
+
+def write_trace(path: Path, hertz: float, axis: int) -> Path:
+    trace = np.zeros((256, 3))
+    trace[:, axis] = np.sin(2 * np.pi * hertz * np.arange(256) / 100)
+    np.savetxt(path, trace, delimiter=",")
+    return path
+
+
+def test_an_accelerometer_is_aligned(tmp_path, monkeypatch):
+    for i in range(5):
+        write_trace(tmp_path / f"{i}.csv", 3 + 8 * i, i % 3)
+        frames = np.full((8, 64, 64, 3), 40 * i, np.uint8)
+        write_video(tmp_path / "videos" / f"{i}.mp4", frames, 4)
+    monkeypatch.chdir(REPOSITORY)
+    arguments = [
+        "--config=experiments/backbones/miniature.yaml",
+        "--config=experiments/own_sense/accelerometer.yaml",
+        f"--data.root={tmp_path}",
+        f"--data.reference_root={tmp_path / 'videos'}",
+        f"--run={tmp_path / 'run'}",
+        "--data.num_workers=0",
+    ]
+    monkeypatch.setattr(sys, "argv", ["vlynx", "fit", *arguments])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["after"]["stat"] < report["before"]["stat"]
+    assert (tmp_path / "run" / "adapters" / "vision-accelerometer").is_dir()
+
+
+def test_an_axis_is_a_colour_and_a_frequency_a_row(tmp_path):
+    for axis in range(3):
+        picture = draw(write_trace(tmp_path / "a.csv", 25, axis))[0]  # half of Nyquist
+        assert picture.shape[:2] == (3, 33)
+        assert picture.float().mean((1, 2)).argmax() == axis
+        assert picture[axis].float().mean(1).argmax() == 16
+
+
+def test_a_file_that_is_no_trace_is_bad(tmp_path):
+    (tmp_path / "a.csv").write_text("1,2\n" * 80)
+    with pytest.raises(BadSample, match="no trace"):
+        draw(tmp_path / "a.csv")
+
+
+def test_it_is_one_short_file_and_one_configuration():
+    code = (EXAMPLE / "accelerometer.py").read_text().splitlines()
+    assert len([line for line in code if line.strip()]) <= 40
