@@ -108,6 +108,7 @@ class ModalityDataModule(LightningDataModule):
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.bad_samples: list[BadSample] = []
         self._parts: dict[Part, list[Any]] = {}
+        self._asked: dict[Split, list[Episode]] = {}
 
     # Not abstract: a backbone's configuration sets the loaders before the modality is known.
     def find(self, root: Path, split: Split) -> list[Any]:
@@ -266,9 +267,15 @@ class ModalityDataModule(LightningDataModule):
         """Episodes of a split; a benchmark without val file holds out a fifth of its train file."""
         given = benchmark.splits()
         if "val" in given or "train" not in given or split == "test":
-            return benchmark.episodes(split)
-        train, val = hold_out(benchmark.episodes("train"))
+            return self._read(benchmark, split)
+        train, val = hold_out(self._read(benchmark, "train"))
         return train if split == "train" else val
+
+    def _read(self, benchmark: Benchmark, split: Split) -> list[Episode]:
+        """Episodes of a split, read once: large annotation files take seconds."""
+        if split not in self._asked:
+            self._asked[split] = benchmark.episodes(split)
+        return self._asked[split]
 
     def _references(self) -> Iterator[Recording]:
         if self.reference_root is None:

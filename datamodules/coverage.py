@@ -11,19 +11,26 @@ from rich.markup import escape
 from rich.table import Table
 
 from datamodules.base import Finding, ModalityDataModule
+from datamodules.contact_sheet import save_contact_sheet
 from datamodules.samples import Trouble
 from vlynx_pl.files import atomic_file
 
 _TROUBLES: Final[tuple[Trouble, ...]] = get_args(Trouble)
 
 
-def check(data: ModalityDataModule, csv_path: Path | None = None, coverage: float = 1.0) -> bool:
+def check(
+    data: ModalityDataModule,
+    csv_path: Path | None = None,
+    coverage: float = 1.0,
+    picture: Path | None = None,
+) -> bool:
     """Read everything that a run would read, and print how much of it can be used.
 
     Args:
         data: a data module that was not set up.
         csv_path: file for a row a recording: part, name, status, file, reason, remedy.
         coverage: share of a part's recordings that must be usable.
+        picture: file for a picture of the first frames that a run would see, PNG.
 
     Returns:
         Whether every part reaches ``coverage``.
@@ -45,6 +52,8 @@ def check(data: ModalityDataModule, csv_path: Path | None = None, coverage: floa
             soft_wrap=True,
             highlight=False,
         )
+    if picture is not None:
+        save_contact_sheet(data, findings, picture)
     return not short
 
 
@@ -61,7 +70,7 @@ def status(finding: Finding) -> str:
 
 def table(findings: list[Finding], title: str) -> Table:
     """A row a part: expected, present, usable, and what is the matter with the others."""
-    shown = Table(title=f"Coverage of {title}", box=SIMPLE_HEAD)
+    shown = Table(title=f"Coverage of {title}", box=SIMPLE_HEAD, padding=(0, 0))
     for column in ("part", "expected", "present", "ok", *_TROUBLES[1:]):
         shown.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
     for part in dict.fromkeys(finding.part for finding in findings):

@@ -110,7 +110,8 @@ class DepthDataModule(ModalityDataModule):
         folders = [SceneFolder(path) for path in find_scenes(root)]
         train, val = hold_out(folders)
         if not train:
-            train, val = [SceneFolder(root, "first")], [SceneFolder(root, "last")]
+            train = [SceneFolder(folders[0].path, "first")]
+            val = [SceneFolder(folders[0].path, "last")]
         return {"train": train, "val": val, "test": []}[split]
 
     @override

@@ -33,12 +33,13 @@ def check(
     context: typer.Context,
     csv: Annotated[Path | None, typer.Option(help="write a row a file there")] = None,
     coverage: Annotated[float, typer.Option(help="exit 1 if a smaller share is usable")] = 1.0,
+    picture: Annotated[Path | None, typer.Option(help="draw the first frames there, PNG")] = None,
 ) -> None:
     """Say which files a run will find, before it runs: --config MODALITY.yaml [--data.root=...]."""
     from datamodules.coverage import check as look
     from vlynx_pl.lightning_cli import data_module
 
-    if not look(data_module(context.args), csv, coverage):
+    if not look(data_module(context.args), csv, coverage, picture):
         sys.exit(1)
 
 

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
+from PIL import Image
 
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks.base import Asked, Benchmark
@@ -271,6 +273,23 @@ def test_coverage_counts_each_kind_of_trouble(root, quiz, tmp_path, capsys):
     assert "train: 50.0%" not in shown
     assert "val: 0.0% of the recordings can be used, fewer than 50%" in shown
     assert check(TextDataModule(root, benchmark=quiz, objective="tuning", **SMALL), coverage=0)
+
+
+@pytest.mark.parametrize("objective", ["alignment", "tuning"])
+def test_a_picture_shows_the_first_frames(root, quiz, tmp_path, objective):
+    data = TextDataModule(root, benchmark=quiz, objective=objective, **SMALL)
+    check(data, picture=tmp_path / "frames.png")
+    picture = np.asarray(Image.open(tmp_path / "frames.png").convert("L"))
+    # Frames of levels 0, 10, 20 and 30 are the only large dark areas on white.
+    shown = {level for level in (0, 10, 20, 30) if (picture == level).sum() > 1000}
+    assert shown == {0, 10, 20, 30}
+
+
+def test_nothing_usable_is_no_picture(root, tmp_path):
+    for path in root.glob("*.txt"):
+        path.write_text("loud")
+    with pytest.raises(BadSample, match="nothing usable to draw"):
+        check(TextDataModule(root, **SMALL), picture=tmp_path / "frames.png")
 
 
 def test_several_modalities_of_one_clip(root, quiz):

@@ -135,6 +135,11 @@ def test_a_single_scene_holds_out_its_last_frames(tmp_path, write_scene):
     assert names(data.reference_dataloader()) == ["chess/0,1,2,3,4,5,6,7"]
 
 
+def test_a_single_scene_under_scans_holds_out_its_last_frames(tmp_path, write_scene):
+    write_scene(tmp_path / "scans" / "chess", range(10))
+    assert names(module(tmp_path).val_dataloader()) == ["chess/8", "chess/9"]
+
+
 def test_the_order_depends_on_the_seed_alone(root):
     first, again, other = module(root), module(root), module(root, seed=1)
     for loader in ("train_dataloader", "reference_dataloader"):

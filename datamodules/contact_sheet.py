@@ -1,0 +1,71 @@
+"""Pictures of what a data module gives, to be looked at before a model is."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from textwrap import shorten, wrap
+
+from torch import Tensor
+
+from datamodules.base import Finding, ModalityDataModule
+from datamodules.samples import BadSample, Question
+from vlynx_pl.files import atomic_file
+
+_COLUMNS = 10
+
+
+def save_contact_sheet(
+    data: ModalityDataModule, findings: Sequence[Finding], path: Path, rows: int = 24
+) -> None:
+    """Draw the frames of the first usable recordings, a row a stream, as PNG.
+
+    Args:
+        data: the data module that found them.
+        findings: what it found.
+        path: file to write.
+        rows: draw so many at most.
+
+    Raises:
+        BadSample: nothing is usable.
+    """
+    from matplotlib.figure import Figure
+
+    drawn = list(islice(_streams(data, findings), rows))
+    if not drawn:
+        raise BadSample(data.root, "has nothing usable to draw", "See the reasons in --csv")
+    figure = Figure(figsize=(2.4 + 1.1 * _COLUMNS, 0.4 + 1.15 * len(drawn)), layout="constrained")
+    axes = figure.subplots(len(drawn), 1 + _COLUMNS, squeeze=False, width_ratios=[2] + 10 * [1])
+    for axis in axes.flat:
+        axis.axis("off")
+    for row, (label, pictures) in zip(axes, drawn, strict=True):
+        row[0].text(1, 0.5, label, ha="right", va="center", fontsize=6)
+        chosen = [i * len(pictures) // _COLUMNS for i in range(_COLUMNS)]
+        for axis, i in zip(row[1:], sorted(set(chosen)), strict=False):
+            axis.imshow(pictures[i].permute(1, 2, 0).numpy())
+            axis.set_title(str(i), fontsize=5, pad=1)
+    figure.suptitle(f"{type(data).__name__}: frames of {data.root}", fontsize=8)
+    with atomic_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
+
+
+def _streams(data: ModalityDataModule, findings: Sequence[Finding]) -> Iterator[tuple[str, Tensor]]:
+    """Label and pictures (T, 3, H, W) of every stream, in order."""
+    for finding in findings:
+        for index in range(len(finding.usable)):
+            item = data.dataset(finding.part, finding.usable)[index]
+            if isinstance(item, tuple):
+                yield f"{finding.part}\n{_folded(item[1])}", item[0]
+                continue
+            asked = _words(item["questions"][0])
+            for name, pictures in item["streams"].items():
+                yield f"{finding.part} {name}\n{_folded(item['name'])}{asked}", pictures
+                asked = ""
+
+
+def _words(question: Question) -> str:
+    answers = " | ".join(question.answers) or "(kept back)"
+    return f"\n{_folded(shorten(question.prompt, 150))}\n→ {shorten(answers, 40)}"
+
+
+def _folded(text: str) -> str:
+    return "\n".join(wrap(text, 46))

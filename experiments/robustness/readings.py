@@ -1,0 +1,139 @@
+"""How damaged inputs are read: through the same public readers and data modules as in a run.
+
+A reading gets a folder and returns if everything in it is well, as far as can be told; what is
+left out by a policy is raised, so that it counts as refused.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.audio import AudioDataModule
+from datamodules.base import ModalityDataModule
+from datamodules.benchmarks import Benchmark
+from datamodules.depth import DepthDataModule
+from datamodules.ego import EgoDataModule
+from datamodules.frame_cache import FrameCache
+from datamodules.high_frame_rate import HighFrameRateDataModule
+from datamodules.media.audio import Sound, read_sound
+from datamodules.media.mesh_depth import prepare_depth_from_mesh
+from datamodules.media.prepare import prepare_scannet
+from datamodules.media.scannet import open_scene
+from datamodules.media.scannet_frames import colour_frames, depth_frames
+from datamodules.media.video import Request, Uniform, read_video
+from datamodules.samples import Frames, Split
+
+SIZE = (32, 32)
+_SMALL: dict[str, Any] = {"frames": 4, "frame_size": SIZE, "batch_size": 2, "num_workers": 0}
+_SKIPPING: dict[str, Any] = {"on_bad_sample": "skip", "max_bad_share": 1.0}
+
+
+def see_and_hear(folder: Path, name: str, sound: bool) -> None:
+    """A video's slow and fast frames and its sound, from one opening."""
+    requests = [Request(Uniform(5), SIZE), Request(Uniform(20), (16, 16))]
+    recording = read_video(folder / name, requests, sound=sound)
+    for frames, count in zip(recording.streams, (5, 20), strict=True):
+        _check_frames(frames, count)
+        assert list(frames.times) == sorted(frames.times)
+    if recording.sound:
+        _check_sound(recording.sound)
+
+
+def hear(folder: Path, name: str) -> None:
+    """The sound of an audio file or a video."""
+    _check_sound(read_sound(folder / name))
+
+
+def align_sound(folder: Path, name: str) -> None:
+    """Sound for alignment, bad files skipped."""
+    _align(AudioDataModule(folder / "media", **_skipping(folder)), folder / name)
+
+
+def align_fast_frames(folder: Path, name: str) -> None:
+    """Fast frames for alignment, bad files skipped."""
+    _align(HighFrameRateDataModule(folder / "media", **_skipping(folder)), folder / name)
+
+
+def align_depth(folder: Path, name: str) -> None:
+    """Depth for alignment, bad scenes and frames skipped."""
+    data = DepthDataModule(folder / "media", encoding="turbo+normals", **_SMALL, **_SKIPPING)
+    _align(data, (folder / name).parents[1])
+
+
+def see_scene(folder: Path, name: str) -> None:
+    """Everything in a scene."""
+    scene = open_scene((folder / name).parents[1])
+    pictures = depth_frames(scene, scene.frames, encoding="turbo+normals", normal_frame="world")
+    _check_frames(Frames(pictures, ()), 2 * len(scene.frames))
+    _check_frames(Frames(colour_frames(scene, scene.frames), ()), len(scene.frames))
+
+
+def export_recording(folder: Path, name: str) -> None:
+    """A .sens recording into a scene's folder, and that again."""
+    scene = open_scene(prepare_scannet(folder / name, folder / "out", None))
+    colour_frames(scene, scene.frames)
+    for frame in scene.frames:
+        assert scene.read_depth(frame).isfinite().all()
+
+
+def render_mesh(folder: Path, name: str) -> None:
+    """Depth of a scene from a mesh or a cloud."""
+    scene = open_scene(prepare_depth_from_mesh(folder / name, folder / "scene", folder / "out"))
+    for frame in scene.frames:
+        assert scene.read_depth(frame).isfinite().all()
+
+
+def load_entry(folder: Path, name: str) -> None:
+    """An entry of a frame cache."""
+    for frames in FrameCache(folder, {}).load("modality", "clip", (), dict).values():
+        _check_frames(frames, 4)
+
+
+def ask(
+    folder: Path, reader: type[Benchmark], file: str, split: Split, options: Mapping[str, Any]
+) -> None:
+    """A benchmark's questions with the media that they name, bad ones skipped."""
+    benchmark = reader(folder / "annotations" / file, **options)
+    modality: type[ModalityDataModule] = HighFrameRateDataModule
+    if reader.__name__ in {"ScanQA", "SQA3D"}:
+        modality = DepthDataModule
+    elif reader.__name__ == "EgoExo4D":
+        modality = EgoDataModule
+    settings = {"objective": "tuning", "benchmark": benchmark, **_SMALL, **_SKIPPING}
+    data = modality(folder / "media", **settings)
+    findings = data.inspect((split,), read=True)
+    assert findings
+    for finding in findings:
+        assert bool(finding.usable) != bool(finding.bad)
+        for bad in finding.bad:
+            raise bad
+
+
+def _skipping(folder: Path) -> dict[str, Any]:
+    return {**_SMALL, **_SKIPPING, "reference_root": folder / "reference"}
+
+
+def _align(data: ModalityDataModule, damaged: Path) -> None:
+    """What is bad must be listed, and what is left must be well."""
+    data.setup("fit")
+    data.report()
+    for batch in (*data.train_dataloader(), *data.val_dataloader(), *data.reference_dataloader()):
+        assert batch["frames"].dtype == torch.uint8 and batch["frames"].shape[-2:] == SIZE
+    for bad in data.bad_samples:
+        assert Path(bad.path).is_relative_to(damaged), f"{bad.path} is well"
+    for bad in data.bad_samples:
+        raise bad
+
+
+def _check_frames(frames: Frames, count: int) -> None:
+    pictures, times = frames
+    assert pictures.dtype == torch.uint8 and pictures.ndim == 4, (pictures.dtype, pictures.shape)
+    assert pictures.shape[:2] == (count, 3) and len(times) in {0, count}, (pictures.shape, times)
+    pictures.sum()  # it may be mapped and not yet read
+
+
+def _check_sound(sound: Sound) -> None:
+    assert sound.waveform.dtype == torch.float32 and sound.waveform.ndim == 1
+    assert sound.waveform.isfinite().all() and len(sound.waveform) >= 1600
