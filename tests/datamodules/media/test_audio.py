@@ -116,7 +116,7 @@ def test_all_channels_of_surround_sound_count_alike(tmp_path):
 
 
 def test_only_the_span_is_decoded(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.m4a", chirp(60, 16000)[None], 16000, "aac", "mono", step=1024)
+    path = write(tmp_path / "a.m4a", chirp(30, 16000)[None], 16000, "aac", "mono", step=1024)
     decoded, original = [], av.AudioResampler
 
     class Counting:
@@ -128,7 +128,7 @@ def test_only_the_span_is_decoded(tmp_path, monkeypatch):
             return self.convert.resample(frame)
 
     monkeypatch.setattr(av, "AudioResampler", Counting)
-    read_sound(path, (50.0, 51.0))
+    read_sound(path, (25.0, 26.0))
     assert sum(decoded) < 3 * 16000
 
 

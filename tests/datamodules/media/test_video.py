@@ -237,6 +237,12 @@ def test_an_edit_list_cuts_frames_away(tmp_path):
     path.write_bytes(data)
     (cut,) = read(path, Uniform(27))
     assert numbers(cut) == list(range(13, 40)) and cut.times[0] == 0
+    with open_media(path) as file:
+        first, *others = list_packets(path, file)[0]
+        packets = [first, *(packet._replace(shown=True) for packet in others)]
+        wanted = {packet.pts for packet in packets}
+        with pytest.raises(DoubtError, match="did not come"):
+            list(decode_wanted(file, video_track(path, file), packets, wanted))
 
 
 def test_a_video_shorter_than_asked_repeats_in_time(tmp_path):
@@ -444,7 +450,7 @@ def test_flipped_bits_are_found_or_harmless(tmp_path, codec):
     first, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(12):
+    for _ in range(8):
         broken = bytearray(data)
         for at in rng.integers(first, end, 6):
             broken[at] ^= 1 << rng.integers(8)
@@ -456,7 +462,7 @@ def test_flipped_bits_are_found_or_harmless(tmp_path, codec):
         else:
             assert len(frames.times) == 30
             assert codec != "libx264" or torch.equal(frames.pictures, whole.pictures)
-    assert refused > 3
+    assert refused > 2
 
 
 @pytest.mark.parametrize(("width", "height"), [(0, 0), (60000, 60000), (16000, 16000), (65535, 1)])
