@@ -6,12 +6,15 @@ and the settings. A changed file or setting makes a new entry; old ones may be r
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from datamodules.samples import BadSample, Frames
 from vlynx_pl.files import atomic_file
@@ -75,12 +78,22 @@ def _state(file: Path) -> tuple[str, int, int]:
 def _load(path: Path) -> dict[str, Frames]:
     try:
         with safe_open(path, "pt") as entry:
-            times: dict[str, list[float]] = json.loads(entry.metadata()["times"])
+            times = json.loads(entry.metadata()["times"])
+            if not isinstance(times, dict):
+                raise ValueError("its times have no names")
             return {
-                name: Frames(entry.get_tensor(f"{name}.pictures"), tuple(moments))
+                name: _checked(name, entry.get_tensor(f"{name}.pictures"), tuple(moments))
                 for name, moments in times.items()
             }
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise BadSample(
             path, f"is no entry of a frame cache ({error})", "Remove it; it will be made again"
         ) from error
+
+
+def _checked(name: str, pictures: Tensor, times: tuple[float, ...]) -> Frames:
+    if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[1] != 3:
+        raise ValueError(f"{name} has {pictures.dtype} of shape {tuple(pictures.shape)}")
+    if len(times) not in {0, len(pictures)} or not all(math.isfinite(time) for time in times):
+        raise ValueError(f"{name} has other times than its {len(pictures)} pictures")
+    return Frames(pictures, times)

@@ -15,6 +15,9 @@ from datamodules.samples import BadSample
 
 # Far above any official file; a larger one would take tens of gigabytes once it is parsed.
 MAX_BYTES: Final = 2 * 1024**3
+# Bytes of a path, and of a name in it: file systems end at 4096 and 255, and there is a root before
+# it and a suffix to try after it.
+_LONGEST_PATH, _LONGEST_NAME = 2000, 240
 _REMEDY: Final = "Download the official file again, or correct it by hand"
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # JSON can write them, no tokenizer reads them
 
@@ -129,6 +132,10 @@ class Record:
             or "\0" in name
         ):
             raise self.expected(field, "a relative path with no .. and no backslash")
+        if len(name.encode()) > _LONGEST_PATH or any(
+            len(part.encode()) > _LONGEST_NAME for part in parts
+        ):
+            raise self.expected(field, "a path that a file system can hold")
         return name
 
     def child(self, field: str) -> "Record":

@@ -11,8 +11,19 @@ from torch import Tensor
 
 from datamodules.samples import BadSample
 
-# What Pillow raises on damaged files, beside OSError: its PNG chunks, inflate, header fields.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error)
+# Pillow goes by a file's content whatever its name is, and for others it may run a program.
+_FORMATS = ("JPEG", "PNG", "TIFF")
+# What Pillow raises on damaged files, beside OSError: its PNG chunks, inflate, header fields, and
+# sizes that no picture has.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    zlib.error,
+    struct.error,
+    Image.DecompressionBombError,
+)
 
 
 def read_colour(path: Path) -> Tensor:
@@ -61,7 +72,7 @@ def image_size(path: Path) -> tuple[int, int]:
         BadSample: the file is missing or is no picture.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             return image.height, image.width
     except _DAMAGE as error:
         raise _undecodable(path, error) from error
@@ -69,7 +80,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def _decode(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             image.load()
             return image.copy()
     except _DAMAGE as error:

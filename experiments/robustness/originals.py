@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -84,33 +84,35 @@ def video(suffix: str, codec: str = "libx264", sound: str | None = "aac", **opti
     return _encoded(suffix, (codec, {"g": "8", **options}), sound)
 
 
-def _encoded(suffix: str, pictures: tuple[str, dict[str, str]] | None, sound: str | None) -> bytes:
+def _encoded(
+    suffix: str, pictures: tuple[str, dict[str, str]] | None, sound: str | None, fps: int = _FPS
+) -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"
         with av.open(str(path), "w", options=_EXACT) as file:
             tracks: list[Any] = []
             if pictures:
                 codec, options = pictures
-                seen: Any = file.add_stream(codec, rate=_FPS, options={"threads": "1", **options})
+                seen: Any = file.add_stream(codec, rate=fps, options={"threads": "1", **options})
                 seen.height, seen.width = _H, _W
                 seen.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
                 tracks.append(seen)
             if sound:
                 tracks.append(file.add_stream(sound, rate=_RATE, layout="mono"))
             for track_ in tracks:
-                frames = _tone(track_) if track_.type == "audio" else _pattern()
+                frames = _tone(track_) if track_.type == "audio" else _pattern(fps)
                 for frame in frames:
                     file.mux(track_.encode(frame))
                 file.mux(track_.encode())
         return path.read_bytes()
 
 
-def _pattern() -> list[Any]:
+def _pattern(fps: int) -> list[Any]:
     ramp = np.linspace(0, 255, _W)[None, :, None].repeat(_H, 0).repeat(3, 2).astype(np.uint8)
     frames = []
     for number in range(_FRAMES):
         frame = av.VideoFrame.from_ndarray(np.roll(ramp, 5 * number, 1), "rgb24")
-        frame.pts, frame.time_base = number, Fraction(1, _FPS)
+        frame.pts, frame.time_base = number, Fraction(1, fps)
         frames.append(frame)
     return frames
 
@@ -139,13 +141,13 @@ def _videos() -> list[Original]:
     }
     found = []
     for name, data in made.items():
-        place, kind = f"media/{name}", name.rpartition(".")[2]
+        place = f"media/{name}"
         heard = not name.endswith(".gif")
         ways = [partial(readings.see_and_hear, name=place, sound=heard)]
         ways += [partial(readings.align_fast_frames, name=place)]
         if heard:
             ways += [partial(readings.hear, name=place), partial(readings.align_sound, name=place)]
-        found.append(Original(kind, place, {**_company(plain), place: data}, tuple(ways)))
+        found.append(Original("video", place, {**_company(plain), place: data}, tuple(ways)))
     return found
 
 
@@ -240,13 +242,13 @@ def _scenes() -> list[Original]:
     for number in range(3):
         files |= scene(f"media/scene000{number}_00")
     damaged = {
-        "colour JPEG": "color/20.jpg",
-        "depth PNG": "depth/20.png",
-        "pose": "pose/20.txt",
-        "intrinsics": "intrinsic/intrinsic_depth.txt",
+        "color/20.jpg": "picture",
+        "depth/20.png": "picture",
+        "pose/20.txt": "matrix",
+        "intrinsic/intrinsic_depth.txt": "matrix",
     }
     found = []
-    for kind, name in damaged.items():
+    for name, kind in damaged.items():
         place = f"media/scene0001_00/{name}"
         ways = (partial(readings.see_scene, name=place), partial(readings.align_depth, name=place))
         found.append(Original(kind, place, files, ways))
@@ -375,7 +377,7 @@ def _annotations() -> list[Original]:
         (EgoExo4D, "test", _of("annotations/", ego_annotations(takes, "test")), {}),
         (AVUT, "train", {"AV_Gemini_data.json": [AVUT_RECORD]}, {}),
     ]
-    return [_benchmark(*case) for case in cases]
+    return [original for case in cases for original in _benchmark(*case)]
 
 
 def _of(folder: str, files: Mapping[str, Any]) -> dict[str, Any]:
@@ -384,26 +386,26 @@ def _of(folder: str, files: Mapping[str, Any]) -> dict[str, Any]:
 
 def _benchmark(
     reader: type[Benchmark], split: Split, contents: dict[str, Any], options: dict[str, Any]
-) -> Original:
+) -> list[Original]:
     files = {f"annotations/{name}": json.dumps(c).encode() for name, c in contents.items()}
-    first = next(iter(files))
-    one_file = first.removeprefix("annotations/") if reader in {InstructJSON, VideoMME} else ""
+    one_file = next(iter(contents)) if reader in {InstructJSON, VideoMME} else ""
     with TemporaryDirectory() as folder:
         for name, data in files.items():
             (Path(folder) / name).parent.mkdir(exist_ok=True)
             (Path(folder) / name).write_bytes(data)
-        episodes = reader(Path(folder) / "annotations" / one_file, **options).episodes(split)
-    media = {role: set() for role in ("video", "scene", "take")}  # type: dict[str, set[str]]
-    clip = _encoded(".mp4", ("libx264", {}), None)
-    for episode in episodes:
-        for role, name in episode.media.items():
-            if role == "scene":
-                files |= scene(f"media/{name}")
-            elif role == "take":
-                folder_of_take = f"media/{name}/frame_aligned_videos"
-                files |= {f"{folder_of_take}/aria.mp4": clip, f"{folder_of_take}/cam01.mp4": clip}
-            else:
-                files[f"media/{name}"] = clip
-            media["video"].add(Path(name).stem if role != "scene" else name)
-    way = partial(readings.ask, reader=reader, file=one_file, split=split, options=options)
-    return Original("annotations", first, files, (way,), tuple(sorted(media["video"])))
+        benchmark = reader(Path(folder) / "annotations" / one_file, **options)
+        episodes = benchmark.episodes(split)
+        read = [str(path.relative_to(folder)) for path in benchmark.files(split)]
+    clip = _encoded(".mp4", ("libx264", {}), None, fps=3)  # questions reach up to 7 s
+    named = {(role, name) for episode in episodes for role, name in episode.media.items()}
+    for role, name in named:
+        if role == "scene":
+            files |= scene(f"media/{name}")
+        elif role == "take":
+            views = ("aria", "cam01")
+            files |= {f"media/{name}/frame_aligned_videos/{view}.mp4": clip for view in views}
+        else:
+            files[f"media/{name}"] = clip
+    media = tuple(sorted({PurePath(name).stem for _, name in named}))
+    way = partial(readings.ask, reader=reader, file=one_file, options=options)
+    return [Original("annotations", name, files, (way,), media) for name in read[:2]]

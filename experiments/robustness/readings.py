@@ -23,7 +23,7 @@ from datamodules.media.prepare import prepare_scannet
 from datamodules.media.scannet import open_scene
 from datamodules.media.scannet_frames import colour_frames, depth_frames
 from datamodules.media.video import Request, Uniform, read_video
-from datamodules.samples import Frames, Split
+from datamodules.samples import Frames
 
 SIZE = (32, 32)
 _SMALL: dict[str, Any] = {"frames": 4, "frame_size": SIZE, "batch_size": 2, "num_workers": 0}
@@ -91,9 +91,7 @@ def load_entry(folder: Path, name: str) -> None:
         _check_frames(frames, 4)
 
 
-def ask(
-    folder: Path, reader: type[Benchmark], file: str, split: Split, options: Mapping[str, Any]
-) -> None:
+def ask(folder: Path, reader: type[Benchmark], file: str, options: Mapping[str, Any]) -> None:
     """A benchmark's questions with the media that they name, bad ones skipped."""
     benchmark = reader(folder / "annotations" / file, **options)
     modality: type[ModalityDataModule] = HighFrameRateDataModule
@@ -103,7 +101,7 @@ def ask(
         modality = EgoDataModule
     settings = {"objective": "tuning", "benchmark": benchmark, **_SMALL, **_SKIPPING}
     data = modality(folder / "media", **settings)
-    findings = data.inspect((split,), read=True)
+    findings = data.inspect(data.parts(), read=True)
     assert findings
     for finding in findings:
         assert bool(finding.usable) != bool(finding.bad)
