@@ -28,14 +28,17 @@ def fit() -> None:
     run()
 
 
-@app.command(context_settings={**_LIGHTNING, "help_option_names": ["--help"]})
+@app.command(context_settings=_LIGHTNING | {"help_option_names": ["--help"]})
 def check(
     context: typer.Context,
     csv: Annotated[Path | None, typer.Option(help="write a row a file there")] = None,
     coverage: Annotated[float, typer.Option(help="exit 1 if a smaller share is usable")] = 1.0,
     picture: Annotated[Path | None, typer.Option(help="draw the first frames there, PNG")] = None,
 ) -> None:
-    """Say which files a run will find, before it runs: --config MODALITY.yaml [--data.root=...]."""
+    """Say which files a run will find, before it runs: --config MODALITY.yaml [--data.root=...].
+
+    All --data options of vlynx fit are taken; so are whole configurations of runs.
+    """
     from datamodules.coverage import check as look
     from vlynx_pl.lightning_cli import data_module
 
@@ -100,6 +103,24 @@ def prepare_depth_from_mesh(
 
 
 @app.command()
+def score(
+    benchmark: Annotated[str, typer.Option(help="such as ScanQA")],
+    predictions: Annotated[Path, typer.Option(help='JSONL of {"id": ..., "prediction": ...}')],
+    references: Annotated[Path, typer.Option(help="official annotation file, or its folder")],
+    split: Annotated[
+        Literal["train", "val", "test"] | None, typer.Option(help="of a folder")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="figure to print first, such as mlvu/macro7")
+    ] = None,
+) -> None:
+    """Score a file of predictions without a model."""
+    from vlynx_pl.scoring_command import score as run
+
+    run(benchmark, predictions, references, split, protocol)
+
+
+@app.command()
 def params(
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
@@ -111,6 +132,8 @@ def params(
 
 def main() -> None:
     """Entry point of ``vlynx``: errors that a user can mend are one message, not a traceback."""
+    # Classes that a configuration names may lie where the command is run, as with python -m.
+    sys.path.append(str(Path.cwd()))
     try:
         app()
     except (UserError, ImportError, OSError) as error:

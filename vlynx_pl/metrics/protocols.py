@@ -1,0 +1,198 @@
+"""Which scores a benchmark has, and which of them is the paper's figure.
+
+All figures are in percent, CIDEr times 100, and their names say the protocol: ``mlvu/macro7``,
+``avsd/cider_1ref``. Failed questions count as wrong in all of them but those that end in
+``_answered``, which some published evaluations print.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from vlynx_pl.errors import UserError
+from vlynx_pl.metrics import choices
+from vlynx_pl.metrics.accuracy import Figures, Rule, accuracies, is_right, macro
+from vlynx_pl.metrics.answered import Answered
+from vlynx_pl.metrics.captions import caption_figures, cider_of_each, without_stop_words
+from vlynx_pl.metrics.named_answers import contains, contains_lower, same_level, same_words
+from vlynx_pl.metrics.scene_answers import clean_answer, exact_match, refined_match
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a benchmark is scored.
+
+    Args:
+        name: the first part of its figures' names.
+        figures: of a whole set of answers, each question once; the first is the one that the paper
+            reports.
+        each: a figure for each question, to tell the best answers from the worst.
+        java: whether it needs Java.
+    """
+
+    name: str
+    figures: Callable[[Sequence[Answered]], Figures]
+    each: Callable[[Sequence[Answered]], list[float]]
+    java: bool = False
+
+
+def avsd(answered: Sequence[Answered]) -> Figures:
+    """Caption scores by the number of references; of several, with DSTC7's filter and without."""
+    counts = {len(answer.references) for answer in answered}
+    if len(counts) > 1:
+        raise UserError(
+            f"AVSD's questions have {' or '.join(map(str, sorted(counts)))} references; one figure "
+            "needs the same number for all, so give one reference file"
+        )
+    (count,) = counts
+    plain = caption_figures("avsd", answered, suffix=f"_{count}ref")
+    if count == 1:
+        return plain
+    filtered = [replace(a, prediction=without_stop_words(a.text)) for a in answered]
+    return caption_figures("avsd", filtered, suffix=f"_{count}ref_dstc7") | plain
+
+
+def scanqa(answered: Sequence[Answered]) -> Figures:
+    """Caption scores and exact match of cleaned answers, and the official EM@1, uncleaned."""
+    return {
+        **caption_figures("scanqa", answered, clean_answer),
+        **_scene_matches("scanqa", answered, exact_match, refined_match),
+        **accuracies("scanqa/em1_official", answered, lambda said, wanted: said in wanted),
+    }
+
+
+def sqa3d(answered: Sequence[Answered]) -> Figures:
+    """Exact match of cleaned answers, by the question's first word."""
+    return _scene_matches("sqa3d", answered, sqa3d_exact, sqa3d_refined, [("type",)])
+
+
+def sqa3d_exact(said: str, references: tuple[str, ...]) -> bool:
+    """SQA3D's published evaluation knows the first reference only."""
+    return exact_match(said, references[:1])
+
+
+def sqa3d_refined(said: str, references: tuple[str, ...], empty_is_contained: bool = False) -> bool:
+    """As ``refined_match``, with the first reference only."""
+    return refined_match(said, references[:1], empty_is_contained)
+
+
+def music_avqa(answered: Sequence[Answered]) -> Figures:
+    """By modality and type: substring as published, and strict."""
+    by = [("modality",), ("modality", "type")]
+    return {
+        **accuracies("music_avqa/substring", answered, contains_lower, by),
+        **accuracies("music_avqa/strict", answered, same_words, by),
+    }
+
+
+def avqa(answered: Sequence[Answered]) -> Figures:
+    """By relation and type: the letter anywhere as published, and first."""
+    by = [("relation",), ("type",)]
+    return {
+        **accuracies("avqa/substring", answered, contains, by),
+        **accuracies("avqa/strict", answered, letter_first, by),
+    }
+
+
+def egoexo(answered: Sequence[Answered]) -> Figures:
+    """Substring as published, longest name by scenario, and always the commonest level."""
+    most = Counter(answer.references[0] for answer in answered).most_common(1)[0][1]
+    return {
+        **accuracies("egoexo/substring", answered, contains),
+        **accuracies("egoexo/level", answered, same_level, [("scenario",)]),
+        "egoexo/majority_baseline": 100 * most / len(answered),
+    }
+
+
+def avut(answered: Sequence[Answered]) -> Figures:
+    """The letter first, by task; no evaluation of AVUT is published."""
+    return accuracies("avut/strict", answered, letter_first, [("task",)])
+
+
+def video_mme(answered: Sequence[Answered]) -> Figures:
+    """As PAVE and V-LynX by duration, domain, sub-category and task; as official, and strict."""
+    by = [("duration",), ("domain",), ("sub_category",), ("task_type",)]
+    return {
+        **accuracies("videomme/lmms", answered, video_mme_lmms, by),
+        **accuracies("videomme/official", answered, video_mme_official),
+        **accuracies("videomme/strict", answered, letter_first),
+    }
+
+
+def mvbench(answered: Sequence[Answered]) -> Figures:
+    """As V-LynX with lmms-eval by task; by the official notebook, and strict."""
+    return {
+        **accuracies("mvbench/micro_lmms", answered, mvbench_lmms, [("task",)]),
+        **accuracies("mvbench/micro_official", answered, choices.mvbench_official),
+        **accuracies("mvbench/micro_strict", answered, letter_first),
+        **macro("mvbench/macro{}_lmms", answered, mvbench_lmms, "task"),
+        **macro("mvbench/macro{}_official", answered, choices.mvbench_official, "task"),
+        **macro("mvbench/macro{}_strict", answered, letter_first, "task"),
+    }
+
+
+def mlvu(answered: Sequence[Answered]) -> Figures:
+    """As V-LynX released it; by the official rule, whose M-Avg is ``mlvu/macro7``; and strict.
+
+    The paper says M-Avg, but its released code prints the micro average.
+    """
+    return {
+        **accuracies("mlvu/micro_released", answered, mlvu_released, [("task",)]),
+        **accuracies("mlvu/micro", answered, mlvu_official, [("task",)]),
+        **accuracies("mlvu/micro_strict", answered, letter_first),
+        **macro("mlvu/macro{}_released", answered, mlvu_released, "task"),
+        **macro("mlvu/macro{}", answered, mlvu_official, "task"),
+        **macro("mlvu/macro{}_strict", answered, letter_first, "task"),
+    }
+
+
+def _scene_matches(
+    name: str,
+    answered: Sequence[Answered],
+    exact: Rule,
+    refined: Callable[..., bool],
+    by: Sequence[tuple[str, ...]] = (),
+) -> Figures:
+    """EM@1 and refined EM, and the latter as PAVE's evaluator lets an empty answer pass."""
+    said = [answer for answer in answered if answer.prediction is not None]
+    passed = sum(refined(a.text, a.references, empty_is_contained=True) for a in said)
+    return {
+        **accuracies(f"{name}/em1", answered, exact, by),
+        **accuracies(f"{name}/em1_refined", answered, refined, by),
+        f"{name}/em1_refined_pave": 100 * passed / len(answered),
+    }
+
+
+def _letter(extract: Callable[[str], str]) -> Rule:
+    return lambda said, references: extract(said) == references[0]
+
+
+def _verdicts(rule: Rule) -> Callable[[Sequence[Answered]], list[float]]:
+    return lambda answered: [100.0 * is_right(answer, rule) for answer in answered]
+
+
+letter_first: Final = _letter(choices.strict_letter)
+video_mme_lmms: Final = _letter(partial(choices.video_mme_letter, official=False))
+video_mme_official: Final = _letter(partial(choices.video_mme_letter, official=True))
+mvbench_lmms: Final = _letter(choices.mvbench_lmms_letter)
+mlvu_official: Final = _letter(choices.mlvu_official_letter)
+mlvu_released: Final = _letter(choices.mlvu_released_letter)
+
+# By the names of the benchmarks' readers.
+PROTOCOLS: Final[Mapping[str, Protocol]] = {
+    "AVSD": Protocol("avsd", avsd, cider_of_each, java=True),
+    "AVQA": Protocol("avqa", avqa, _verdicts(contains)),
+    "MusicAVQA": Protocol("music_avqa", music_avqa, _verdicts(contains_lower)),
+    "ScanQA": Protocol("scanqa", scanqa, partial(cider_of_each, clean=clean_answer), java=True),
+    "SQA3D": Protocol("sqa3d", sqa3d, _verdicts(sqa3d_refined)),
+    "LLaVAVideo": Protocol(
+        "llava_video", partial(caption_figures, "llava_video"), cider_of_each, java=True
+    ),
+    "VideoMME": Protocol("videomme", video_mme, _verdicts(video_mme_lmms)),
+    "MVBench": Protocol("mvbench", mvbench, _verdicts(mvbench_lmms)),
+    "MLVU": Protocol("mlvu", mlvu, _verdicts(mlvu_released)),
+    "EgoExo4D": Protocol("egoexo", egoexo, _verdicts(same_level)),
+    "AVUT": Protocol("avut", avut, _verdicts(letter_first)),
+}

@@ -1,0 +1,102 @@
+"""The scores of a benchmark as a torchmetrics metric, and how they are printed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+from typing_extensions import override
+
+from vlynx_pl.metrics.accuracy import Figures
+from vlynx_pl.metrics.answered import Answered, decoded, encoded, merged
+from vlynx_pl.metrics.protocols import Protocol
+
+
+class Scores(Metric):
+    """Gathers answers, from all ranks, and scores them as one set, each question once.
+
+    Feed it with ``update``, not by calling it, which would score every batch as a set of its own.
+
+    Args:
+        protocol: how the benchmark is scored.
+
+    Example:
+        >>> from vlynx_pl.metrics import Answered, scores_for
+        >>> scores = scores_for("AVUT")
+        >>> labels = {"task": "Audio OCR Matching"}
+        >>> scores.update([Answered("7", "B", ("B",), labels=labels)])
+        >>> scores.update([Answered("8", None, ("C",), labels=labels)])
+        >>> scores.compute()["avut/strict"], scores.compute()["avut/n_failed"]
+        (50.0, 1.0)
+    """
+
+    full_state_update = False
+    records: list[Tensor]  # answers as lines of bytes, uint8 each
+
+    def __init__(self, protocol: Protocol, **options: Any) -> None:
+        super().__init__(**options)
+        self.protocol = protocol
+        self.add_state("records", default=[], dist_reduce_fx="cat")
+
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        """Of the empty tensor by which a rank without answers takes part."""
+        return torch.uint8
+
+    @override
+    def update(self, answered: Sequence[Answered]) -> None:
+        """Add answers, at least one."""
+        line = torch.frombuffer(bytearray(encoded(answered)), dtype=torch.uint8)
+        self.records.append(line.to(self.device))
+
+    @override
+    def compute(self) -> Figures:
+        """The figures, the paper's first, with ``n_total``, ``n_answered`` and ``n_failed``.
+
+        Raises:
+            UserError: there is nothing to score, or something that can't be scored.
+        """
+        answered = self.answered()
+        return self.protocol.figures(answered) | counts(self.protocol.name, answered)
+
+    def answered(self) -> list[Answered]:
+        """Each question once, in the order of ids; within ``sync_context()``, of all ranks."""
+        records = dim_zero_cat(self.records) if len(self.records) else torch.empty(0)
+        return merged(decoded(records.byte().cpu().numpy().tobytes()))
+
+
+def counts(name: str, answered: Sequence[Answered]) -> Figures:
+    """How many questions there are, were answered, and were not."""
+    failed = sum(answer.failed for answer in answered)
+    numbers = {"total": len(answered), "answered": len(answered) - failed, "failed": failed}
+    return {f"{name}/n_{what}": float(number) for what, number in numbers.items()}
+
+
+def headline(figures: Mapping[str, float]) -> str:
+    """The name of the figure that the paper reports: the first one."""
+    return next(iter(figures))
+
+
+def table(figures: Mapping[str, float], chosen: str | None = None) -> Table:
+    """Figures to print: the headline and the counts above all others.
+
+    Args:
+        figures: of one benchmark, as ``Scores.compute`` gives them.
+        chosen: the headline; None is the paper's.
+    """
+    first = chosen or headline(figures)
+    numbers = [name for name in figures if "/n_" in name]
+    rows = Table("score", "figure", caption="in percent, CIDEr × 100; failed is wrong")
+    rows.columns[1].justify = "right"
+    rows.add_row(f"[bold]{first}", f"[bold]{figures[first]:.2f}")
+    for name in numbers:
+        rows.add_row(name, f"{figures[name]:.0f}")
+    rows.add_section()
+    for name, figure in figures.items():
+        if name != first and name not in numbers:
+            rows.add_row(name, f"{figure:.2f}")
+    return rows
