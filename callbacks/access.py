@@ -6,6 +6,7 @@ from typing import Protocol
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
+from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.alignment import InterfaceAlignment
 
 
@@ -36,6 +37,19 @@ def alignment(module: LightningModule) -> InterfaceAlignment:
         raise TypeError(
             f"this callback belongs to InterfaceAlignment, not to {type(module).__name__}; remove "
             "it from trainer.callbacks"
+        )
+    return module
+
+
+def adapter_training(module: LightningModule) -> AdapterTraining:
+    """The module as one of the stages.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(module, AdapterTraining):
+        raise TypeError(
+            f"{type(module).__name__} trains no adapter; remove the callback that saves"
         )
     return module
 

@@ -3,26 +3,25 @@
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.access import alignment, data, leaves_files, run_folder
+from callbacks.access import adapter_training, data, leaves_files, run_folder
 from vlynx_pl.adapters import save_adapter
 
 
 class AdapterCheckpoint(Callback):
-    """Writes ``adapters/vision-<modality>/`` into the run folder after every epoch.
+    """Writes ``adapters/vision-<modality>/`` or ``llm-<task>/`` into the run folder every epoch.
 
-    The folder is replaced as a whole or not at all, and loads with plain ``peft``. Its
+    A folder is replaced as a whole or not at all, and loads with plain ``peft``. Its
     ``made_with.json`` names the backbone and how frames were made.
     """
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if leaves_files(trainer):
-            module = alignment(pl_module)
-            folder = run_folder(trainer) / "adapters" / f"vision-{module.modality}"
-            source = module.guidance.source
+            module = adapter_training(pl_module)
             made_with = {
-                "backbone": source.backbone,
-                "fingerprint": source.fingerprint,
+                "backbone": module.backbone.name,
+                "fingerprint": module.backbone.fingerprint,
                 "frames": data(trainer).preprocessing,
             }
-            save_adapter(module.backbone.vision_adapters, module.modality, folder, made_with)
+            for folder, (adapters, name) in module.trained_adapters().items():
+                save_adapter(adapters, name, run_folder(trainer) / "adapters" / folder, made_with)

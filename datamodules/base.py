@@ -1,58 +1,28 @@
-"""What the data modules of all modalities share: what there is, what is bad, and the loaders.
+"""What the data modules of all modalities share: their interface, what is bad, and the loaders.
 
 Two objectives. *Alignment* reads frames of the modality alone, unpaired and without text, and
 plain video for the guidance. *Tuning* reads episodes: a clip's video, its modality, and all its
 questions.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from rich.progress import track
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from typing_extensions import override
 
 from datamodules.benchmarks.base import Benchmark
 from datamodules.frame_cache import FrameCache
-from datamodules.loading import EpisodeDataset, FrameDataset, collate
+from datamodules.inspection import Finding, inspect
+from datamodules.loading import Careful, EpisodeDataset, FrameDataset, Loader, collate, gather
+from datamodules.recordings import PARTS, Objective, Part, Recording, Recordings
 from datamodules.samples import BadSample, Clip, Episode, Split, Streams
-from datamodules.splits import hold_out
-
-Objective = Literal["alignment", "tuning"]
-Part = Literal["train", "val", "test", "reference"]
-Usable = list[Clip] | list[tuple[Episode, Streams]]
-
-PARTS: Final[dict[Objective, dict[str, tuple[Part, ...]]]] = {
-    "alignment": {"fit": ("train", "val", "reference"), "validate": ("val",), "test": ("val",)},
-    "tuning": {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)},
-}
-"""What each stage of an objective reads."""
-
-
-class Recording(NamedTuple):
-    """A file, a scene or a take that should be there, named by an annotation or found."""
-
-    name: str
-    locate: Callable[[], Any]  # gives what the modality calls a source, or raises BadSample
-    episode: Episode | None = None
-
-
-@dataclass
-class Finding:
-    """What became of a recording."""
-
-    part: Part
-    name: str
-    usable: list[Any] = field(default_factory=list)
-    bad: list[BadSample] = field(default_factory=list)
+from vlynx_pl.errors import UserError
 
 
 class ModalityDataModule(LightningDataModule):
@@ -65,8 +35,10 @@ class ModalityDataModule(LightningDataModule):
         root: folder of the data.
         benchmark: annotations whose splits say which media are for training; tuning needs one.
             Without it a fifth of what is in ``root`` is held out.
+        held_out: share of the training clips that is held out where a benchmark has no val file.
         objective: ``alignment`` or ``tuning``.
-        reference_root: folder of other media for the reference videos, split by the same rule.
+        reference_root: folder of other media for the reference videos: those of the benchmark's
+            training clips, or else split by the same rule.
         frames: moments of a recording that are looked at; a modality says which.
         frame_size: (H, W) of the frames; the command line takes it from the backbone.
         batch_size: clips, or episodes, a batch.
@@ -84,6 +56,7 @@ class ModalityDataModule(LightningDataModule):
         root: str | Path,
         *,
         benchmark: Benchmark | None = None,
+        held_out: float = 0.2,
         objective: Objective = "alignment",
         reference_root: str | Path | None = None,
         frames: int = 20,
@@ -97,9 +70,11 @@ class ModalityDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         if objective == "tuning" and benchmark is None:
-            raise ValueError("objective=tuning needs questions; give data.benchmark")
-        if frames < 1:
-            raise ValueError(f"frames={frames} must be 1 or more")
+            raise UserError("objective=tuning needs questions; give data.benchmark")
+        if frames < 1 or not 0 < held_out < 1:
+            raise UserError(
+                f"frames={frames} must be 1 or more, and held_out={held_out} between 0 and 1"
+            )
         self.root, self.benchmark, self.objective = Path(root), benchmark, objective
         self.reference_root = None if reference_root is None else Path(reference_root)
         self.frames, self.frame_size = frames, frame_size
@@ -108,13 +83,18 @@ class ModalityDataModule(LightningDataModule):
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.bad_samples: list[BadSample] = []
         self._parts: dict[Part, list[Any]] = {}
-        self._asked: dict[Split, list[Episode]] = {}
+        self._recordings = Recordings(
+            self.root, self.reference_root, benchmark, objective, held_out, self.find, self.locate
+        )
+
+    modalities: tuple[str, ...] = ()
+    """Names of the streams that episodes have beside ``video``."""
 
     # Not abstract: a backbone's configuration sets the loaders before the modality is known.
-    def find(self, root: Path, split: Split) -> list[Any]:
-        """The sources in ``root``, without annotations; each has a ``name`` and a ``path``.
+    def find(self, root: Path) -> Mapping[Split, list[Any]]:
+        """Sources of each split in a folder, without annotations; unread, with name and path.
 
-        ``train`` and ``val`` share no recording; see :func:`hold_out`.
+        No recording is in two splits; see :func:`datamodules.splits.hold_out`.
         """
         raise NotImplementedError(
             f"{type(self).__name__} is no modality; add --config experiments/align/<modality>.yaml"
@@ -128,8 +108,8 @@ class ModalityDataModule(LightningDataModule):
         """Clips of plain RGB video of a source; pictures may be left unread."""
         raise NotImplementedError(f"{type(self).__name__} has no RGB video")
 
-    def locate(self, episode: Episode) -> Any:
-        """The source that an episode is about; raises BadSample if it is not there."""
+    def locate(self, root: Path, episode: Episode) -> Any:
+        """The source in a folder that an episode is about; raises BadSample if it is not there."""
         raise NotImplementedError(f"{type(self).__name__} knows no benchmarks")
 
     def streams(self, source: Any) -> Streams:
@@ -153,9 +133,10 @@ class ModalityDataModule(LightningDataModule):
             if not usable:
                 raise BadSample(
                     self.root,
-                    f"leaves no {part} clip; {len(self.bad_samples)} were skipped"
-                    + "".join(f", the first because {bad}" for bad in self.bad_samples[:1]),
-                    "Repair the files, or give a larger folder",
+                    f"leaves no {part} clip of {len({f.name for f in findings})} recordings"
+                    + "".join(f"; the first bad one is {bad}" for bad in self.bad_samples[:1]),
+                    "Repair the files, or give a larger folder; one recording alone cannot be "
+                    "trained on and held out",
                 )
             self._parts[part] = usable
         rank_zero_info(repr(self))
@@ -167,46 +148,38 @@ class ModalityDataModule(LightningDataModule):
     ) -> list[Finding]:
         """Look for all recordings of these parts.
 
-        Threads wait for the files, since most time goes to the disk and to decoding.
-
         Args:
             parts: what to look for.
             read: decode everything, rather than what is needed to list the clips.
             stop: raise the first BadSample; None goes by ``on_bad_sample``.
         """
-        stop = self.on_bad_sample == "stop" if stop is None else stop
-        jobs = [(part, recording) for part in parts for recording in self._recordings(part)]
-        findings = []
-        with ThreadPoolExecutor() as pool:
-            waiting = [pool.submit(self._inspect, *job, read) for job in jobs]
-            for outcome in track(waiting, f"Checking {self.root.name}", transient=True):
-                finding = outcome.result()
-                if finding.bad and stop:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise finding.bad[0]
-                findings.append(finding)
-        return findings
+        recordings = self._recordings
+        return inspect(
+            [(part, recording) for part in parts for recording in recordings.of(part)],
+            self._candidates,
+            self._read if read else None,
+            self.on_bad_sample == "stop" if stop is None else stop,
+            f"Checking {self.root.name}",
+        )
 
     def parts(self) -> tuple[Part, ...]:
-        """All parts that there are: splits, and the reference videos of alignment."""
-        splits: list[Part] = ["train", "val", "test"]
-        if self.benchmark is not None:
-            splits = [*self.benchmark.splits()]
-            if "train" in splits and "val" not in splits:
-                splits.insert(1, "val")
-        return (*splits, "reference") if self.objective == "alignment" else (*splits,)
+        """All parts that there may be: splits, and the reference videos of alignment."""
+        return self._recordings.parts()
 
     def report(self) -> dict[str, list[str]]:
         """What was left out, each with its reason, for the report of a run."""
-        return {"skipped": [str(bad) for bad in self.bad_samples]}
+        skipped = [str(bad) for bad in self.bad_samples]
+        return {"skipped": skipped, "left_out": self._recordings.left_out}
 
     def dataset(self, part: Part, usable: list[Any]) -> FrameDataset | EpisodeDataset:
         """What ``inspect`` found usable in a part, as a dataset."""
-        cache = self.cache_dir and FrameCache(self.cache_dir, self.preprocessing)
+        cache = None
+        if self.cache_dir is not None:
+            cache = FrameCache(self.cache_dir, [_name(type(self)), self.preprocessing])
         if self.objective == "tuning":
-            return EpisodeDataset(usable, self.frame_size, cache or None)
+            return EpisodeDataset(usable, self.frame_size, cache)
         kind = "reference" if part == "reference" else "modality"
-        return FrameDataset(usable, self.frame_size, cache or None, kind)
+        return FrameDataset(usable, self.frame_size, cache, kind)
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
@@ -226,6 +199,11 @@ class ModalityDataModule(LightningDataModule):
 
         The order is shuffled, so that guidance from the first few hundred clips is unbiased.
         """
+        if self.objective != "alignment":
+            raise UserError(
+                f"data.objective={self.objective} has no reference videos, which alignment needs; "
+                "set it to alignment"
+            )
         return self._loader("reference", 1, shuffle=True)
 
     @override
@@ -247,69 +225,6 @@ class ModalityDataModule(LightningDataModule):
         counts.append(f"{len(self.bad_samples)} skipped")
         return f"{type(self).__name__}({self.root}: {', '.join(counts)})"
 
-    def _recordings(self, part: Part) -> Iterator[Recording]:
-        """What there should be."""
-        if part == "reference":
-            yield from self._references()
-        elif self.benchmark is None:
-            for source in self.find(self.root, part):
-                yield Recording(source.name, partial(_same, source))
-        else:
-            seen = set()
-            for episode in self._episodes(self.benchmark, part):
-                # Alignment asks nothing: a medium that two episodes are about is one recording.
-                medium = (*episode.media.items(), episode.span)
-                if self.objective == "tuning" or medium not in seen:
-                    yield Recording(episode.name, partial(self.locate, episode), episode)
-                seen.add(medium)
-
-    def _episodes(self, benchmark: Benchmark, split: Split) -> list[Episode]:
-        """Episodes of a split; a benchmark without val file holds out a fifth of its train file."""
-        given = benchmark.splits()
-        if "val" in given or "train" not in given or split == "test":
-            return self._read(benchmark, split)
-        train, val = hold_out(self._read(benchmark, "train"))
-        return train if split == "train" else val
-
-    def _read(self, benchmark: Benchmark, split: Split) -> list[Episode]:
-        """Episodes of a split, read once: large annotation files take seconds."""
-        if split not in self._asked:
-            self._asked[split] = benchmark.episodes(split)
-        return self._asked[split]
-
-    def _references(self) -> Iterator[Recording]:
-        if self.reference_root is None:
-            yield from self._recordings("train")
-            return
-        held_out = [part for part in self.parts() if part in {"val", "test"}]
-        kept_back = {place for part in held_out for place in _places(self._recordings(part))}
-        kept_back -= _places(self._recordings("train"))
-        for source in self.find(self.reference_root, "train"):
-            if source.path.resolve() in kept_back:
-                raise BadSample(
-                    source.path,
-                    f"would be a reference video, but {self.root} does not train on it",
-                    "Leave reference_root out, or split it as that folder",
-                )
-            yield Recording(source.name, partial(_same, source))
-
-    def _inspect(self, part: Part, recording: Recording, read: bool) -> Finding:
-        finding = Finding(part, recording.name)
-        try:
-            candidates = self._candidates(part, recording)
-        except BadSample as bad:
-            finding.bad.append(bad)
-            return finding
-        dataset = self.dataset(part, candidates)
-        for index, candidate in enumerate(candidates):
-            try:
-                if read:
-                    dataset[index]
-                finding.usable.append(candidate)
-            except BadSample as bad:
-                finding.bad.append(bad)
-        return finding
-
     def _candidates(self, part: Part, recording: Recording) -> list[Any]:
         source = recording.locate()
         if self.objective == "tuning":
@@ -318,15 +233,16 @@ class ModalityDataModule(LightningDataModule):
             return list(self.reference_clips(source))
         return list(self.modality_clips(source))
 
+    def _read(self, part: Part, candidate: Any) -> None:
+        self.dataset(part, [candidate])[0]
+
     def _take_note(self, findings: list[Finding]) -> None:
         """Keep what is bad, once each, and stop if it is too much."""
+        bad = {str(bad): bad for finding in findings for bad in finding.bad}
         known = {str(bad) for bad in self.bad_samples}
-        for bad in (bad for finding in findings for bad in finding.bad):
-            if str(bad) not in known:
-                self.bad_samples.append(bad)
-                known.add(str(bad))
-        troubled = {f.name for f in findings if f.bad}
-        every = {f.name for f in findings}
+        self.bad_samples += [bad[text] for text in bad if text not in known]
+        troubled = {finding.name for finding in findings if finding.bad}
+        every = {finding.name for finding in findings}
         if len(troubled) > self.max_bad_share * len(every):
             raise BadSample(
                 self.root,
@@ -347,25 +263,16 @@ class ModalityDataModule(LightningDataModule):
         sampler = (
             RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
         )
-        return DataLoader(
-            dataset,
+        return Loader(
+            Careful(dataset),
             batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
-            collate_fn=collate if self.objective == "alignment" else list,
+            collate_fn=partial(gather, collate if self.objective == "alignment" else list),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
 
 
-def _same(source: Any) -> Any:
-    return source
-
-
-def _places(recordings: Iterator[Recording]) -> set[Path]:
-    """Where recordings lie; what is not there is no place, and is reported with its part."""
-    places = set()
-    for recording in recordings:
-        with suppress(BadSample):
-            places.add(recording.locate().path.resolve())
-    return places
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -7,7 +7,8 @@ from textwrap import shorten, wrap
 
 from torch import Tensor
 
-from datamodules.base import Finding, ModalityDataModule
+from datamodules.base import ModalityDataModule
+from datamodules.inspection import Finding
 from datamodules.samples import BadSample, Question
 from vlynx_pl.files import atomic_file
 
@@ -17,7 +18,7 @@ _COLUMNS = 10
 def save_contact_sheet(
     data: ModalityDataModule, findings: Sequence[Finding], path: Path, rows: int = 24
 ) -> None:
-    """Draw the frames of the first usable recordings, a row a stream, as PNG.
+    """Draw the frames of each part's first usable recordings, a row a stream, as PNG.
 
     Args:
         data: the data module that found them.
@@ -30,7 +31,11 @@ def save_contact_sheet(
     """
     from matplotlib.figure import Figure
 
-    drawn = list(islice(_streams(data, findings), rows))
+    parts = dict.fromkeys(finding.part for finding in findings)
+    drawn = []
+    for part in parts:
+        of_part = [finding for finding in findings if finding.part == part]
+        drawn += list(islice(_streams(data, of_part), max(1, rows // len(parts))))
     if not drawn:
         raise BadSample(data.root, "has nothing usable to draw", "See the reasons in --csv")
     figure = Figure(figsize=(2.4 + 1.1 * _COLUMNS, 0.4 + 1.15 * len(drawn)), layout="constrained")

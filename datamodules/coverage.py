@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args
 
@@ -10,8 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules.base import Finding, ModalityDataModule
+from datamodules.base import ModalityDataModule
 from datamodules.contact_sheet import save_contact_sheet
+from datamodules.inspection import Finding
 from datamodules.samples import Trouble
 from vlynx_pl.files import atomic_file
 
@@ -40,27 +42,28 @@ def check(
     findings = data.inspect(parts, read=True, stop=False)
     if csv_path is not None:
         _write(findings, csv_path)
+    # Without annotations there need be no test recordings.
+    if data.benchmark is None and not any(finding.part == "test" for finding in findings):
+        parts = tuple(part for part in parts if part != "test")
     console = Console()
-    console.print(table(findings, str(data.root)))
-    found = dict.fromkeys(finding.part for finding in findings)
-    short = [part for part in found if usable_share(findings, part) < coverage]
-    for part in short:
-        first = next(finding.bad[0] for finding in findings if finding.part == part and finding.bad)
+    console.print(table(findings, parts, str(data.root)))
+    enough = True
+    for part in parts:
+        of_part = [finding for finding in findings if finding.part == part]
+        usable = sum(not finding.bad for finding in of_part)
+        if of_part and usable >= coverage * len(of_part):
+            continue
+        enough = False
+        first = next((str(finding.bad[0]) for finding in of_part if finding.bad), "there is none")
         console.print(
-            f"[bold red]{part}[/]: {usable_share(findings, part):.1%} of the recordings can be "
-            f"used, fewer than {coverage:.0%}. The first cannot, because {escape(str(first))}",
+            f"[bold red]{part}[/]: {usable} of {len(of_part)} recordings can be used, fewer than "
+            f"{coverage:.0%}: {escape(first)}",
             soft_wrap=True,
             highlight=False,
         )
     if picture is not None:
         save_contact_sheet(data, findings, picture)
-    return not short
-
-
-def usable_share(findings: list[Finding], part: str) -> float:
-    """Share of a part's recordings with nothing bad."""
-    good = [not finding.bad for finding in findings if finding.part == part]
-    return sum(good) / len(good)
+    return enough
 
 
 def status(finding: Finding) -> str:
@@ -68,12 +71,12 @@ def status(finding: Finding) -> str:
     return finding.bad[0].trouble if finding.bad else "ok"
 
 
-def table(findings: list[Finding], title: str) -> Table:
+def table(findings: list[Finding], parts: Sequence[str], title: str) -> Table:
     """A row a part: expected, present, usable, and what is the matter with the others."""
     shown = Table(title=f"Coverage of {title}", box=SIMPLE_HEAD, padding=(0, 0))
     for column in ("part", "expected", "present", "ok", *_TROUBLES[1:]):
         shown.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
-    for part in dict.fromkeys(finding.part for finding in findings):
+    for part in parts:
         counts = Counter(status(finding) for finding in findings if finding.part == part)
         present = counts.total() - counts["missing"]
         figures = [counts.total(), present, counts["ok"], *(counts[t] for t in _TROUBLES[1:])]

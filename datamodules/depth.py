@@ -1,7 +1,7 @@
 """Depth as a modality: ScanNet scenes as pictures of disparity and normals (paper section 4)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from datamodules.media.scannet_splits import find_scenes, listed_scenes, scenes_
 from datamodules.samples import Clip, Episode, Frames, Split, Streams
 from datamodules.signals.disparity import check_range
 from datamodules.splits import hold_out
+from vlynx_pl.errors import UserError
 
 _RATE: Final = 30.0  # Hz, at which ScanNet was recorded; frames are numbered at this rate
 
@@ -84,7 +85,7 @@ class DepthDataModule(ModalityDataModule):
         super().__init__(root, **settings)
         check_range(near_mm, far_mm)
         if min(frames_per_sample, reference_frames) < 1:
-            raise ValueError(
+            raise UserError(
                 f"frames_per_sample={frames_per_sample} and reference_frames={reference_frames} "
                 "must be 1 or more"
             )
@@ -97,6 +98,8 @@ class DepthDataModule(ModalityDataModule):
         self.frames_per_sample, self.reference_frames = frames_per_sample, reference_frames
         self._scenes: dict[SceneFolder, ScanNetScene] = {}
 
+    modalities = ("3d",)
+
     @property
     @override
     def preprocessing(self) -> dict[str, Any]:
@@ -104,20 +107,20 @@ class DepthDataModule(ModalityDataModule):
         return super().preprocessing | self.drawing | alignment
 
     @override
-    def find(self, root: Path, split: Split) -> list[SceneFolder]:
+    def find(self, root: Path) -> Mapping[Split, list[SceneFolder]]:
         if listed := listed_scenes(root):
-            return [SceneFolder(path) for path in listed[split]]
+            return {split: [SceneFolder(p) for p in paths] for split, paths in listed.items()}
         folders = [SceneFolder(path) for path in find_scenes(root)]
         train, val = hold_out(folders)
         if not train:
             train = [SceneFolder(folders[0].path, "first")]
             val = [SceneFolder(folders[0].path, "last")]
-        return {"train": train, "val": val, "test": []}[split]
+        return {"train": train, "val": val}
 
     @override
-    def locate(self, episode: Episode) -> SceneFolder:
+    def locate(self, root: Path, episode: Episode) -> SceneFolder:
         name = episode.media.get("scene", episode.name)
-        return SceneFolder(inside(scenes_folder(self.root), name, self.root))
+        return SceneFolder(inside(scenes_folder(root), name, root))
 
     @override
     def modality_clips(self, source: SceneFolder) -> list[Clip]:

@@ -1,5 +1,6 @@
 """A person's own view as a modality, beside cameras that look on (Ego-Exo4D)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from datamodules.media.video import Request, read_video
 from datamodules.samples import BadSample, Clip, Episode, Frames, Split, Streams
 from datamodules.signals.views import views
 from datamodules.splits import hold_out
+from vlynx_pl.errors import UserError
 
 _SMALL = Path("downscaled", "448")  # where Ego-Exo4D's own tool puts the copies of 448 lines
 EXO = ("exo1", "exo2", "exo3", "exo4")
@@ -26,15 +28,38 @@ class Take:
     """A moment of skill, filmed by one camera on the person and up to four around."""
 
     name: str
-    path: Path
-    views: Mapping[str, Path]  # ego, exo1 … exo4; those that there are
+    path: Path  # folder of the videos
+    named: tuple[tuple[str, Path], ...] = ()  # (view, file) as an annotation names them
+
+    def views(self) -> dict[str, Path]:
+        """The videos that there are of ``ego`` and ``exo1`` … ``exo4``.
+
+        Without annotation, ego is the colour camera of the Aria glasses, and the others follow
+        their names; the glasses' other cameras and previews are no views.
+
+        Raises:
+            BadSample: an annotated video is not there, or there is none at all.
+        """
+        if self.named:
+            return {view: _file(path) for view, path in self.named}
+        files = sorted([*self.path.glob("*.mp4")] or (self.path / _SMALL).glob("*.mp4"))
+        ego = [file for file in files if re.fullmatch(r"aria.*_214-1", file.stem)]
+        exo = [file for file in files if re.match(r"cam|gp", file.stem)]
+        if not ego and not exo:
+            raise BadSample(
+                self.path,
+                "holds no aria*_214-1.mp4, cam*.mp4 or gp*.mp4",
+                "Download the take, or leave it out",
+                "missing",
+            )
+        return dict(zip(("ego",), ego, strict=False)) | dict(zip(EXO, exo, strict=False))
 
 
 class EgoDataModule(ModalityDataModule):
     """Views of Ego-Exo4D's takes: some feed the RGB stream, others are the modality.
 
-    Without a benchmark, ``root`` holds ``takes/<take>/frame_aligned_videos/*.mp4``; the ego view is
-    the one named ``aria*``, the others are ``exo1`` … in the order of their names.
+    Without a benchmark, ``root`` holds ``takes/<take>/frame_aligned_videos/*.mp4``, or smaller
+    copies in ``downscaled/448``; see :meth:`Take.views`.
 
     Args:
         root: folder that holds ``takes/``.
@@ -55,8 +80,10 @@ class EgoDataModule(ModalityDataModule):
         super().__init__(root, **settings)
         for name in (*rgb_views, *modality_views):
             if name not in {"ego", *EXO}:
-                raise ValueError(f"{name!r} is no view; there are ego, {', '.join(EXO)}")
+                raise UserError(f"{name!r} is no view; there are ego, {', '.join(EXO)}")
         self.rgb_views, self.modality_views = tuple(rgb_views), tuple(modality_views)
+
+    modalities = ("ego",)
 
     @property
     @override
@@ -67,7 +94,7 @@ class EgoDataModule(ModalityDataModule):
         }
 
     @override
-    def find(self, root: Path, split: Split) -> list[Take]:
+    def find(self, root: Path) -> Mapping[Split, list[Take]]:
         folders = sorted(root.glob("takes/*/frame_aligned_videos"))
         if not folders:
             raise BadSample(
@@ -76,16 +103,16 @@ class EgoDataModule(ModalityDataModule):
                 "Give the folder that holds Ego-Exo4D's takes/",
                 "missing",
             )
-        train, val = hold_out([_open_take(folder) for folder in folders])
-        return {"train": train, "val": val, "test": []}[split]
+        train, val = hold_out([Take(folder.parent.name, folder) for folder in folders])
+        return {"train": train, "val": val}
 
     @override
-    def locate(self, episode: Episode) -> Take:
+    def locate(self, root: Path, episode: Episode) -> Take:
         if "take" in episode.media:  # of the test split only the names of takes are published
-            folder = inside(self.root, episode.media["take"], self.root)
-            return _open_take(folder / "frame_aligned_videos")
-        paths = {role: inside(self.root, name, self.root) for role, name in episode.media.items()}
-        return Take(episode.name, self.root, {role: _file(path) for role, path in paths.items()})
+            folder = inside(root, episode.media["take"], root)
+            return Take(episode.name, folder / "frame_aligned_videos")
+        named = [(view, inside(root, name, root)) for view, name in episode.media.items()]
+        return Take(episode.name, named[0][1].parent, tuple(named))
 
     @override
     def modality_clips(self, source: Take) -> list[Clip]:
@@ -135,12 +162,12 @@ def _read_view(path: Path, frames: int, size: tuple[int, int]) -> Tensor:
 
 
 def _there(take: Take, wanted: Sequence[str]) -> list[Path]:
-    paths = [take.views[view] for view in wanted if view in take.views]
+    views = take.views()
+    paths = [views[view] for view in wanted if view in views]
     if not paths:
         raise BadSample(
             take.path,
-            f"take {take.name} has none of the views {', '.join(wanted)}, only "
-            f"{', '.join(take.views) or 'none at all'}",
+            f"take {take.name} has none of the views {', '.join(wanted)}, only {', '.join(views)}",
             "Leave it out, or ask for other views",
             "missing",
         )
@@ -153,13 +180,3 @@ def _file(path: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise BadSample(path, "is not there", "Download it, or leave it out", "missing")
-
-
-def _open_take(folder: Path) -> Take:
-    files = sorted([*folder.glob("*.mp4")] or (folder / _SMALL).glob("*.mp4"))
-    if not files:
-        raise BadSample(folder, "holds no *.mp4", "Download the take, or leave it out", "missing")
-    ego = [path for path in files if path.name.lower().startswith("aria")]
-    exo = [path for path in files if path not in ego]
-    found = dict(zip(("ego",), ego, strict=False)) | dict(zip(EXO, exo, strict=False))
-    return Take(folder.parent.name, folder, found)

@@ -7,9 +7,10 @@ and the settings. A changed file or setting makes a new entry; old ones may be r
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +21,8 @@ from datamodules.samples import BadSample, Frames
 from vlynx_pl.files import atomic_file
 
 _FORMAT = 1  # of the entries; another number makes all of them new
+# What reading an entry raises that is none, beside FileNotFoundError.
+_DAMAGE = (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError)
 
 
 class FrameCache:
@@ -27,10 +30,10 @@ class FrameCache:
 
     Args:
         folder: where entries are kept.
-        settings: how pictures are made; plain numbers and names.
+        settings: what makes the pictures and how, in plain numbers and names.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Sequence[Any]) -> None:
         self.folder = folder
         self.settings = json.dumps(settings, sort_keys=True)
 
@@ -39,6 +42,8 @@ class FrameCache:
     ) -> dict[str, Frames]:
         """The streams of a clip, from its entry or else from ``read``, which makes the entry.
 
+        A damaged entry is made again, with a warning.
+
         Args:
             kind: of the clip, since a modality and its video may have one name.
             name: of the clip.
@@ -46,12 +51,16 @@ class FrameCache:
             read: gives the streams.
 
         Raises:
-            BadSample: a file is missing, or the entry is damaged.
+            BadSample: a file is missing, or ``read`` raises it.
             OSError: the entry cannot be written.
         """
         path = self._path(kind, name, files)
-        if path.exists():
+        try:
             return _load(path)
+        except FileNotFoundError:
+            pass
+        except _DAMAGE as error:
+            warn(f"{path} is no entry of a frame cache ({error}) and is made again", stacklevel=2)
         streams = read()
         tensors = {f"{name}.pictures": s.pictures.contiguous() for name, s in streams.items()}
         times = {name: stream.times for name, stream in streams.items()}
@@ -76,19 +85,14 @@ def _state(file: Path) -> tuple[str, int, int]:
 
 
 def _load(path: Path) -> dict[str, Frames]:
-    try:
-        with safe_open(path, "pt") as entry:
-            times = json.loads(entry.metadata()["times"])
-            if not isinstance(times, dict):
-                raise ValueError("its times have no names")
-            return {
-                name: _checked(name, entry.get_tensor(f"{name}.pictures"), tuple(moments))
-                for name, moments in times.items()
-            }
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise BadSample(
-            path, f"is no entry of a frame cache ({error})", "Remove it; it will be made again"
-        ) from error
+    with safe_open(path, "pt") as entry:
+        times = json.loads(entry.metadata()["times"])
+        if not isinstance(times, dict) or not times:
+            raise ValueError("it names no stream")
+        return {
+            name: _checked(name, entry.get_tensor(f"{name}.pictures"), tuple(moments))
+            for name, moments in times.items()
+        }
 
 
 def _checked(name: str, pictures: Tensor, times: tuple[float, ...]) -> Frames:

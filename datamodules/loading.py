@@ -1,16 +1,27 @@
 """Clips and episodes as datasets: uint8 pictures of one size, read by the loaders' workers."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 from typing_extensions import override
 
 from datamodules.frame_cache import FrameCache
-from datamodules.samples import Clip, Episode, FrameBatch, Frames, LoadedEpisode, Streams
+from datamodules.samples import (
+    BadSample,
+    Clip,
+    Episode,
+    FrameBatch,
+    Frames,
+    LoadedEpisode,
+    Streams,
+)
+from vlynx_pl.errors import UserError
 
 
 class FrameDataset(Dataset[tuple[Tensor, str]]):
@@ -76,17 +87,53 @@ class EpisodeDataset(Dataset[LoadedEpisode]):
         }
 
 
+class Careful(Dataset[Any]):
+    """Gives a BadSample instead of raising it, so that it leaves a worker as it is."""
+
+    def __init__(self, dataset: FrameDataset | EpisodeDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        """Number of clips or episodes."""
+        return len(self.dataset)
+
+    @override
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except BadSample as bad:
+            return bad
+
+
+def gather(batch: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
+    """A batch of the samples, or the first that is bad."""
+    return next((sample for sample in samples if isinstance(sample, BadSample)), None) or batch(
+        samples
+    )
+
+
+class Loader(DataLoader[Any]):
+    """Raises what a worker found bad in the process that trains, as one message."""
+
+    @override
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, BadSample):
+                raise batch
+            yield batch
+
+
 def collate(samples: list[tuple[Tensor, str]]) -> FrameBatch:
     """Stack clips of one length into a batch.
 
     Raises:
-        ValueError: their lengths differ.
+        UserError: their lengths differ.
     """
     frames, names = zip(*samples, strict=True)
     lengths = {len(clip): name for clip, name in samples}
     if len(lengths) > 1:
         (one, first), (other, second) = list(lengths.items())[:2]
-        raise ValueError(
+        raise UserError(
             f"{first} has {one} frames and {second} has {other}, which make no batch; sample a "
             "fixed number of frames (data.fps=null), or one clip a batch (data.batch_size=1)"
         )

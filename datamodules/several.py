@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from typing_extensions import override
 
 from datamodules.base import ModalityDataModule
+from datamodules.recordings import Objective
 from datamodules.samples import Episode, Frames, Streams
+from vlynx_pl.errors import UserError
 
 
 class SeveralDataModule(ModalityDataModule):
@@ -22,23 +25,35 @@ class SeveralDataModule(ModalityDataModule):
         settings: what all modalities share, see ModalityDataModule; ``root`` is the first module's.
     """
 
-    def __init__(self, modules: Sequence[ModalityDataModule], **settings: Any) -> None:
-        super().__init__(modules[0].root, **{"objective": "tuning", **settings})
+    def __init__(
+        self,
+        modules: Sequence[ModalityDataModule],
+        *,
+        objective: Objective = "tuning",
+        **settings: Any,
+    ) -> None:
+        super().__init__(modules[0].root, objective=objective, **settings)
         if self.objective != "tuning":
-            raise ValueError("alignment takes one modality at a time; give its own data module")
+            raise UserError("alignment takes one modality at a time; give its own data module")
         self.modules = tuple(modules)
+        self.modalities = tuple(name for module in modules for name in module.modalities)
+        if len(set(self.modalities)) < len(self.modalities):
+            raise UserError(
+                f"two data modules give a modality of one name ({', '.join(self.modalities)}); "
+                "name each once"
+            )
         for module in self.modules:
             module.frame_size = self.frame_size
 
     @property
     @override
     def preprocessing(self) -> dict[str, Any]:
-        parts = {type(module).__name__: module.preprocessing for module in self.modules}
-        return super().preprocessing | parts
+        parts = [[type(module).__name__, module.preprocessing] for module in self.modules]
+        return super().preprocessing | {"modules": parts}
 
     @override
-    def locate(self, episode: Episode) -> list[Any]:
-        return [module.locate(episode) for module in self.modules]
+    def locate(self, root: Path, episode: Episode) -> list[Any]:
+        return [module.locate(module.root, episode) for module in self.modules]
 
     @override
     def streams(self, source: list[Any]) -> Streams:
@@ -56,16 +71,9 @@ class SeveralDataModule(ModalityDataModule):
 
 
 def read_all(reads: Sequence[Callable[[], dict[str, Frames]]]) -> dict[str, Frames]:
-    """The streams of all readers, the video of the first; raises BadSample.
-
-    Raises:
-        ValueError: two readers give a modality of the same name.
-    """
-    streams = reads[0]()
-    for read in reads[1:]:
-        more = read()
-        more.pop("video")
-        if twice := streams.keys() & more.keys():
-            raise ValueError(f"two data modules give {', '.join(twice)}; name each modality once")
-        streams |= more
+    """The streams of all readers, the video of the first; raises BadSample."""
+    streams: dict[str, Frames] = {}
+    for read in reads:
+        for name, stream in read().items():
+            streams.setdefault(name, stream)
     return streams

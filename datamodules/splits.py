@@ -6,7 +6,10 @@ from typing import TypeVar
 _Item = TypeVar("_Item")
 
 
-def hold_out(items: Sequence[_Item]) -> tuple[list[_Item], list[_Item]]:
-    """The first 80 % of the items and the last 20 %, at least one."""
-    held_out = max(1, len(items) // 5)
+def hold_out(items: Sequence[_Item], share: float = 0.2) -> tuple[list[_Item], list[_Item]]:
+    """The first items and the last, a ``share`` rounded down but at least one.
+
+    The last in order, not here and there: neighbours by name are often parts of one recording.
+    """
+    held_out = max(1, int(len(items) * share))
     return list(items[:-held_out]), list(items[-held_out:])

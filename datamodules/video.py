@@ -4,7 +4,7 @@ A file is opened once for its RGB stream and all its modalities.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from datamodules.media.sampling import Rate, Sampling, Uniform
 from datamodules.media.video import Recording, Request, read_video
 from datamodules.samples import Clip, Episode, Frames, Split, Streams
 from datamodules.splits import hold_out
+from vlynx_pl.errors import UserError
 
 _PICTURE_FPS: Final = 3.0  # of MVBench's folders of pictures, the only ones that are
 
@@ -31,6 +32,13 @@ class VideoSource:
     path: Path
     span: tuple[float, float] | None = None  # (start, end) in s
     picture_fps: float | None = None  # pictures a second, of a folder
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is opened."""
+        if self.path.is_dir():
+            return (self.path, *sorted(self.path.iterdir()))
+        return (self.path,)
 
 
 @dataclass(frozen=True)
@@ -93,15 +101,25 @@ class VideoDataModule(ModalityDataModule):
     ) -> None:
         super().__init__(root, **settings)
         if self.objective == "alignment" and len(senses) != 1:
-            raise ValueError(f"alignment takes one modality at a time, not {len(senses)} senses")
+            raise UserError(f"alignment takes one modality at a time, not {len(senses)} senses")
         self.senses = tuple(senses)
+        self.modalities = tuple(sense.name for sense in senses)
+        if len({"video", *self.modalities}) <= len(senses):
+            raise UserError(
+                f"two senses have one name ({', '.join(self.modalities)}), or one is called video"
+            )
+        if fps is not None and self.objective == "alignment" and self.batch_size > 1:
+            raise UserError(
+                f"data.fps={fps} gives clips of different lengths, which make no batch; set "
+                "data.batch_size=1, or data.fps=null"
+            )
         self.fps = fps
 
     @property
     @override
     def preprocessing(self) -> dict[str, Any]:
-        drawn = {sense.name: asdict(sense) for sense in self.senses}
-        return super().preprocessing | {"fps": self.fps} | drawn
+        drawn = [[sense.name, asdict(sense)] for sense in self.senses]
+        return super().preprocessing | {"fps": self.fps, "senses": drawn}
 
     @property
     def sampling(self) -> Sampling:
@@ -109,34 +127,38 @@ class VideoDataModule(ModalityDataModule):
         return Uniform(self.frames) if self.fps is None else Rate(self.fps, self.frames)
 
     @override
-    def find(self, root: Path, split: Split) -> list[VideoSource]:
-        files = find_media(root, sound=any(sense.hears for sense in self.senses))
+    def find(self, root: Path) -> Mapping[Split, list[VideoSource]]:
+        files = find_media(root, self._hears)
         train, val = hold_out([VideoSource(name, path) for name, path in files])
-        return {"train": train, "val": val, "test": []}[split]
+        return {"train": train, "val": val}
 
     @override
-    def locate(self, episode: Episode) -> VideoSource:
+    def locate(self, root: Path, episode: Episode) -> VideoSource:
         if "frames" in episode.media:
-            path = media_file(self.root, episode.media["frames"])
+            path = media_file(root, episode.media["frames"])
             return VideoSource(episode.name, path, episode.span, _PICTURE_FPS)
-        path = media_file(self.root, episode.media.get("video", episode.name))
+        path = media_file(root, episode.media.get("video", episode.name), self._hears)
         return VideoSource(episode.name, path, episode.span)
+
+    @property
+    def _hears(self) -> bool:
+        return any(sense.hears for sense in self.senses)
 
     @override
     def modality_clips(self, source: VideoSource) -> list[Clip]:
         [sense] = self.senses
         read = partial(sense.read, source, self.sampling, self.frame_size)
-        return [Clip(source.name, read, (source.path,))]
+        return [Clip(source.name, read, source.files)]
 
     @override
     def reference_clips(self, source: VideoSource) -> list[Clip]:
         read = partial(read_rgb, source, self.sampling, self.frame_size)
-        return [Clip(source.name, read, (source.path,))]
+        return [Clip(source.name, read, source.files)]
 
     @override
     def streams(self, source: VideoSource) -> Streams:
         read = partial(read_streams, source, self.senses, self.sampling, self.frame_size)
-        return Streams(read, (source.path,))
+        return Streams(read, source.files)
 
 
 def decode(source: VideoSource, requests: Sequence[Request], sound: bool = False) -> Recording:

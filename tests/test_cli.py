@@ -125,7 +125,7 @@ def test_a_run_ends_with_the_table_the_place_and_the_next_command(finished):
     assert command.endswith(f"--model.stat_weight=0 --run={run}-attention-only")
     report = json.loads((run / "report.json").read_text())
     assert len(report["after"]["attention_per_layer"]) == 4
-    assert report["data"] == {"skipped": [], "dropped_frames": []}
+    assert report["data"] == {"skipped": [], "left_out": [], "dropped_frames": []}
 
 
 def test_metrics_name_both_losses(finished):

@@ -43,7 +43,7 @@ def test_the_configurations_are_accepted():
     for block in blocks:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(LightningDataModule, "data")
-        parser.parse_object(yaml.safe_load(block))
+        parser.instantiate_classes(parser.parse_object(yaml.safe_load(block)))
 
 
 def test_the_example_of_a_sense_is_the_real_one():

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
+from jsonargparse import SUPPRESS, ArgumentParser
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -32,8 +32,6 @@ class RunFolderError(UserError):
 class VlynxCLI(LightningCLI):
     """LightningCLI with a backbone of its own group and one folder a run."""
 
-    needs_backbone = True
-
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
@@ -41,7 +39,7 @@ class VlynxCLI(LightningCLI):
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--backbone", type=VideoBackbone, required=self.needs_backbone)
+        parser.add_argument("--backbone", type=VideoBackbone, required=True)
         parser.add_argument(
             "--run", type=str, default="runs/unnamed", help="folder that a run is written into"
         )
@@ -108,23 +106,6 @@ def _frame_size(backbone: VideoBackbone) -> tuple[int, int]:
     return backbone.frame_size
 
 
-class DataCLI(VlynxCLI):
-    """Reads the configurations of a run and makes its data module only."""
-
-    needs_backbone = False
-
-    @override
-    def before_instantiate_classes(self) -> None:
-        """No run begins here."""
-
-    @override
-    def instantiate_classes(self) -> None:
-        parser = ArgumentParser()
-        parser.add_subclass_arguments(LightningDataModule, "data")
-        data = parser.instantiate_classes(parser.parse_object({"data": self.config.data}))
-        self.datamodule = data.data
-
-
 def fit() -> None:
     """Run ``vlynx fit`` with the arguments of the process."""
     _quieten()
@@ -142,23 +123,16 @@ def fit() -> None:
 
 
 def data_module(arguments: list[str]) -> ModalityDataModule:
-    """The data module that a run with these arguments would use."""
+    """The data module that a run with these arguments would use; nothing else is made."""
     _quieten()
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
-    cli = DataCLI(
-        LightningModule,
-        LightningDataModule,
-        run=False,
-        args=arguments,
-        seed_everything_default=False,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        auto_configure_optimizers=False,
-        save_config_callback=None,
-    )
-    if not isinstance(cli.datamodule, ModalityDataModule):
-        raise UserError(f"{type(cli.datamodule).__name__} is no data module of a modality")
-    return cli.datamodule
+    parser = ArgumentParser(prog="vlynx check", description="Options of the data module.")
+    parser.add_argument("--config", action="config", help="a configuration of a run, or of data")
+    parser.add_subclass_arguments(ModalityDataModule, "data", required=True)
+    for part in ("backbone", "model", "trainer"):  # of a run; they are not looked at
+        parser.add_argument(f"--{part}", type=dict[str, Any] | None, help=SUPPRESS)
+    parser.add_argument("--run", type=str, help=SUPPRESS)
+    made: ModalityDataModule = parser.instantiate_classes(parser.parse_args(arguments)).data
+    return made
 
 
 def _quieten() -> None:

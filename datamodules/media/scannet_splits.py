@@ -4,8 +4,12 @@ A root is a folder of scenes, a folder with ``scans/`` in it, or one scene.
 """
 
 from pathlib import Path
+from typing import Final, get_args
 
-from datamodules.samples import BadSample
+from datamodules.samples import BadSample, Split
+
+_SPLITS: Final[tuple[Split, ...]] = get_args(Split)
+_LONGEST_NAME = 255  # bytes, of file systems
 
 
 def find_scenes(root: Path) -> list[Path]:
@@ -30,7 +34,7 @@ def find_scenes(root: Path) -> list[Path]:
     return scenes
 
 
-def listed_scenes(root: Path) -> dict[str, list[Path]]:
+def listed_scenes(root: Path) -> dict[Split, list[Path]]:
     """The scene folders of ``scannetv2_{train,val,test}.txt`` in ``root``; empty without lists.
 
     Folders are named, not looked for: a listed scene may be missing on disk.
@@ -39,12 +43,12 @@ def listed_scenes(root: Path) -> dict[str, list[Path]]:
         BadSample: train or val is missing beside another list, a scene is listed twice, or a name
             leads out of the folder of scenes.
     """
-    paths = {split: root / f"scannetv2_{split}.txt" for split in ("train", "val", "test")}
+    paths = {split: root / f"scannetv2_{split}.txt" for split in _SPLITS}
     present = {split: path for split, path in paths.items() if path.is_file()}
     if not present:
         return {}
     seen: dict[str, Path] = {}
-    splits: dict[str, list[Path]] = {"train": [], "val": [], "test": []}
+    splits: dict[Split, list[Path]] = {split: [] for split in _SPLITS}
     for split, path in paths.items():
         if split not in present:
             if split != "test":
@@ -54,7 +58,7 @@ def listed_scenes(root: Path) -> dict[str, list[Path]]:
                     "Add it, or remove all scannetv2_*.txt to hold out the last 20 % of the scenes",
                 )
             continue
-        for name in path.read_text().split():
+        for name in _names(path):
             if name in seen:
                 raise BadSample(
                     path,
@@ -77,6 +81,17 @@ def _is_scene(path: Path) -> bool:
     if path.name.startswith("."):
         return False
     return any((path / stream).is_dir() for stream in ("color", "depth", "pose"))
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        names = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSample(path, f"cannot be read ({error})", "Download the list again") from error
+    for name in names:
+        if "\0" in name or len(name.encode()) > _LONGEST_NAME:
+            raise BadSample(path, f"lists {name!r:.60}, which is no name", "Download it again")
+    return names
 
 
 def _inside(base: Path, name: str, path: Path) -> Path:

@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from datamodules.base import ModalityDataModule
@@ -16,11 +17,11 @@ from datamodules.video import VideoSource, read_rgb
 class AccelerometerDataModule(ModalityDataModule):
     """Files ``*.csv`` of rows ``x,y,z`` in m/s², and videos in ``reference_root``."""
 
-    def find(self, root, split):
+    def find(self, root):
         traces = [(path.stem, path) for path in sorted(root.glob("*.csv"))]
         found = traces or find_media(root)  # the reference root holds videos
         train, val = hold_out([VideoSource(name, path) for name, path in found])
-        return {"train": train, "val": val, "test": []}[split]
+        return {"train": train, "val": val}
 
     def modality_clips(self, source):
         return [Clip(source.name, partial(draw, source.path), (source.path,))]
@@ -32,10 +33,12 @@ class AccelerometerDataModule(ModalityDataModule):
 
 def draw(path: Path) -> torch.Tensor:
     """The spectra of x, y and z as red, green and blue, uint8 (1, 3, 33, columns)."""
-    rows = [line.split(",") for line in path.read_text().splitlines()]
-    if len(rows) < 64 or any(len(row) != 3 for row in rows):
+    try:
+        trace = torch.from_numpy(np.loadtxt(path, np.float32, delimiter=",", ndmin=2))  # (N, 3)
+    except ValueError as error:
+        raise BadSample(path, f"is no table of numbers ({error})", "Record it again") from error
+    if len(trace) < 64 or trace.shape[1] != 3:
         raise BadSample(path, "is no trace of 64 or more rows x,y,z", "Record it again")
-    trace = torch.tensor([[float(value) for value in row] for row in rows])  # (N, 3)
     window = torch.hann_window(64)
     power = torch.stft(trace.T, 64, 16, window=window, return_complex=True).abs() ** 2
     decades = (power + 1e-4).log10()  # (3, 33, columns), -4 … 4

@@ -88,7 +88,7 @@ def dataset(folder: Path, cache: bool) -> EpisodeDataset:
         cache_dir=folder / "cache" if cache else None,
     )
     episode = Episode("clip", {"video": "clip.mp4"}, ())
-    return data.dataset("train", [(episode, data.streams(data.locate(episode)))])
+    return data.dataset("train", [(episode, data.streams(data.locate(folder, episode)))])
 
 
 def touched(episodes: EpisodeDataset) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,14 +13,16 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
+from safetensors.torch import save_file
 
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks.base import Asked, Benchmark
 from datamodules.benchmarks.records import read_records
 from datamodules.coverage import check
 from datamodules.samples import BadSample, Clip, Frames, Question, Streams
-from datamodules.several import SeveralDataModule, read_all
+from datamodules.several import SeveralDataModule
 from datamodules.splits import hold_out
+from vlynx_pl.errors import UserError
 
 SMALL = {"frame_size": (4, 6), "num_workers": 0, "batch_size": 2}
 
@@ -49,13 +52,14 @@ def both(path: Path, stream: str) -> dict[str, Frames]:
 
 class TextDataModule(ModalityDataModule):
     stream = "text"
+    modalities = ("text",)
 
-    def find(self, root, split):
+    def find(self, root):
         train, val = hold_out([Text(path.stem, path) for path in sorted(root.glob("*.txt"))])
-        return {"train": train, "val": val, "test": []}[split]
+        return {"train": train, "val": val}
 
-    def locate(self, episode):
-        path = self.root / episode.media["video"]
+    def locate(self, root, episode):
+        path = root / episode.media["video"]
         if not path.exists():
             raise BadSample(path, "is not there", "Write it", "missing")
         return Text(episode.name, path)
@@ -211,18 +215,141 @@ def test_a_changed_file_or_setting_is_read_again(root, tmp_path):
     assert larger["frames"].shape[-2:] == (8, 8)
 
 
-def test_a_damaged_entry_is_named(root, tmp_path):
+def test_a_damaged_entry_is_made_again(root, tmp_path):
     cache = tmp_path / "cache"
     clips(ready(root, cache_dir=cache).val_dataloader())
     entry = next(cache.rglob("*.safetensors"))
-    entry.write_bytes(entry.read_bytes()[:40])
-    with pytest.raises(BadSample, match=r"\.safetensors: is no entry of a frame cache .*Remove it"):
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:40])
+    with pytest.warns(UserWarning, match=r"\.safetensors is no entry .* and is made again"):
         clips(ready(root, cache_dir=cache).val_dataloader())
+    assert entry.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    ("times", "frames"),
+    [
+        ("[]", {"frames.pictures": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}),
+        ("[" * 100_000, {}),
+        ('{"frames": []}', {"frames.pictures": torch.zeros(1, 3, 4, 4)}),
+        ('{"frames": []}', {"frames.pictures": torch.zeros(3, 4, 4, dtype=torch.uint8)}),
+        ('{"frames": [1, 2]}', {"frames.pictures": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}),
+        ('{"frames": [NaN]}', {"frames.pictures": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}),
+    ],
+)
+def test_an_entry_that_holds_something_else_is_made_again(root, tmp_path, times, frames):
+    cache = tmp_path / "cache"
+    clips(ready(root, cache_dir=cache).val_dataloader())
+    for entry in cache.rglob("*.safetensors"):
+        save_file(frames, entry, {"times": times})
+    with pytest.warns(UserWarning, match=r"\.safetensors is no entry .* and is made again"):
+        batch = next(iter(ready(root, cache_dir=cache).val_dataloader()))
+    assert (batch["frames"][0] == 80).all()
+
+
+def test_entries_of_one_class_of_data_are_not_those_of_another(root, tmp_path):
+    class Inverted(TextDataModule):
+        def modality_clips(self, source):
+            read = partial(torch.full, (2, 3, 8, 8), 255, dtype=torch.uint8)
+            return [Clip(source.name, read, (source.path,))]
+
+    for kind, level in ((TextDataModule, 80), (Inverted, 255), (TextDataModule, 80)):
+        data = kind(root, cache_dir=tmp_path / "cache", **SMALL)
+        data.setup("fit")
+        assert (next(iter(data.val_dataloader()))["frames"][0] == level).all()
 
 
 def test_a_cache_leaves_no_half_written_file(root, tmp_path):
     clips(ready(root, cache_dir=tmp_path / "cache").val_dataloader())
     assert all(path.suffix == ".safetensors" for path in (tmp_path / "cache").rglob("*.*"))
+
+
+def test_media_of_val_and_test_are_not_aligned_on_even_if_train_names_them_too(root, quiz):
+    records = json.loads((root / "train.json").read_text())
+    records += [
+        {"id": f"more{c}", "ask": "?", "say": "yes", "clip": f"{c}.txt"} for c in ("2", "3")
+    ]
+    (root / "train.json").write_text(json.dumps(records))
+    data = ready(root, benchmark=quiz)
+    for loader in (data.train_dataloader(), data.reference_dataloader()):
+        assert sorted(clips(loader)) == ["0.txt", "1.txt"]
+    assert data.report()["left_out"] == [
+        f"{c}.txt: is in val or test as well as in train" for c in ("2", "3")
+    ]
+
+
+def test_reference_videos_of_a_benchmark_are_its_training_clips_elsewhere(root, quiz, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for i in range(10):
+        (other / f"{i}.txt").write_text(str(100 + i))
+    data = ready(root, benchmark=quiz, reference_root=other)
+    batches = list(data.reference_dataloader())
+    assert sorted(clips(batches)) == ["0.txt", "1.txt"]
+    assert min(batch["frames"].min() for batch in batches) >= 100
+
+
+def test_what_is_held_out_here_is_no_reference_video_from_elsewhere(root, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for i in range(8, 12):
+        (other / f"{i}.txt").write_text("1")
+    with pytest.raises(BadSample, match=r"8\.txt: would be a reference video, but .* holds it out"):
+        ready(root, reference_root=other)
+
+
+def test_the_share_that_is_held_out_can_be_chosen(root, quiz):
+    (root / "val.json").unlink()
+    names = [f"{c}.txt" for c in "01456789"]
+    records = [{"id": n, "ask": "?", "say": "yes", "clip": n} for n in names]
+    (root / "train.json").write_text(json.dumps(records))
+    data = ready(root, benchmark=quiz, held_out=0.01)
+    assert len(clips(data.train_dataloader())) == 7
+    assert clips(data.val_dataloader()) == ["9.txt"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_in_a_run_is_one_message(root, workers):
+    (root / "9.txt").write_text("loud")
+    data = ready(root, num_workers=workers)
+    with pytest.raises(BadSample) as caught:
+        clips(data.val_dataloader())
+    assert str(caught.value) == f"{root / '9.txt'}: holds no number. Write one"
+    assert caught.value.path == root / "9.txt" and caught.value.trouble == "unreadable"
+
+
+def test_tuning_data_are_not_for_alignment(root, quiz):
+    data = ready(root, benchmark=quiz, objective="tuning")
+    with pytest.raises(UserError, match=r"data\.objective=tuning has no reference videos"):
+        data.reference_dataloader()
+
+
+def test_what_breaks_does_not_wait_for_the_queue(root):
+    read = []
+
+    class Broken(TextDataModule):
+        def modality_clips(self, source):
+            read.append(source)
+            time.sleep(0.02)
+            raise RuntimeError("a mistake in the code")
+
+    for i in range(1000):
+        (root / f"1{i:03}.txt").write_text("1")
+    with pytest.raises(RuntimeError, match="a mistake"):
+        Broken(root, **SMALL).setup("fit")
+    assert len(read) < 100
+
+
+def test_one_recording_alone_is_not_enough(tmp_path):
+    (tmp_path / "0.txt").write_text("1")
+    with pytest.raises(BadSample, match=r"leaves no train clip of 1 recordings.* held out"):
+        ready(tmp_path)
+    assert not check(TextDataModule(tmp_path, **SMALL))
+
+
+def test_a_benchmark_without_training_clips_can_be_checked(root, quiz):
+    (root / "train.json").unlink()
+    assert check(TextDataModule(root, benchmark=quiz, **SMALL))
 
 
 def test_past_a_share_of_bad_recordings_the_run_stops(root):
@@ -270,8 +397,8 @@ def test_coverage_counts_each_kind_of_trouble(root, quiz, tmp_path, capsys):
         ["test", "3.txt", "missing"],
     ]
     shown = capsys.readouterr().out
-    assert "train: 50.0%" not in shown
-    assert "val: 0.0% of the recordings can be used, fewer than 50%" in shown
+    assert "train: 1" not in shown
+    assert "val: 0 of 1 recordings can be used, fewer than 50%: " in shown
     assert check(TextDataModule(root, benchmark=quiz, objective="tuning", **SMALL), coverage=0)
 
 
@@ -295,6 +422,7 @@ def test_nothing_usable_is_no_picture(root, tmp_path):
 def test_several_modalities_of_one_clip(root, quiz):
     class Other(TextDataModule):
         stream = "other"
+        modalities = ("other",)
 
     modules = [TextDataModule(root), Other(root)]
     data = SeveralDataModule(modules, benchmark=quiz, **SMALL)
@@ -302,13 +430,12 @@ def test_several_modalities_of_one_clip(root, quiz):
     [[episode]] = data.val_dataloader()
     assert list(episode["streams"]) == ["video", "text", "other"]
     assert all(stream.shape == (2, 3, 4, 6) for stream in episode["streams"].values())
-    assert set(data.preprocessing) >= {"TextDataModule", "Other"}
+    assert [name for name, _ in data.preprocessing["modules"]] == ["TextDataModule", "Other"]
 
 
-def test_two_modalities_of_one_name_are_refused(root):
-    path = root / "1.txt"
-    with pytest.raises(ValueError, match="two data modules give text"):
-        read_all([partial(both, path, "text"), partial(both, path, "text")])
+def test_two_modalities_of_one_name_are_refused(root, quiz):
+    with pytest.raises(UserError, match=r"one name \(text, text\)"):
+        SeveralDataModule([TextDataModule(root), TextDataModule(root)], benchmark=quiz)
 
 
 def test_cache_may_be_shared_by_processes(root, tmp_path):

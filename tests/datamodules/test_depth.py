@@ -216,7 +216,7 @@ def test_a_broken_first_frame_costs_that_frame_only(root):
 def test_skip_never_leaves_nothing(root):
     for path in (root / "scans" / "scene0004_00" / "depth").iterdir():
         Image.fromarray(np.zeros((12, 16), np.uint16)).save(path)
-    with pytest.raises(BadSample, match=r"leaves no val clip; 3 were skipped, .*\.png.*Repair"):
+    with pytest.raises(BadSample, match=r"leaves no val clip of 5 recordings; .*\.png.*Repair"):
         module(root, on_bad_sample="skip")
 
 
@@ -327,7 +327,7 @@ def test_fewer_frames_than_asked_for_are_not_padded(root):
 
 def test_a_scene_that_is_not_there_is_missing(root):
     data = DepthDataModule(root, benchmark=scanqa(root, "scene0001_00", "scene0077_00"), **SMALL)
-    findings = data.inspect(("train",), read=False, stop=False)
+    findings = data.inspect(("val",), read=False, stop=False)
     assert [bad.trouble for f in findings for bad in f.bad] == ["missing"]
 
 

@@ -24,6 +24,7 @@ from datamodules.media.sampling import Rate, Uniform
 from datamodules.samples import BadSample, Episode
 from datamodules.signals import log_mel
 from datamodules.toyworld.video_files import write_video
+from vlynx_pl.errors import UserError
 
 FPS, SECONDS, RATE = 8, 4, 16_000
 SMALL = {"frame_size": (32, 32), "num_workers": 0, "batch_size": 2, "frames": 4}
@@ -137,8 +138,8 @@ def test_four_fast_frames_make_a_picture(root):
 def test_frames_a_second_leave_out_what_makes_no_whole_picture(tmp_path):
     film(tmp_path / "a.mp4")
     sense = FastLook()
-    data = HighFrameRateDataModule(tmp_path, fps=0.75, **SMALL)
-    source = data.find(tmp_path / "a.mp4", "val")[0]
+    data = HighFrameRateDataModule(tmp_path, fps=0.75, **SMALL | {"batch_size": 1})
+    [source] = data.find(tmp_path / "a.mp4")["val"]
     assert sense.request(Rate(0.75, 4), (32, 32)).sampling == Rate(3.0, 16)
     assert len(sense.read(source, Rate(0.75, 4), (32, 32))) == 3  # 12 frames in 4 s
     with pytest.raises(BadSample, match="not four for one picture") as caught:
@@ -153,7 +154,7 @@ def test_no_sound_track_silence_and_damage_are_three_things(root):
     data = (videos / "3.mp4").read_bytes()
     (videos / "3.mp4").write_bytes(data[: len(data) // 2])
     with pytest.raises(BadSample, match="has no sound track"):
-        ready(AudioDataModule, root, batch_size=5).train_dataloader().dataset[1]
+        ready(AudioDataModule, root, batch_size=5).train_dataloader().dataset.dataset[1]
     found = ready(AudioDataModule, root, on_bad_sample="skip", max_bad_share=1)
     assert [bad.trouble for bad in found.bad_samples] == ["no audio", "silent", "unreadable"]
     assert len(found.train_dataloader().dataset) == 1
@@ -166,7 +167,7 @@ def test_sound_alone_takes_its_videos_from_elsewhere(root, tmp_path):
     sounds = tmp_path / "sounds"
     sounds.mkdir()
     for i in range(2):
-        with av.open(str(sounds / f"{i}.wav"), "w") as container:
+        with av.open(str(sounds / f"tone{i}.wav"), "w") as container:
             stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
             wave = (clicks(1.0) * 32767).astype(np.int16)
             frame = av.AudioFrame.from_ndarray(wave[None], "s16", "mono")
@@ -222,9 +223,81 @@ def test_pictures_in_a_folder_are_a_video_of_three_a_second(root):
         Image.fromarray(np.full((32, 48, 3), 7 * i, np.uint8)).save(folder / f"{i:05}.png")
     episode = Episode("show@1-3", {"frames": "show"}, (), (1.0, 3.0))
     data = HighFrameRateDataModule(root, **SMALL, benchmark=instruct(root), objective="tuning")
-    streams = data.streams(data.locate(episode)).read()
+    streams = data.streams(data.locate(root, episode)).read()
     assert greys(streams["video"].pictures) == [4, 5, 7, 9]
     assert streams["video"].times[0] == 1.0
+
+
+def test_pictures_in_a_folder_are_read_again_when_one_changes(root, tmp_path):
+    folder = root / "videos" / "show"
+    folder.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((32, 32, 3), 7 * i, np.uint8)).save(folder / f"{i}.png")
+    options = {"benchmark": instruct(root), "objective": "tuning", "cache_dir": tmp_path / "cache"}
+    data = HighFrameRateDataModule(root, **SMALL, **options)
+    episode = Episode("show", {"frames": "show"}, ())
+
+    def shown():
+        dataset = data.dataset("train", [(episode, data.streams(data.locate(root, episode)))])
+        return greys(dataset[0]["streams"]["video"])
+
+    assert shown() == [0, 1, 2, 3]
+    Image.fromarray(np.full((32, 32, 3), 70, np.uint8)).save(folder / "1.png")
+    assert shown() == [0, 10, 2, 3]
+
+
+@pytest.mark.parametrize("setting", [{"window": 1.0}, {"scale": "min-max"}, {"frames": 3}])
+def test_every_setting_of_a_sense_makes_new_entries(root, tmp_path, setting):
+    options = {"cache_dir": tmp_path / "cache"}
+    first = next(iter(ready(AudioDataModule, root, **options).val_dataloader()))["frames"]
+    other = next(iter(ready(AudioDataModule, root, **options | setting).val_dataloader()))["frames"]
+    assert first.shape != other.shape or not torch.equal(first, other)
+
+
+def test_the_order_of_senses_is_kept_by_the_cache(root, tmp_path):
+    for senses in ([Hearing(), FastLook()], [FastLook(), Hearing()]):
+        data = VideoDataModule(root, senses, **SMALL, benchmark=instruct(root, "0.mp4", "1.mp4"),
+                               objective="tuning", cache_dir=tmp_path / "cache")  # fmt: skip
+        data.setup("fit")
+        for _ in range(2):
+            [[episode]] = data.train_dataloader()
+            assert list(episode["streams"]) == ["video", *(sense.name for sense in senses)]
+
+
+def test_two_senses_of_one_name_are_refused(root):
+    with pytest.raises(UserError, match=r"two senses have one name \(audio, audio\)"):
+        VideoDataModule(root, [Hearing(), Hearing(1.0)], objective="tuning",
+                        benchmark=instruct(root))  # fmt: skip
+
+
+def test_an_id_with_a_dot_is_its_own_file_and_no_other(root):
+    data = AudioDataModule(root, **SMALL, benchmark=instruct(root))
+    videos = root / "videos"
+    (videos / "0.mp4").rename(videos / "take.mp4")
+    (videos / "1.mp4").rename(videos / "take.1.mkv")
+    assert data.locate(root, Episode("x", {"video": "take.1"}, ())).path == videos / "take.1.mkv"
+    assert data.locate(root, Episode("x", {"video": "take.1.mp4"}, ())).path.suffix == ".mkv"
+    with pytest.raises(BadSample, match=r"take\.2: is not there"):
+        data.locate(root, Episode("x", {"video": "take.2"}, ()))
+
+
+def test_names_may_begin_with_the_folder_of_the_videos(root):
+    data = AudioDataModule(root, **SMALL, benchmark=instruct(root))
+    source = data.locate(root, Episode("x", {"video": "videos/0.mp4"}, ()))
+    assert source.path == root / "videos" / "0.mp4"
+
+
+def test_folders_behind_links_are_searched_once(root, tmp_path):
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / "here").symlink_to(root / "videos")
+    (root / "videos" / "loop").symlink_to(root / "videos")
+    assert len(AudioDataModule(linked, **SMALL).find(linked)["train"]) == 4
+
+
+def test_a_rate_of_frames_makes_no_batches_for_alignment(root):
+    with pytest.raises(UserError, match=r"data\.fps=2\.0 gives clips of different lengths"):
+        AudioDataModule(root, fps=2.0)
 
 
 def test_alignment_takes_one_modality(root):
@@ -239,10 +312,12 @@ def test_an_empty_folder_says_what_it_looks_for(tmp_path):
 
 @pytest.fixture
 def takes(tmp_path) -> Path:
-    """Five takes; ego frames are 8 levels darker than exo1's; take 1 has no exo2."""
+    """Five takes as they are downloaded; ego is two frames behind exo1; take 1 has no exo2."""
     for take in range(5):
         folder = tmp_path / "takes" / f"t{take}" / "frame_aligned_videos"
         film(folder / "aria01_214-1.mp4")
+        for other in ("aria01_1201-1", "aria01_211-1", "ego_preview"):
+            film(folder / f"{other}.mp4", 200)
         film(folder / "cam01.mp4", 14)
         if take != 1:
             film(folder / "cam02.mp4", 28)
@@ -274,7 +349,7 @@ def annotate(takes: Path, small: bool = False) -> EgoExo4D:
     records = []
     for take in range(5):
         folder = Path("takes", f"t{take}", "frame_aligned_videos")
-        names = sorted(p.name for p in (takes / folder).rglob("*.mp4"))
+        names = ["aria01_214-1.mp4", *sorted(p.name for p in (takes / folder).glob("cam*"))]
         roles = ["ego", "exo1", "exo2"][: len(names)]
         records.append(
             {
@@ -316,8 +391,8 @@ def test_smaller_copies_of_takes_are_found(takes):
     for options in ({}, {"benchmark": benchmark}):
         data = ready(EgoDataModule, takes, **options)
         assert len(data.train_dataloader().dataset) == 4
-    take = EgoDataModule(takes).locate(Episode("t1", {"take": "takes/t1"}, ()))
-    assert sorted(take.views) == ["ego", "exo1"]
-    next(takes.rglob("aria*")).unlink()
+    take = EgoDataModule(takes).locate(takes, Episode("t1", {"take": "takes/t1"}, ()))
+    assert sorted(take.views()) == ["ego", "exo1"]
+    next(takes.rglob("aria*_214-1.mp4")).unlink()
     findings = EgoDataModule(takes, benchmark=benchmark).inspect(("train", "val"), False, False)
     assert [bad.trouble for f in findings for bad in f.bad] == ["missing"]

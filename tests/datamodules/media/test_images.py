@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -87,3 +89,23 @@ def test_colour_that_is_depth_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path, read):
     with pytest.raises(BadSample, match=r"absent\.png: cannot be decoded \(.*No such file"):
         read(tmp_path / "absent.png")
+
+
+def test_a_picture_of_absurd_size_is_refused(tmp_path):
+    data = bytearray(encoded(PIXELS, "PNG"))
+    data[16:24] = struct.pack(">II", 60_000, 60_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path = tmp_path / "7.png"
+    path.write_bytes(data)
+    for read in (read_colour, read_depth, image_size):
+        with pytest.raises(BadSample, match=r"7\.png: cannot be decoded"):
+            read(path)
+
+
+@pytest.mark.parametrize("read", [read_colour, image_size])
+def test_a_script_named_as_a_picture_is_not_run(tmp_path, monkeypatch, read):
+    path = tmp_path / "7.jpg"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 24\nshowpage\n%%EOF\n")
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
+    with pytest.raises(BadSample, match=r"7\.jpg: cannot be decoded"):
+        read(path)

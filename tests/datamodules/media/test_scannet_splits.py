@@ -53,6 +53,15 @@ def test_names_never_lead_out_of_the_root(root, name):
         listed_scenes(root)
 
 
+@pytest.mark.parametrize(
+    "content", [b"scene\xff", b"a\0b", b"s" * 300], ids=["bytes", "NUL", "long"]
+)
+def test_a_damaged_list_is_named(root, content):
+    (root / "scannetv2_train.txt").write_bytes(content)
+    with pytest.raises(BadSample, match=r"scannetv2_train\.txt: .*Download"):
+        listed_scenes(root)
+
+
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (4, 1), (5, 1), (10, 2), (14, 2), (1513, 302)])
 def test_the_last_fifth_is_held_out(count, held):
     train, val = hold_out(range(count))
