@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -276,3 +277,47 @@ def test_help_lists_every_command(vlynx):
     assert code == 0
     for command in ("fit", "toyworld", "prepare", "params"):
         assert command in out
+
+
+def test_check_tells_what_is_there_and_fails_below_the_coverage(vlynx, data, tmp_path):
+    root = shutil.copytree(data, tmp_path / "data")
+    given = ["check", *CONFIGS, f"--data.root={root}", "--trainer.max_epochs=3"]
+    code, printed = vlynx(*given, "--csv", tmp_path / "list.csv", "--picture", tmp_path / "a.png")
+    assert code == 0 and "reference" in printed
+    rows = list(csv.DictReader((tmp_path / "list.csv").open()))
+    assert [(row["part"], row["name"], row["status"]) for row in rows] == [
+        ("train", "scene0000_00", "ok"),
+        ("train", "scene0001_00", "ok"),
+        ("val", "scene0002_00", "ok"),
+        ("reference", "scene0000_00", "ok"),
+        ("reference", "scene0001_00", "ok"),
+    ]
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    (root / "scans" / "scene0001_00" / "depth" / "90.png").write_bytes(b"")
+    code, printed = vlynx(*given)
+    assert code == 1
+    assert "train: 1 of 2 recordings can be used, fewer than 100%" in printed
+    assert vlynx(*given, "--coverage", "0.5")[0] == 0
+
+
+def test_check_needs_data_and_knows_its_options(vlynx, data):
+    code, printed = vlynx("check")
+    assert code == 2 and "vlynx check" in printed and "data" in printed
+    code, printed = vlynx("check", *CONFIGS, f"--data.root={data}", "--data.rot=1")
+    assert code == 2 and "'rot' is not accepted" in printed
+
+
+def test_a_class_of_ones_own_is_found_where_the_command_is_run(tmp_path):
+    for i in range(2):
+        (tmp_path / f"{i}.csv").write_text("1,2,3\n" * 80)
+    command = [str(Path(sys.executable).parent / "vlynx"), "check"]
+    command += ["--config=experiments/own_sense/accelerometer.yaml"]
+    command += [f"--data.root={tmp_path}", f"--data.reference_root={tmp_path}"]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert " val              1       1  1" in result.stdout, result.stderr
+
+
+def test_fit_on_data_for_tuning_says_so(vlynx, tmp_path):
+    given = ["fit", *CONFIGS, "--data.objective=tuning", f"--run={tmp_path / 'run'}"]
+    code, printed = vlynx(*given)
+    assert code == 1 and "objective=tuning needs questions; give data.benchmark" in printed

@@ -1,5 +1,22 @@
 """The one kind of error that the command line shows as a message instead of a traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """Something that whoever runs a command can mend; the message says how."""
+
+
+@contextmanager
+def uncovered() -> Iterator[None]:
+    """Raise a UserError itself where a parser has wrapped it into an error of its own."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None or cause is error:
+            raise
+        raise cause from None

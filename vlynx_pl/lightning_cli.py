@@ -22,7 +22,7 @@ from typing_extensions import override
 from callbacks import AlignmentReport
 from datamodules.base import ModalityDataModule
 from vlynx_pl.backbones import VideoBackbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.errors import UserError, uncovered
 
 
 class RunFolderError(UserError):
@@ -56,6 +56,11 @@ class VlynxCLI(LightningCLI):
                 f"{run} already holds a finished run; choose another folder with --run=FOLDER "
                 "(make: RUN=FOLDER), or move the old one away"
             )
+
+    @override
+    def instantiate_classes(self) -> None:
+        with uncovered():
+            super().instantiate_classes()
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -131,7 +136,8 @@ def data_module(arguments: list[str]) -> ModalityDataModule:
     for part in ("backbone", "model", "trainer"):  # of a run; they are not looked at
         parser.add_argument(f"--{part}", type=dict[str, Any] | None, help=SUPPRESS)
     parser.add_argument("--run", type=str, help=SUPPRESS)
-    made: ModalityDataModule = parser.instantiate_classes(parser.parse_args(arguments)).data
+    with uncovered():
+        made: ModalityDataModule = parser.instantiate_classes(parser.parse_args(arguments)).data
     return made
 
 

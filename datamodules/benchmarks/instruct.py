@@ -45,7 +45,7 @@ class InstructJSON(Benchmark):
 
 
 def conversations(
-    paths: Iterable[Path], role: str, most_per_id: int | None = None
+    paths: Iterable[Path], role: str, most_per_id: int | None = None, folder: str | None = None
 ) -> Iterator[Asked]:
     """The conversations of instruct JSONs.
 
@@ -53,6 +53,7 @@ def conversations(
         paths: the files.
         role: what their field ``video`` holds.
         most_per_id: how many records of an id to take from a file; None takes all.
+        folder: the field that names the folder of the video, if one does.
     """
     repeats = Repeats()
     for path in paths:
@@ -64,7 +65,10 @@ def conversations(
                 continue
             *history, (prompt, answer) = _turns(record)
             question = Question(repeats.name(identifier), prompt, (answer,), tuple(history))
-            yield Asked(record, record.text("video"), {role: record.media("video")}, question)
+            name = record.media("video")
+            if folder is not None:
+                name = f"{record.media(folder)}/{name}"
+            yield Asked(record, name, {role: name}, question)
 
 
 def _turns(record: Record) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ class LLaVAVideo(Benchmark):
         per_video: records of an id to take from a file, the first ones; PAVE and the paper take
             two. None takes all.
         patterns: the files, as names or glob patterns; each must be there. None is PAVE's four.
+        by_source: the archives were unpacked where they lie, in a folder for each ``data_source``.
     """
 
     absent = "LLaVA-Video-178K is for training"
@@ -37,11 +38,13 @@ class LLaVAVideo(Benchmark):
         annotations: str | Path,
         per_video: int | None = 2,
         patterns: Sequence[str] | None = None,
+        by_source: bool = False,
     ) -> None:
         super().__init__(annotations)
         if per_video is not None and per_video < 1:
             raise ValueError(f"per_video={per_video}; give 1 or more, or null for all")
         self.per_video, self.patterns = per_video, tuple(patterns or _PAVE)
+        self.folder = "data_source" if by_source else None
 
     @override
     def files(self, split: Split) -> list[Path]:
@@ -59,4 +62,4 @@ class LLaVAVideo(Benchmark):
     @override
     def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
         shown = track(files, "Reading LLaVA-Video-178K", transient=True)
-        yield from conversations(shown, "video", self.per_video)
+        yield from conversations(shown, "video", self.per_video, self.folder)

@@ -18,7 +18,7 @@ def inside(root: Path, name: str, source: Path) -> Path:
             root through a symbolic link.
     """
     path = root / name
-    if name and "\0" not in name and not Path(name).is_absolute() and ".." not in path.parts:
+    if name and "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts:
         try:
             if path.resolve().is_relative_to(root.resolve()):
                 return path
@@ -27,5 +27,6 @@ def inside(root: Path, name: str, source: Path) -> Path:
     raise BadSample(
         source,
         f"names {name!r}, which is no path inside {root}",
-        "Correct the annotation file; it may name only files below the root of the data",
+        "Correct the annotation, or copy or mount what lies elsewhere; nothing outside of the root "
+        "is opened",
     )

@@ -114,3 +114,16 @@ def test_a_file_that_two_patterns_match_is_read_once(tmp_path):
 def test_no_records_at_all():
     with pytest.raises(ValueError, match="per_video=0"):
         LLaVAVideo("x", per_video=0)
+
+
+def test_videos_may_lie_in_a_folder_for_each_source(tmp_path):
+    turns = [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So."}]
+    record = {"id": "v", "video": "academic_source/v.mp4", "data_source": "1_2_m_academic_v0_1"}
+    (tmp_path / "a.json").write_text(json.dumps([record | {"conversations": turns}]))
+    for by_source, path in (
+        (False, "academic_source/v.mp4"),
+        (True, "1_2_m_academic_v0_1/academic_source/v.mp4"),
+    ):
+        benchmark = LLaVAVideo(tmp_path, patterns=["a.json"], by_source=by_source)
+        [episode] = benchmark.episodes("train")
+        assert episode.media == {"video": path}
