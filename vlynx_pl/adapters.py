@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,36 @@ def load_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
                 f"{tuple(parameter.shape)}; build it with the rank in adapter_config.json"
             )
         parameter.data.copy_(tensors[key])
+
+
+@dataclass(frozen=True)
+class SavedAdapter:
+    """What a folder says of its adapter."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    made_with: Mapping[str, Any]  # backbone, fingerprint, frames; empty where plain PEFT saved it
+
+
+def saved_config(folder: Path) -> SavedAdapter:
+    """Read the settings of a saved adapter.
+
+    Raises:
+        AdapterError: the folder is no PEFT adapter.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        note = folder / "made_with.json"
+        made_with = json.loads(note.read_text()) if note.is_file() else {}
+        return SavedAdapter(
+            int(config["r"]),
+            int(config["lora_alpha"]),
+            float(config["lora_dropout"]),
+            dict(made_with),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdapterError(
+            f"{folder} is no PEFT adapter ({error}); give the folder that holds "
+            "adapter_config.json, such as runs/…/adapters/vision-3d"
+        ) from error

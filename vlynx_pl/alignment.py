@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
-from transformers import get_cosine_schedule_with_warmup
+from peft import PeftModel
+from torch import Tensor
 from typing_extensions import override
 
-from vlynx_pl.adapters import AdapterError
+from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.guidance import InterfaceGuidance
@@ -30,7 +28,7 @@ class Encoded:
     attention_gaps: Tensor  # (L,) float32
 
 
-class InterfaceAlignment(LightningModule):
+class InterfaceAlignment(AdapterTraining):
     """Trains one modality's vision adapter against the video guidance.
 
     The defaults are the released recipe; ``queries="all"`` and ``response="context"`` measure
@@ -74,18 +72,18 @@ class InterfaceAlignment(LightningModule):
         learning_rate: float = 2e-5,
         warmup: float = 0.03,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, learning_rate, warmup)
         self.modality = modality
         self.stat_weight, self.attn_weight = stat_weight, attn_weight
         self.queries, self.response = queries, response
         self.detach_reference, self.include_newline = detach_reference, include_newline
-        self.learning_rate, self.warmup = learning_rate, warmup
-        # Checkpoints hold the adapter only; on_load_checkpoint checks that it is complete.
-        self.strict_loading = False
         backbone.add_vision_adapter(modality, rank, alpha, dropout)
         self.train()
         self._guidance: InterfaceGuidance | None = None
+
+    @override
+    def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:
+        return {f"vision-{self.modality}": (self.backbone.vision_adapters, self.modality)}
 
     def use_guidance(self, guidance: InterfaceGuidance) -> None:
         """Align to ``guidance`` from now on."""
@@ -172,33 +170,3 @@ class InterfaceAlignment(LightningModule):
             batch_size=len(frames),
             sync_dist=True,
         )
-
-    @override
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(
-            self._trained().values(), lr=self.learning_rate, weight_decay=0.0
-        )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-    @override
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: state[name] for name in self._trained()}
-
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if wrong := sorted(self._trained().keys() ^ checkpoint["state_dict"].keys()):
-            raise AdapterError(
-                f"the checkpoint does not hold this run's adapter: {len(wrong)} tensors differ, "
-                f"for example {wrong[0]}; resume with the backbone, rank and modality it was "
-                "saved with"
-            )
-
-    def _trained(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name: the adapter and nothing else."""
-        return {name: p for name, p in self.named_parameters() if p.requires_grad}

@@ -6,6 +6,7 @@ frames become tokens. Everything here is frozen and in eval mode but for the LoR
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Self
 
@@ -13,7 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from vlynx_pl.adapters import add_adapter, use_adapter
 
@@ -107,6 +108,44 @@ class VideoBackbone(nn.Module, ABC):
         if include_newline:
             rows = torch.cat([rows, self.newline.expand(len(tokens), -1)])
         return rows
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """What turns text into the LLM's token ids.
+
+        Raises:
+            ValueError: the backbone was built without a processor.
+        """
+        if self.processor is None:
+            raise ValueError(f"{self.name} was built without a processor and cannot read text")
+        return self.processor.tokenizer
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (n,) → the LLM's input (n, D)."""
+        return self.model.get_input_embeddings()(ids)
+
+    def splice(self, ids: Tensor, streams: Sequence[Tensor]) -> Tensor:
+        """Put visual streams after text, as the LLM's input.
+
+        Args:
+            ids: (n,) token ids of the text before the streams.
+            streams: tokens (T, N, D) each, in order; nothing but a newline token closes a stream.
+
+        Returns:
+            (P, D), P = n plus T·N + 1 a stream.
+        """
+        parts = [self.embed(ids)]
+        for tokens in streams:
+            if tokens.ndim != 3 or tokens.shape[-1] != self.hidden_size:
+                raise ValueError(
+                    f"a stream must be (T, N, {self.hidden_size}), got {tuple(tokens.shape)}"
+                )
+            parts += [tokens.flatten(0, 1).to(self.newline.dtype), self.newline[None]]
+        return torch.cat(parts)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The LLM's last hidden states (..., D) → logits (..., V) in float32."""
+        return self.model.get_output_embeddings()(hidden).float()
 
     def normalise(self, frames: Tensor) -> Tensor:
         """uint8 frames (B, T, 3, h, w) → float (B, T, 3, H, W), as the model's own processor does.

@@ -1,0 +1,272 @@
+from itertools import accumulate
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+from transformers import AutoTokenizer, Qwen2Tokenizer
+
+from datamodules.samples import Question
+from tests.conftest import MINIATURE
+from vlynx_pl.adapters import adapter_parameters, use_adapter
+from vlynx_pl.errors import UserError
+from vlynx_pl.prefix_sharing import (
+    Branch,
+    asking_branch,
+    learning_branch,
+    question_losses,
+    shared_prefix,
+    split_by_budget,
+)
+
+COLOURS = ("red", "green", "blue", "cyan", "yellow", "black")
+
+
+def some_questions(turns):
+    """Twelve of different lengths; the later ones have longer histories."""
+    return [
+        Question(
+            f"q{k}",
+            f"What shape is the {COLOURS[k % 6]} object?" + " Look twice." * (k % 3),
+            ("a long red cylinder" if k % 2 else "box",),
+            tuple((f"Is there a {COLOURS[i]} box?", "yes" * (i + 1)) for i in range(turns - 1)),
+        )
+        for k in range(12)
+    ]
+
+
+def messages(question, answer=None):
+    """The conversation as a list of turns; the marker stands for the visual tokens."""
+    turns = [*question.history, (question.prompt, answer)]
+    listed = [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in zip(("user", "assistant"), turn, strict=True)
+        if text is not None
+    ]
+    listed[0]["content"] = f"<video>\n{listed[0]['content']}"
+    return listed
+
+
+def template_ids(tokenizer, listed, generate=False):
+    text = tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=generate)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.fixture
+def tuned(backbone):
+    """The miniature with an LLM adapter that is not zero."""
+    backbone.add_llm_adapter("task", 8, 16)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in adapter_parameters(backbone.llm_adapters, "task").values():
+            parameter.normal_(std=0.05, generator=generator)
+    return backbone
+
+
+def streams_of(backbone, videos, modalities):
+    return [backbone.encode(videos[i : i + 1, : 3 - i])[0] for i in range(1 + modalities)]
+
+
+def reference_losses(backbone, streams, questions):
+    """One plain sequence a question through transformers' own forward and loss."""
+    model, tokenizer = backbone.model, backbone.tokenizer
+    visual = torch.cat(
+        [part for s in streams for part in (s.flatten(0, 1), backbone.newline[None])]
+    )
+    marker = tokenizer.convert_tokens_to_ids("<video>")
+    for question in questions:
+        listed = messages(question, question.answers[0])
+        ids = torch.tensor(template_ids(tokenizer, listed))
+        labels = torch.full_like(ids, -100)
+        for turn in range(1, len(listed), 2):
+            begin = len(template_ids(tokenizer, listed[:turn], generate=True))
+            end = len(template_ids(tokenizer, listed[: turn + 1]))
+            labels[begin:end] = ids[begin:end]
+        place = int((ids == marker).nonzero())
+        words = model.get_input_embeddings()(ids)
+        embeddings = torch.cat([words[:place], visual, words[place + 1 :]])
+        unlabelled = torch.full((len(visual),), -100)
+        labels = torch.cat([labels[:place], unlabelled, labels[place + 1 :]])
+        yield model(inputs_embeds=embeddings[None], labels=labels[None], use_cache=False).loss
+
+
+def shared_losses(backbone, streams, questions):
+    branches = [learning_branch(backbone.tokenizer, question) for question in questions]
+    return question_losses(backbone, shared_prefix(backbone, streams), branches, "task")
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+@pytest.mark.parametrize("modalities", [0, 1, 2])
+def test_loss_and_gradients_are_those_of_separate_sequences(tuned, videos, modalities, turns):
+    videos = torch.cat([videos, videos.flip(-1)])
+    streams = [tokens.detach().requires_grad_() for tokens in streams_of(tuned, videos, modalities)]
+    learnt = [*adapter_parameters(tuned.llm_adapters, "task").values(), *streams]
+    questions = some_questions(turns)
+    plain = list(reference_losses(tuned, streams, questions))
+    gradients = [torch.autograd.grad(loss, learnt) for loss in plain]
+    sums = accumulate(gradients, lambda a, b: [x + y for x, y in zip(a, b, strict=True)])
+    for count, wanted in enumerate(sums, 1):
+        losses = shared_losses(tuned, streams, questions[:count])
+        assert_close(losses, torch.stack(plain[:count]), atol=1e-5, rtol=1e-5)
+        found = torch.autograd.grad(losses.mean(), learnt)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert theirs.abs().max() > 1e-4, "a gradient of zero would show nothing"
+            assert_close(ours, theirs / count, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_order_of_questions_changes_the_order_of_losses_only(tuned, videos):
+    streams = streams_of(tuned, videos, 1)
+    questions = some_questions(2)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1)).tolist()
+    losses = shared_losses(tuned, streams, questions)
+    shuffled = shared_losses(tuned, streams, [questions[k] for k in order])
+    assert_close(shuffled, losses[order], atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+def test_without_an_adapter_the_losses_are_the_base_models(tuned, videos):
+    streams = streams_of(tuned, videos, 0)
+    branches = [learning_branch(tuned.tokenizer, q) for q in some_questions(1)[:2]]
+    losses = question_losses(tuned, shared_prefix(tuned, streams), branches)
+    with use_adapter(tuned.language_model, None):
+        wanted = torch.stack(list(reference_losses(tuned, streams, some_questions(1)[:2])))
+    assert_close(losses, wanted, atol=1e-5, rtol=1e-5)
+    assert (losses - shared_losses(tuned, streams, some_questions(1)[:2])).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_logits_are_computed_where_something_is_learnt_and_nowhere_else(tuned, videos):
+    rows = []
+    head = tuned.model.get_output_embeddings()
+    head.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    questions = some_questions(2)
+    shared_losses(tuned, streams_of(tuned, videos, 1), questions)
+    branches = [learning_branch(tuned.tokenizer, question) for question in questions]
+    assert rows == [sum(sum(branch.supervised) for branch in branches)]
+
+
+def test_the_prefix_is_template_streams_and_a_newline_after_each(backbone, videos):
+    streams = streams_of(backbone, videos, 1)
+    prefix = shared_prefix(backbone, streams)
+    listed = messages(some_questions(1)[0])
+    ids = template_ids(backbone.tokenizer, listed)
+    start = ids.index(backbone.tokenizer.convert_tokens_to_ids("<video>"))
+    per_frame = backbone.tokens_per_frame
+    assert len(prefix) == start + (3 * per_frame + 1) + (2 * per_frame + 1)
+    assert torch.equal(prefix[:start], backbone.embed(torch.tensor(ids[:start])))
+    assert torch.equal(prefix[start : start + 3 * per_frame], streams[0].flatten(0, 1))
+    for newline in (start + 3 * per_frame, len(prefix) - 1):
+        assert torch.equal(prefix[newline], backbone.newline)
+
+
+def qwen2_tokenizer():
+    """Qwen2's own rules for cutting text, with a few merges over line ends and spaces."""
+    small = AutoTokenizer.from_pretrained(MINIATURE)
+    vocabulary = {token: i for token, i in small.get_vocab().items() if len(token) == 1}
+    merges = [("Ċ", "Ċ"), ("Ġ", "A"), ("?", "Ċ"), ("Ġ", "Ġ"), ("Ġ", "Ċ"), (".", "Ċ")]
+    alphabet = sorted(vocabulary, key=vocabulary.__getitem__)
+    tokens = [*alphabet, *map("".join, merges)]
+    return Qwen2Tokenizer(
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=merges,
+        additional_special_tokens=["<|im_start|>", "<|im_end|>", "<video>"],
+        chat_template=small.chat_template,
+    )
+
+
+TOKENIZERS = {
+    "miniature": AutoTokenizer.from_pretrained(MINIATURE),
+    "qwen2": qwen2_tokenizer(),
+}
+words = st.text(max_size=20) | st.text("A ?.\n-", max_size=8)
+said = words.filter(lambda text: text.strip())
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(words, said, st.lists(st.tuples(words, said), max_size=2))
+def test_tokens_are_those_of_the_plain_conversation(name, prompt, answer, history):
+    tokenizer = TOKENIZERS[name]
+    question = Question("q", prompt, (answer,), tuple(history))
+    branch = learning_branch(tokenizer, question)
+    bare = Question("q", prompt, (), tuple((asked, text.strip()) for asked, text in history))
+    plain = template_ids(tokenizer, messages(bare, answer.strip()))
+    after = plain.index(tokenizer.convert_tokens_to_ids("<video>")) + 1
+    assert branch.ids == plain[after:]
+    asked = asking_branch(tokenizer, question)
+    open_ = template_ids(tokenizer, messages(bare), generate=True)
+    assert asked.ids == open_[after:]
+    assert branch.ids[: len(asked.ids)] == asked.ids
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_answers_their_end_and_the_newline_are_supervised(name):
+    tokenizer = TOKENIZERS[name]
+    question = Question(
+        "q", "And now?", (" a box ", "no"), (("What?", "a cone"), ("Where?", "left"))
+    )
+    branch = learning_branch(tokenizer, question)
+    assert len(branch.ids) == len(branch.supervised)
+    learnt = [i for i, flag in zip(branch.ids, branch.supervised, strict=True) if flag]
+    assert tokenizer.decode(learnt) == "a cone<|im_end|>\nleft<|im_end|>\na box<|im_end|>\n"
+
+
+@given(st.lists(st.integers(1, 50), max_size=20), st.integers(50, 90))
+def test_splitting_keeps_the_order_and_the_budget(lengths, budget):
+    branches = [Branch(str(k), [0] * length, [True] * length) for k, length in enumerate(lengths)]
+    groups = split_by_budget(branches, budget)
+    assert [branch for group in groups for branch in group] == branches
+    assert all(group for group in groups)
+    sums = [sum(len(branch.ids) for branch in group) for group in groups]
+    assert all(used <= budget for used in sums)
+    following = [len(group[0].ids) for group in groups[1:]]
+    assert all(used + first > budget for used, first in zip(sums, following, strict=False))
+
+
+@torch.no_grad()
+def test_split_or_whole_the_losses_are_the_same(tuned, videos):
+    prefix = shared_prefix(tuned, streams_of(tuned, videos, 1))
+    branches = [learning_branch(tuned.tokenizer, question) for question in some_questions(1)]
+    groups = split_by_budget(branches, 100)
+    assert len(groups) > 2
+    split = torch.cat([question_losses(tuned, prefix, group, "task") for group in groups])
+    assert_close(split, question_losses(tuned, prefix, branches, "task"), atol=1e-6, rtol=1e-6)
+
+
+def test_a_question_longer_than_the_budget_is_named():
+    branches = [Branch("short", [0] * 3, [True] * 3), Branch("AB12C/7", [0] * 9, [True] * 9)]
+    with pytest.raises(UserError, match=r"'AB12C/7' has 9 tokens.*question_budget=8; raise"):
+        split_by_budget(branches, 8)
+
+
+@pytest.mark.parametrize(
+    ("question", "message"),
+    [
+        (Question("q7", "What?", ()), "'q7' has no answer to 'What\\?'"),
+        (Question("q7", "What?", (" ",)), "'q7' has no answer"),
+        (Question("q7", "What?", ("box",), (("Where?", ""),)), "no answer to 'Where\\?'"),
+        (Question("q7", "<image>\nWhat?", ("box",)), "'q7' holds '<image>'"),
+        (Question("q7", "What?", ("box<|im_end|>",)), r"'q7' holds '<\|im_end\|>'"),
+    ],
+)
+def test_a_question_that_cannot_be_learnt_is_named(question, message):
+    with pytest.raises(UserError, match=message):
+        learning_branch(TOKENIZERS["miniature"], question)
+
+
+def test_a_clip_without_questions_is_refused(backbone):
+    with pytest.raises(UserError, match="without questions"):
+        question_losses(backbone, torch.zeros(3, backbone.hidden_size), [])
+
+
+def test_tokens_of_another_width_are_refused(backbone):
+    with pytest.raises(ValueError, match=r"must be \(T, N, 160\), got \(2, 4, 8\)"):
+        shared_prefix(backbone, [torch.zeros(2, 4, 8)])
+
+
+def test_a_backbone_without_a_processor_says_that_it_cannot_read(backbone):
+    backbone.processor = None
+    with pytest.raises(ValueError, match=r"miniature was built without a processor"):
+        shared_prefix(backbone, [])

@@ -1,0 +1,164 @@
+"""Stage 2: which tokens the LLM sees, what is trained, and that it learns."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from vlynx_pl.adapters import AdapterError, adapter_parameters, save_adapter
+from vlynx_pl.errors import UserError
+from vlynx_pl.tuning import InstructionTuning
+
+LLM = {"rank": 4, "alpha": 8, "dropout": 0.0}
+
+
+@dataclass(frozen=True)
+class Asked:
+    id: str
+    prompt: str
+    answers: tuple[str, ...]
+    history: tuple[tuple[str, str], ...] = ()
+
+
+def episode(videos, *streams: str, answers=("red", "box")):
+    pictures = {"video": videos[0]} | dict.fromkeys(streams, 255 - videos[0])
+    questions = tuple(Asked(f"q{i}", "What colour is it?", (a,)) for i, a in enumerate(answers))
+    return {"name": "clip", "streams": pictures, "times": {}, "questions": questions}
+
+
+@pytest.fixture
+def aligned(backbone, tmp_path):
+    """The folder of a vision adapter that does something, and the note of its backbone."""
+    torch.manual_seed(0)
+    backbone.add_vision_adapter("3d", rank=4, alpha=8, dropout=0.5)
+    for parameter in adapter_parameters(backbone.vision_adapters, "3d").values():
+        parameter.data.normal_(std=0.2)
+    made_with = {"backbone": "miniature", "fingerprint": backbone.fingerprint}
+    save_adapter(backbone.vision_adapters, "3d", tmp_path / "vision-3d", made_with)
+    return str(tmp_path / "vision-3d")
+
+
+@pytest.fixture
+def fresh():
+    from tests.conftest import MINIATURE
+    from vlynx_pl.backbones import load_backbone
+
+    return load_backbone(str(MINIATURE), "float32")
+
+
+def test_the_llm_sees_video_then_modalities_each_by_its_own_adapter(
+    backbone, aligned, fresh, videos
+):
+    module = InstructionTuning(fresh, "qa", {"3d": aligned, "audio": None}, **LLM)
+    video, depth, audio = module.encode(episode(videos, "audio", "3d")["streams"])
+    with torch.no_grad():
+        assert torch.equal(video, backbone.encode(videos[:1])[0])
+        assert_close(depth, backbone.eval().encode(255 - videos[:1], "3d")[0])
+        assert torch.equal(audio, backbone.encode(255 - videos[:1])[0])
+    assert not torch.equal(depth, audio)
+
+
+def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh, aligned, videos):
+    module = InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM | {"dropout": 0.5})
+    module.train()
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert trained and all(".lora_" in name and ".qa." in name for name in trained)
+    first, second = (module.encode(episode(videos, "3d")["streams"])[1] for _ in range(2))
+    assert torch.equal(first, second) and not first.requires_grad
+    module.losses(episode(videos, "3d")).mean().backward()
+    assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
+    module.eval()
+    module.train()
+    assert any(m.training for n, m in module.named_modules() if ".lora_dropout" in n)
+
+
+def test_vision_adapters_may_be_trained_along_from_nothing(fresh, videos):
+    module = InstructionTuning(
+        fresh, "qa", {"3d": None}, **LLM, train_vision=True, vision_rank=4, vision_alpha=8
+    )
+    module.losses(episode(videos, "3d")).mean().backward()
+    vision = adapter_parameters(fresh.vision_adapters, "3d")
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in vision.values())
+    assert set(module.trained_adapters()) == {"llm-qa", "vision-3d"}
+
+
+def test_without_modalities_only_the_video_is_read(fresh, videos):
+    module = InstructionTuning(fresh, "qa", **LLM)
+    assert len(module.encode(episode(videos, "3d")["streams"])) == 1
+
+
+def test_pooled_and_merged_modalities_give_fewer_tokens(fresh, videos):
+    module = InstructionTuning(fresh, "qa", {"3d": None, "audio": None}, **LLM,
+                               merged=["3d"], pooled=["audio"])  # fmt: skip
+    streams = episode(videos, "audio")["streams"] | {"3d": videos.flatten(0, 1)}
+    video, depth, audio = module.encode(streams)
+    pictures = fresh.encode(videos.flatten(0, 1)[None])[0]
+    assert_close(depth, (pictures[::2] + pictures[1::2]) / 2)
+    assert_close(audio, fresh.encode(streams["audio"][None])[0].mean(1, keepdim=True))
+    assert [len(tokens) for tokens in (video, depth, audio)] == [3, 3, 3]
+
+
+def test_it_learns_to_answer(fresh, videos):
+    torch.manual_seed(0)
+    module = InstructionTuning(fresh, "qa", {"3d": None}, **LLM)
+    [said] = module.answers(episode(videos, "3d", answers=("red",)))
+    target = "yes" if said != "yes" else "no"
+    sample = episode(videos, "3d", answers=(target,))
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        module.training_step([sample], 0).backward()
+        optimizer.step()
+    assert module.answers(sample) == [target]
+
+
+def test_a_perturbed_vision_adapter_changes_what_the_llm_sees(fresh, aligned, videos):
+    module = InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM)
+    before = module.losses(episode(videos, "3d"))
+    for parameter in adapter_parameters(fresh.vision_adapters, "3d").values():
+        parameter.data += 0.1
+    assert (module.losses(episode(videos, "3d")) - before).abs().max() > 1e-3
+
+
+def test_many_questions_become_several_sequences_of_the_same_losses(fresh, videos):
+    module = InstructionTuning(fresh, "qa", **LLM)
+    sample = episode(videos, answers=("red", "blue", "green", "box"))
+    whole = module.losses(sample)
+    module.question_budget = 40
+    assert_close(module.losses(sample), whole, atol=1e-5, rtol=1e-5)
+    module.question_budget = 5
+    with pytest.raises(UserError, match=r"'q0' has \d+ tokens, more than question_budget=5"):
+        module.losses(sample)
+
+
+def test_an_adapter_of_another_backbone_is_refused(fresh, aligned):
+    with torch.no_grad():
+        fresh.newline.add_(1)
+    with pytest.raises(AdapterError, match=r"was aligned on miniature .*align the modality"):
+        InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM)
+
+
+def test_a_folder_that_is_no_adapter_is_named(fresh, tmp_path):
+    with pytest.raises(AdapterError, match=rf"{tmp_path} is no PEFT adapter"):
+        InstructionTuning(fresh, "qa", {"3d": str(tmp_path)}, **LLM)
+
+
+def test_a_missing_stream_names_those_that_are_there(fresh, videos):
+    module = InstructionTuning(fresh, "qa", {"audio": None}, **LLM)
+    with pytest.raises(UserError, match="no stream 'audio', only video, 3d"):
+        module.losses(episode(videos, "3d"))
+
+
+def test_an_llm_adapter_can_be_continued(fresh, videos, tmp_path):
+    module = InstructionTuning(fresh, "qa", **LLM)
+    for parameter in adapter_parameters(fresh.llm_adapters, "qa").values():
+        parameter.data.normal_(std=0.1)
+    expected = module.losses(episode(videos))
+    save_adapter(fresh.llm_adapters, "qa", tmp_path / "llm-qa")
+    from tests.conftest import MINIATURE
+    from vlynx_pl.backbones import load_backbone
+
+    other = load_backbone(str(MINIATURE), "float32")
+    again = InstructionTuning(other, "qa", llm_adapter=str(tmp_path / "llm-qa"), **LLM)
+    assert_close(again.losses(episode(videos)), expected)

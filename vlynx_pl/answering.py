@@ -1,0 +1,200 @@
+"""Answers to all questions on a clip from one encoded prefix and one KV cache.
+
+Every question is a branch that sees the prefix and itself (see prefix_sharing.py): all prompts are
+read in one forward, then each step feeds one token of every answer not finished. Decoding is greedy
+with no repetition penalty; nothing is read from a checkpoint's generation config.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vlynx_pl.adapters import use_adapter
+from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.errors import UserError
+from vlynx_pl.prefix_sharing import Question, asking_branch, shared_prefix, visible
+
+STOP: Final = ("<|im_end|>", "<|endoftext|>")
+"""Tokens that end an answer in ChatML."""
+
+
+class SharedCache:
+    """The KV cache of one clip: the prefix once, then what its branches say.
+
+    Args:
+        backbone: the Video LLM.
+        streams: tokens (T, N, D) each, RGB first, then the modalities.
+        llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self, backbone: VideoBackbone, streams: Sequence[Tensor], llm_adapter: str | None = None
+    ) -> None:
+        self._backbone, self._adapter = backbone, llm_adapter
+        self._cache = DynamicCache()
+        prefix = shared_prefix(backbone, streams)
+        self._start, self._device = len(prefix), prefix.device
+        self._owners = torch.zeros(len(prefix), dtype=torch.long, device=self._device)
+        self._said: dict[int, int] = {}  # tokens of every branch
+        self._run(prefix, list(range(len(prefix))), None)
+
+    @torch.inference_mode()
+    def feed(self, tokens: Mapping[int, Sequence[int]]) -> Tensor:
+        """Continue some branches, or begin them.
+
+        Args:
+            tokens: branch, counted from 1 → its next token ids, at least one.
+
+        Returns:
+            (len(tokens), V) float32 logits after the last token of each, in the order given.
+        """
+        ids: list[int] = []
+        owners: list[int] = []
+        positions: list[int] = []
+        ends: list[int] = []
+        for branch, new in tokens.items():
+            first = self._start + self._said.get(branch, 0)
+            ids += new
+            owners += [branch] * len(new)
+            positions += range(first, first + len(new))
+            ends.append(len(ids) - 1)
+            self._said[branch] = self._said.get(branch, 0) + len(new)
+        self._owners = torch.cat([self._owners, torch.tensor(owners, device=self._device)])
+        embeddings = self._backbone.embed(torch.tensor(ids, device=self._device))
+        hidden = self._run(embeddings, positions, visible(self._owners, len(ids)))
+        return self._backbone.logits(hidden[ends])
+
+    def _run(self, embeddings: Tensor, positions: list[int], mask: Tensor | None) -> Tensor:
+        with use_adapter(self._backbone.language_model, self._adapter):
+            hidden: Tensor = self._backbone.language_model(
+                inputs_embeds=embeddings[None],
+                attention_mask=mask,
+                position_ids=torch.tensor([positions], device=self._device),
+                past_key_values=self._cache,
+                use_cache=True,
+            ).last_hidden_state[0]
+        return hidden
+
+
+def answer(
+    backbone: VideoBackbone,
+    streams: Sequence[Tensor],
+    questions: Sequence[Question],
+    *,
+    max_new_tokens: int = 64,
+    min_new_tokens: int = 1,
+    stop: Sequence[str] = STOP,
+    llm_adapter: str | None = None,
+) -> list[str]:
+    """Answer all questions on a clip.
+
+    Args:
+        backbone: the Video LLM.
+        streams: tokens (T, N, D) each, RGB first, then the modalities.
+        questions: their prompts and histories are read, their answers are not.
+        max_new_tokens: most tokens of an answer.
+        min_new_tokens: tokens before which no answer ends (1 as released, method.md section 5.3).
+        stop: tokens that end an answer.
+        llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
+
+    Raises:
+        UserError: there are no questions, one cannot be put into a prompt, or ``stop`` names no
+            token.
+    """
+    tokenizer = backbone.tokenizer
+    stop_ids: list[int] = []
+    for token in stop:
+        index = tokenizer.convert_tokens_to_ids(token)
+        if not isinstance(index, int) or index == tokenizer.unk_token_id:
+            raise UserError(f"stop={token!r} is no token of {backbone.name}; name one that is")
+        stop_ids.append(index)
+    prompts = _prompts(backbone, questions)
+    cache = SharedCache(backbone, streams, llm_adapter)
+    answers = generate(cache, prompts, max_new_tokens, min_new_tokens, stop_ids)
+    return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
+
+
+def _prompts(backbone: VideoBackbone, questions: Sequence[Question]) -> list[list[int]]:
+    if not questions:
+        raise UserError("a clip without questions has nothing to answer; leave it out")
+    return [asking_branch(backbone.tokenizer, question).ids for question in questions]
+
+
+@torch.inference_mode()
+def generate(
+    cache: SharedCache,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    min_new_tokens: int,
+    stop: Sequence[int],
+) -> list[list[int]]:
+    """Greedy continuations of all prompts on a clip, without the token that ended them.
+
+    Args:
+        cache: of the clip, no branch begun.
+        prompts: token ids of what follows the visual tokens.
+        max_new_tokens: most tokens of an answer.
+        min_new_tokens: tokens before which no answer ends.
+        stop: ids of the tokens that end an answer.
+    """
+    answers: dict[int, list[int]] = {branch: [] for branch in range(1, len(prompts) + 1)}
+    feeding = dict(zip(answers, prompts, strict=True))
+    for step in range(max_new_tokens):
+        if not feeding:
+            break
+        logits = cache.feed(feeding)
+        if step < min_new_tokens:
+            logits[:, list(stop)] = -torch.inf
+        best = dict(zip(feeding, logits.argmax(-1).tolist(), strict=True))
+        feeding = {branch: [token] for branch, token in best.items() if token not in stop}
+        for branch, new in feeding.items():
+            answers[branch] += new
+    return list(answers.values())
+
+
+def score_options(
+    backbone: VideoBackbone,
+    streams: Sequence[Tensor],
+    questions: Sequence[Question],
+    options: Sequence[str],
+    *,
+    llm_adapter: str | None = None,
+) -> Tensor:
+    """How likely each option begins the answer: (K, len(options)) logits of their first tokens.
+
+    Raises:
+        UserError: two options begin with the same token, or there are no questions.
+    """
+    tokenizer = backbone.tokenizer
+    first = [tokenizer(option, add_special_tokens=False)["input_ids"][0] for option in options]
+    if len(set(first)) < len(first):
+        raise UserError(f"options {list(options)} do not differ in their first tokens {first}")
+    prompts = _prompts(backbone, questions)
+    cache = SharedCache(backbone, streams, llm_adapter)
+    return cache.feed(dict(enumerate(prompts, 1)))[:, first]
+
+
+def choose(
+    backbone: VideoBackbone,
+    streams: Sequence[Tensor],
+    questions: Sequence[Question],
+    letters: str = "ABCD",
+    *,
+    llm_adapter: str | None = None,
+) -> list[str]:
+    """The most likely letter of each question, written with or without a space before it.
+
+    AVQA's way (method.md section 5.3); a spelling that is not one token is left out.
+    """
+    spellings = [
+        spelling
+        for letter in letters
+        for spelling in (letter, f" {letter}")
+        if len(backbone.tokenizer(spelling, add_special_tokens=False)["input_ids"]) == 1
+    ]
+    scores = score_options(backbone, streams, questions, spellings, llm_adapter=llm_adapter)
+    return [spellings[best].strip() for best in scores.argmax(-1).tolist()]

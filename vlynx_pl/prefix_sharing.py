@@ -1,0 +1,209 @@
+"""Many questions on one video in one sequence: the video once, then a branch a question.
+
+A branch sees the prefix and itself, and its positions continue the prefix, so that loss and
+gradients are those of one sequence a question, at about 1/K of the cost. Frozen tokens of the
+streams go in; mask, positions, labels and losses come out.
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase
+
+from vlynx_pl.adapters import use_adapter
+from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.errors import UserError
+
+# ChatML as Qwen2's tokenizer writes it (method.md section 5.2). Not taken from the checkpoint: a
+# processor's template saved beside the tokenizer replaces the tokenizer's own, and has no system
+# turn.
+_USER: Final = "<|im_start|>user\n"
+_ASSISTANT: Final = "<|im_start|>assistant\n"
+_END: Final = "<|im_end|>\n"
+_START: Final = f"<|im_start|>system\nYou are a helpful assistant.{_END}{_USER}"
+
+
+class Question(Protocol):
+    """What a question must tell; ``datamodules.samples.Question`` does."""
+
+    @property
+    def id(self) -> str:
+        """Its name in messages."""
+
+    @property
+    def prompt(self) -> str:
+        """What the user says."""
+
+    @property
+    def answers(self) -> Sequence[str]:
+        """References; the first is learnt."""
+
+    @property
+    def history(self) -> Sequence[tuple[str, str]]:
+        """Earlier turns, (question, answer)."""
+
+
+class Branch(NamedTuple):
+    """All of a question's conversation that follows the visual tokens."""
+
+    name: str
+    ids: list[int]
+    supervised: list[bool]  # answers, with the ``<|im_end|>`` and newline after each
+
+
+def shared_prefix(backbone: VideoBackbone, streams: Sequence[Tensor]) -> Tensor:
+    """What all questions on a clip begin with, up to and including the visual tokens.
+
+    Args:
+        backbone: the Video LLM.
+        streams: tokens (T, N, D) each, RGB first, then the modalities.
+
+    Returns:
+        (P, D), input of the LLM.
+    """
+    ids = torch.tensor(_ids(backbone.tokenizer, _START), device=backbone.newline.device)
+    return backbone.splice(ids, streams)
+
+
+def learning_branch(tokenizer: PreTrainedTokenizerBase, question: Question) -> Branch:
+    """The question with its first answer, to learn every answer of its dialogue from.
+
+    Raises:
+        UserError: there is no answer to learn, or a text holds a token that structures the prompt.
+    """
+    return _branch(tokenizer, question, question.answers[0] if question.answers else "")
+
+
+def asking_branch(tokenizer: PreTrainedTokenizerBase, question: Question) -> Branch:
+    """The question up to where its answer begins.
+
+    Raises:
+        UserError: an answer in its history is empty, or a text holds a token that structures the
+            prompt.
+    """
+    return _branch(tokenizer, question, None)
+
+
+def _branch(tokenizer: PreTrainedTokenizerBase, question: Question, answer: str | None) -> Branch:
+    branch = Branch(question.id, [], [])
+    structure = tokenizer.get_added_vocab()
+    before = "\n"  # after the visual tokens; later turns have a header
+    for asked, said in (*question.history, (question.prompt, answer)):
+        for token in structure:
+            if token in asked or token in (said or ""):
+                raise UserError(
+                    f"question {question.id!r} holds {token!r}, which structures the prompt; "
+                    "take it out of the annotation"
+                )
+        pieces = [(f"{before}{asked}{_END}{_ASSISTANT}", False)]
+        if said is not None:
+            if not said.strip():
+                raise UserError(
+                    f"question {question.id!r} has no answer to {asked!r}; give one, or leave the "
+                    "question out"
+                )
+            pieces.append((f"{said.strip()}{_END}", True))
+        # An answer is tokenised apart from its question, as it will be when it is generated.
+        for text, supervised in pieces:
+            ids = _ids(tokenizer, text)
+            branch.ids.extend(ids)
+            branch.supervised.extend([supervised] * len(ids))
+        before = _USER
+    return branch
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def split_by_budget(branches: Sequence[Branch], question_budget: int) -> list[list[Branch]]:
+    """Share out questions on one clip over sequences, in order.
+
+    Args:
+        branches: the questions.
+        question_budget: most tokens of questions and answers in a sequence. Visual tokens are not
+            counted: they are as many however the questions are shared out.
+
+    Raises:
+        UserError: one question alone is longer than the budget.
+    """
+    groups: list[list[Branch]] = []
+    used = 0
+    for branch in branches:
+        length = len(branch.ids)
+        if length > question_budget:
+            raise UserError(
+                f"question {branch.name!r} has {length} tokens, more than "
+                f"question_budget={question_budget}; raise question_budget to {length} or more, or "
+                "leave the question out"
+            )
+        if not groups or used + length > question_budget:
+            groups.append([])
+            used = 0
+        groups[-1].append(branch)
+        used += length
+    return groups
+
+
+def visible(owners: Tensor, queries: int) -> Tensor:
+    """Which tokens the last ``queries`` tokens see: the prefix and their own branch, up to now.
+
+    Args:
+        owners: (L,) the branch of every token, counted from 1; 0 is the prefix.
+        queries: Q.
+
+    Returns:
+        (1, 1, Q, L) bool.
+    """
+    asking = owners[-queries:, None]  # (Q, 1)
+    order = torch.arange(len(owners), device=owners.device)
+    return (((owners == 0) | (owners == asking)) & (order <= order[-queries:, None]))[None, None]
+
+
+def question_losses(
+    backbone: VideoBackbone,
+    prefix: Tensor,
+    branches: Sequence[Branch],
+    llm_adapter: str | None = None,
+) -> Tensor:
+    """Each question's mean negative log-likelihood over its supervised tokens, in one forward.
+
+    Their mean is the mean of one-question-a-sequence losses. An episode in several sequences is
+    weighted by questions: the sum of all losses over the number of questions.
+
+    Args:
+        backbone: the Video LLM.
+        prefix: (P, D) from :func:`shared_prefix`.
+        branches: K questions from :func:`learning_branch`.
+        llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
+
+    Returns:
+        (K,) float32.
+    """
+    if not branches:
+        raise UserError("a clip without questions has nothing to learn; leave it out")
+    device, start = prefix.device, len(prefix)
+    lengths = [len(branch.ids) for branch in branches]
+    ids = torch.tensor([token for branch in branches for token in branch.ids], device=device)
+    owners = torch.tensor([0, *range(1, len(branches) + 1)], device=device).repeat_interleave(
+        torch.tensor([start, *lengths], device=device)
+    )
+    positions = [*range(start), *(start + i for length in lengths for i in range(length))]
+    with use_adapter(backbone.language_model, llm_adapter):
+        hidden = backbone.language_model(
+            inputs_embeds=torch.cat([prefix, backbone.embed(ids)])[None],
+            attention_mask=visible(owners, len(owners)),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+        ).last_hidden_state[0]
+    # Only where something is learnt are logits computed; a token is predicted at the one before.
+    learnt = torch.tensor([flag for branch in branches for flag in branch.supervised]).nonzero()
+    learnt = learnt.flatten().to(device)
+    logits = backbone.logits(hidden[start + learnt - 1])
+    losses = cross_entropy(logits, ids[learnt], reduction="none")
+    parts = torch.split(losses, [sum(branch.supervised) for branch in branches])
+    return torch.stack([part.mean() for part in parts])

@@ -1,0 +1,188 @@
+"""Stage 2: instruction tuning (paper section 3.4).
+
+The LLM learns to use the aligned tokens: [video, modalities, question] → answer. All questions on a
+clip share its prefix (see prefix_sharing.py); vision adapters stay as alignment left them.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from typing_extensions import override
+
+from vlynx_pl.adapter_training import AdapterTraining
+from vlynx_pl.adapters import AdapterError, adapter_parameters, load_adapter, saved_config
+from vlynx_pl.answering import answer
+from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.errors import UserError
+from vlynx_pl.prefix_sharing import (
+    learning_branch,
+    question_losses,
+    shared_prefix,
+    split_by_budget,
+)
+
+
+class InstructionTuning(AdapterTraining):
+    """Trains one task's LLM adapter on episodes: a clip, its streams, and all its questions.
+
+    Args:
+        backbone: the frozen Video LLM; adapters are added to it here.
+        task: name of the LLM adapter, such as ``scanqa``.
+        modalities: stream → folder of its aligned vision adapter; null reads the stream with the
+            untouched base. Streams go to the LLM in this order, after the video; a stream that is
+            not named is left out, so none at all is the LoRA-only baseline.
+        rank: LoRA r of the LLM adapter.
+        alpha: LoRA scale numerator.
+        dropout: LoRA dropout.
+        llm_adapter: folder of an LLM adapter to begin with, or to evaluate.
+        train_vision: train the vision adapters along; with null folders from nothing, which is the
+            paper's "no interface adaptation" (Table 5).
+        vision_rank: LoRA r of vision adapters that begin from nothing.
+        vision_alpha: their LoRA scale numerator.
+        pooled: modalities whose tokens are averaged over each frame.
+        merged: modalities of two pictures a moment (``turbo+normals``), whose tokens are averaged.
+        question_budget: most tokens of questions and answers in a sequence; a clip with more
+            becomes several sequences.
+        max_new_tokens: most tokens of an answer.
+        learning_rate: peak of AdamW's learning rate.
+        warmup: share of all steps with a linearly rising rate, before a cosine to zero.
+    """
+
+    def __init__(
+        self,
+        backbone: VideoBackbone,
+        task: str,
+        modalities: Mapping[str, str | None] | None = None,
+        rank: int = 64,
+        alpha: int = 16,
+        dropout: float = 0.05,
+        llm_adapter: str | None = None,
+        train_vision: bool = False,
+        vision_rank: int = 64,
+        vision_alpha: int = 128,
+        pooled: Sequence[str] = (),
+        merged: Sequence[str] = (),
+        question_budget: int = 4096,
+        max_new_tokens: int = 64,
+        learning_rate: float = 1e-4,
+        warmup: float = 0.03,
+    ) -> None:
+        super().__init__(backbone, learning_rate, warmup)
+        self.task, self.modalities = task, dict(modalities or {})
+        self.train_vision = train_vision
+        self.pooled, self.merged = frozenset(pooled), frozenset(merged)
+        self.question_budget, self.max_new_tokens = question_budget, max_new_tokens
+        self._adapters: dict[str, str | None] = {}  # stream → vision adapter that reads it
+        for name, folder in self.modalities.items():
+            self._adapters[name] = self._add_vision(name, folder, vision_rank, vision_alpha)
+        backbone.add_llm_adapter(task, rank, alpha, dropout)
+        if llm_adapter is not None:
+            load_adapter(backbone.llm_adapters, task, Path(llm_adapter))
+        self.train()
+
+    def _add_vision(self, name: str, folder: str | None, rank: int, alpha: int) -> str | None:
+        if folder is None:
+            if not self.train_vision:
+                return None
+            self.backbone.add_vision_adapter(name, rank, alpha)
+            return name
+        saved = saved_config(Path(folder))
+        made_for = saved.made_with.get("fingerprint")
+        if made_for not in {None, self.backbone.fingerprint}:
+            raise AdapterError(
+                f"{folder} was aligned on {saved.made_with.get('backbone')} (fingerprint "
+                f"{made_for}), this backbone is {self.backbone.name} "
+                f"({self.backbone.fingerprint}); align the modality on this backbone"
+            )
+        self.backbone.add_vision_adapter(name, saved.rank, saved.alpha, saved.dropout)
+        load_adapter(self.backbone.vision_adapters, name, Path(folder))
+        for parameter in adapter_parameters(self.backbone.vision_adapters, name).values():
+            parameter.requires_grad_(self.train_vision)
+        return name
+
+    @override
+    def train(self, mode: bool = True) -> "InstructionTuning":
+        super().train(mode)
+        if not self.train_vision and any(self._adapters.values()):
+            # A frozen adapter reads without dropout, as it will when questions are answered.
+            for name, module in self.backbone.vision_adapters.named_modules():
+                if ".lora_dropout" in name:
+                    module.train(False)
+        return self
+
+    @override
+    def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:
+        trained = {f"llm-{self.task}": (self.backbone.llm_adapters, self.task)}
+        if self.train_vision:
+            for name in self.modalities:
+                trained[f"vision-{name}"] = (self.backbone.vision_adapters, name)
+        return trained
+
+    def encode(self, streams: Mapping[str, Tensor]) -> list[Tensor]:
+        """Tokens of the video and of each modality.
+
+        Args:
+            streams: name → uint8 (T, 3, H, W), ``video`` and all of ``modalities``.
+
+        Returns:
+            (T, N, D) each, the video's first.
+
+        Raises:
+            UserError: a stream is not there.
+        """
+        if missing := [name for name in ("video", *self.modalities) if name not in streams]:
+            raise UserError(
+                f"the data has no stream {missing[0]!r}, only {', '.join(streams)}; name the "
+                "modalities of model.modalities as the data module does"
+            )
+        with torch.no_grad():
+            tokens = [self.backbone.encode(streams["video"][None], None)[0]]
+        for name, adapter in self._adapters.items():
+            with torch.set_grad_enabled(self.train_vision and torch.is_grad_enabled()):
+                read = self.backbone.encode(streams[name][None], adapter)[0]  # (T, N, D)
+                if name in self.merged:
+                    read = (read[::2] + read[1::2]) / 2
+                if name in self.pooled:
+                    read = read.mean(1, keepdim=True)
+            tokens.append(read)
+        return tokens
+
+    def losses(self, episode: Mapping[str, Any]) -> Tensor:
+        """(K,) the loss of each of an episode's questions, answers of its history included."""
+        prefix = shared_prefix(self.backbone, self.encode(episode["streams"]))
+        tokenizer = self.backbone.tokenizer
+        branches = [learning_branch(tokenizer, question) for question in episode["questions"]]
+        parts = split_by_budget(branches, self.question_budget)
+        return torch.cat([question_losses(self.backbone, prefix, p, self.task) for p in parts])
+
+    def answers(self, episode: Mapping[str, Any]) -> list[str]:
+        """Greedy answers to all questions of an episode."""
+        with torch.inference_mode():
+            tokens = self.encode(episode["streams"])
+        return answer(
+            self.backbone,
+            tokens,
+            episode["questions"],
+            max_new_tokens=self.max_new_tokens,
+            llm_adapter=self.task,
+        )
+
+    @override
+    def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:
+        losses = torch.cat([self.losses(episode) for episode in batch])
+        loss = losses.mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
+        return loss
+
+    @override
+    def validation_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> None:
+        losses = torch.cat([self.losses(episode) for episode in batch])
+        self.log("val/loss", losses.mean(), batch_size=len(losses), sync_dist=True)
+
+    @override
+    def test_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Mapping[str, Any]:
+        return {"answers": [self.answers(episode) for episode in batch]}
