@@ -11,7 +11,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help align test test-slow bench backbone install doctor params system-libraries
+.PHONY: help align test test-slow bench fuzz backbone install doctor params system-libraries
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' \
@@ -35,6 +35,9 @@ test-slow: $(INSTALLED)  ## tests that take minutes
 bench: $(INSTALLED)  ## speed and memory of an alignment step and of reading, as ratios to the plain ways
 	$(BIN)/python -m experiments.speed.alignment_step
 	$(BIN)/python -m experiments.speed.loading
+
+fuzz: $(INSTALLED)  ## thousands of damaged files and annotations; none may crash, hang or lead out of its folder
+	$(BIN)/python -m experiments.robustness.damaged_inputs $(ARGS)
 
 backbone: $(INSTALLED)  ## train the miniature backbone anew (about an hour) and write its card, in data/backbone
 	$(BIN)/python -m experiments.miniature.train --config experiments/miniature/recipe.yaml \

@@ -30,6 +30,7 @@ class Take:
     name: str
     path: Path  # folder of the videos
     named: tuple[tuple[str, Path], ...] = ()  # (view, file) as an annotation names them
+    root: Path | None = None  # of the data, where an annotation names the take
 
     def views(self) -> dict[str, Path]:
         """The videos that there are of ``ego`` and ``exo1`` … ``exo4``.
@@ -41,8 +42,9 @@ class Take:
             BadSample: an annotated video is not there, or there is none at all.
         """
         if self.named:
-            return {view: _file(path) for view, path in self.named}
+            return {view: self._file(path) for view, path in self.named}
         files = sorted([*self.path.glob("*.mp4")] or (self.path / _SMALL).glob("*.mp4"))
+        files = [self._file(file) for file in files]
         ego = [file for file in files if re.fullmatch(r"aria.*_214-1", file.stem)]
         exo = [file for file in files if re.match(r"cam|gp", file.stem)]
         if not ego and not exo:
@@ -53,6 +55,15 @@ class Take:
                 "missing",
             )
         return dict(zip(("ego",), ego, strict=False)) | dict(zip(EXO, exo, strict=False))
+
+    def _file(self, path: Path) -> Path:
+        """The file itself, or its smaller copy, which is what most people download."""
+        for candidate in (path, path.parent / _SMALL / path.name):
+            if candidate.is_file():
+                if self.root is None:
+                    return candidate
+                return inside(self.root, str(candidate.relative_to(self.root)), self.root)
+        raise BadSample(path, "is not there", "Download it, or leave it out", "missing")
 
 
 class EgoDataModule(ModalityDataModule):
@@ -110,9 +121,9 @@ class EgoDataModule(ModalityDataModule):
     def locate(self, root: Path, episode: Episode) -> Take:
         if "take" in episode.media:  # of the test split only the names of takes are published
             folder = inside(root, episode.media["take"], root)
-            return Take(episode.name, folder / "frame_aligned_videos")
+            return Take(episode.name, folder / "frame_aligned_videos", root=root)
         named = [(view, inside(root, name, root)) for view, name in episode.media.items()]
-        return Take(episode.name, named[0][1].parent, tuple(named))
+        return Take(episode.name, named[0][1].parent, tuple(named), root)
 
     @override
     def modality_clips(self, source: Take) -> list[Clip]:
@@ -172,11 +183,3 @@ def _there(take: Take, wanted: Sequence[str]) -> list[Path]:
             "missing",
         )
     return paths
-
-
-def _file(path: Path) -> Path:
-    """The file itself, or its smaller copy, which is what most people download."""
-    for candidate in (path, path.parent / _SMALL / path.name):
-        if candidate.is_file():
-            return candidate
-    raise BadSample(path, "is not there", "Download it, or leave it out", "missing")

@@ -15,8 +15,7 @@ from datamodules.samples import BadSample
 
 # Far above any official file; a larger one would take tens of gigabytes once it is parsed.
 MAX_BYTES: Final = 2 * 1024**3
-# Bytes of a path, and of a name in it: file systems end at 4096 and 255, and there is a root before
-# it and a suffix to try after it.
+# Bytes of a path, and of a name in it; systems end at 4096 and 255, with root and suffix.
 _LONGEST_PATH, _LONGEST_NAME = 2000, 240
 _REMEDY: Final = "Download the official file again, or correct it by hand"
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # JSON can write them, no tokenizer reads them
@@ -132,9 +131,8 @@ class Record:
             or "\0" in name
         ):
             raise self.expected(field, "a relative path with no .. and no backslash")
-        if len(name.encode()) > _LONGEST_PATH or any(
-            len(part.encode()) > _LONGEST_NAME for part in parts
-        ):
+        longest = max(len(part.encode()) for part in parts)
+        if longest > _LONGEST_NAME or len(name.encode()) > _LONGEST_PATH:
             raise self.expected(field, "a path that a file system can hold")
         return name
 

@@ -58,8 +58,8 @@ def media_file(root: Path, name: str, sound: bool = False) -> Path:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         candidates += [b.with_suffix(suffix) for suffix in suffixes for b in bases]
     for candidate in candidates:
-        if candidate.exists():
-            return candidate
+        if candidate.exists():  # under another suffix it may be a link that leads elsewhere
+            return inside(root, str(candidate.relative_to(root)), root)
     raise BadSample(path, "is not there", "Download it, or leave it out", "missing")
 
 

@@ -7,6 +7,7 @@ left out by a policy is raised, so that it counts as refused.
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 
@@ -23,7 +24,7 @@ from datamodules.media.prepare import prepare_scannet
 from datamodules.media.scannet import open_scene
 from datamodules.media.scannet_frames import colour_frames, depth_frames
 from datamodules.media.video import Request, Uniform, read_video
-from datamodules.samples import Frames
+from datamodules.samples import BadSample, Frames
 
 SIZE = (32, 32)
 _SMALL: dict[str, Any] = {"frames": 4, "frame_size": SIZE, "batch_size": 2, "num_workers": 0}
@@ -62,6 +63,14 @@ def align_depth(folder: Path, name: str) -> None:
     _align(data, (folder / name).parents[1])
 
 
+def align_listed(folder: Path, name: str) -> None:
+    """Depth of the scenes of a list, bad ones skipped."""
+    data = DepthDataModule(folder / "media", **_SMALL, **_SKIPPING)
+    data.setup("fit")
+    for bad in data.bad_samples:
+        raise bad
+
+
 def see_scene(folder: Path, name: str) -> None:
     """Everything in a scene."""
     scene = open_scene((folder / name).parents[1])
@@ -86,9 +95,21 @@ def render_mesh(folder: Path, name: str) -> None:
 
 
 def load_entry(folder: Path, name: str) -> None:
-    """An entry of a frame cache."""
-    for frames in FrameCache(folder, {}).load("modality", "clip", (), dict).values():
-        _check_frames(frames, 4)
+    """An entry of a frame cache; a damaged one is made again with a warning, and is well then."""
+    frames = {
+        name: Frames(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), (0.0, 1.0, 2.0, 3.0))
+        for name in ("video", "audio")
+    }
+    cache = FrameCache(folder, [])
+    with catch_warnings(record=True) as told:
+        simplefilter("always")
+        for _ in range(2):
+            loaded = cache.load("modality", "clip", (), lambda: frames)
+            for stream in loaded.values():
+                _check_frames(stream, 4)
+    if told:
+        assert len(told) == 1
+        raise BadSample(folder / name, str(told[0].message), "It was made again")
 
 
 def ask(folder: Path, reader: type[Benchmark], file: str, options: Mapping[str, Any]) -> None:

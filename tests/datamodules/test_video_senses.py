@@ -281,6 +281,21 @@ def test_an_id_with_a_dot_is_its_own_file_and_no_other(root):
         data.locate(root, Episode("x", {"video": "take.2"}, ()))
 
 
+def test_links_that_an_annotation_reaches_stay_inside(root, elsewhere):
+    outside = film(elsewhere / "secret.mp4")
+    (root / "videos" / "bare.mkv").symlink_to(outside)
+    data = AudioDataModule(root, **SMALL, benchmark=instruct(root))
+    for name in ("bare", "bare.mp4", "bare.mkv"):
+        with pytest.raises(BadSample, match="no path inside"):
+            data.locate(root, Episode("x", {"video": name}, ()))
+    small = root / "takes" / "t" / "frame_aligned_videos" / "downscaled" / "448"
+    small.mkdir(parents=True)
+    (small / "cam01.mp4").symlink_to(outside)
+    for media in ({"exo1": "takes/t/frame_aligned_videos/cam01.mp4"}, {"take": "takes/t"}):
+        with pytest.raises(BadSample, match="no path inside"):
+            EgoDataModule(root).locate(root, Episode("x", media, ())).views()
+
+
 def test_names_may_begin_with_the_folder_of_the_videos(root):
     data = AudioDataModule(root, **SMALL, benchmark=instruct(root))
     source = data.locate(root, Episode("x", {"video": "videos/0.mp4"}, ()))
@@ -308,6 +323,11 @@ def test_alignment_takes_one_modality(root):
 def test_an_empty_folder_says_what_it_looks_for(tmp_path):
     with pytest.raises(BadSample, match=r"holds no file named .*\*\.mp4"):
         ready(HighFrameRateDataModule, tmp_path)
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("elsewhere")
 
 
 @pytest.fixture

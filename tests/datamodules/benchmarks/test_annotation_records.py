@@ -117,6 +117,12 @@ def test_relative_paths_stay_as_they_are():
     refuses(lambda: record(video="../a").media("video", "x/{}.mp4"), "relative path")
 
 
+@pytest.mark.parametrize("name", ["a" * 237, "é" * 119, "a/" * 1001, "b/" + "a" * 300 + "/c"])
+def test_a_path_that_no_file_system_holds_is_refused(name):
+    refuses(lambda: record(video=name).media("video", "{}.mp4"), "a path that a file system can")
+    assert record(video="a" * 236).media("video", "b/{}.mp4")
+
+
 @given(st.text("./\\:aC~\0 ", max_size=8), st.sampled_from(["{}", "{}.mp4", "videos/{}"]))
 def test_no_text_leads_out_of_the_root(name, form):
     root = Path("/data/root")

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from datamodules.media.geometry import read_geometry
 from datamodules.samples import BadSample
+from experiments.robustness.watched import Canary
 
 CORNERS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
 FACES = np.array([[0, 1, 2], [0, 1, 3], [1, 2, 3]], np.int32)
@@ -81,11 +82,59 @@ def test_a_text_file_without_its_last_lines(tmp_path, name):
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("COUNT 1 1 1", "COUNT 1 1 -1", "fields make no sense"),  # open3d crashes
+        ("COUNT 1 1 1", "COUNT 1 1 99999999999", "fields make no sense"),
+        ("SIZE 4 4 4", "SIZE 4 4", "fields make no sense"),
+        ("SIZE 4 4 4", "SIZE 4 4 3", "fields make no sense"),
+        ("POINTS 4", "POINTS -4", "without the number of points"),
+        ("POINTS 4", f"POINTS {'9' * 5000}", "without the number of points"),
+        ("DATA ascii", "DATA binary", None),
+        ("DATA ascii", "DATA binary_compressed", "shorter than its header says"),
+        ("POINTS 4\nDATA ascii", "POINTS 9\nDATA binary", "shorter than its header says"),
+    ],
+)
+def test_pcd_headers(tmp_path, old, new, reason):
+    path = write_pcd(tmp_path / "c.pcd")
+    assert len(read_geometry(path).points) == 4
+    path.write_text(path.read_text().replace(old, new))
+    if reason is None:
+        assert len(read_geometry(path).points) == 4
+        return
+    with pytest.raises(BadSample, match=reason):
+        read_geometry(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"POINTS 36", b"POINTS 999999"),
+        (b"COUNT 1 1 1", b"COUNT 1 1 9999"),
+        (b"\xb0\1", b"\xb0\xff"),
+    ],
+)
+def test_a_compressed_pcd_that_promises_more_than_it_has(tmp_path, old, new):
+    """open3d reads beyond its end."""
+    values = np.arange(108, dtype="<f4").tobytes()  # 36 x, 36 y, 36 z; in runs of literals of LZF
+    packed = b"".join(b"\x1f" + values[at : at + 32] for at in range(0, 416, 32)) + b"\x0f"
+    packed += values[416:]
+    header = write_pcd(tmp_path / "c.pcd", np.zeros((36, 3))).read_bytes().partition(b"DATA")[0]
+    data = header + b"DATA binary_compressed\n" + struct.pack("<2I", len(packed), 432) + packed
+    (tmp_path / "c.pcd").write_bytes(data)
+    assert read_geometry(tmp_path / "c.pcd").points[1].tolist() == [1, 37, 73]
+    assert old in data
+    (tmp_path / "c.pcd").write_bytes(data.replace(old, new))
+    with pytest.raises(BadSample, match="shorter than its header says"):
+        read_geometry(tmp_path / "c.pcd")
+
+
+@pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
         ("m.ply", "ply\n", "has no .ply header"),
-        ("m.ply", "ply\nelement vertex many\nend_header\n", "PLY header that cannot be read"),
-        ("m.ply", "ply\nelement\nend_header\n", "PLY header that cannot be read"),
+        ("m.ply", "ply\nelement vertex many\nend_header\n", "cannot be read as PLY"),
+        ("m.ply", "ply\nelement\nend_header\n", "cannot be read as PLY"),
         ("m.ply", "ply\nelement vertex 1\nproperty half x\nend_header\n", "KeyError"),
         ("c.pcd", "DATA ascii\n", "without the number of points"),
         ("m.obj", "nothing", "0 points and 0 triangles, or cannot be decoded"),
@@ -125,3 +174,83 @@ def test_a_mesh_that_reaches_infinity(tmp_path):
     corners[2, 1] = np.inf
     with pytest.raises(BadSample, match="not finite"):
         read_geometry(write_ply(tmp_path / "m.ply", corners))
+
+
+def write_faces(path, *faces, form="binary_little_endian", head=()):
+    """A PLY mesh with faces of any length, among the four corners."""
+    lines = ["ply", f"format {form} 1.0", *head, "element vertex 4"]
+    lines += [f"property double {axis}" for axis in "xyz"]
+    lines += [f"element face {len(faces)}", "property uchar red"]
+    lines += ["property list uint8 int32 vertex_index", "end_header", ""]
+    order = ">" if "big" in form else "<"
+    data = CORNERS.astype(f"{order}f8").tobytes()
+    for face in faces:
+        data += struct.pack(f"{order}BB{len(face)}i", 9, len(face), *face)
+    if form == "ascii":
+        rows = [*CORNERS.tolist(), *([9, len(face), *face] for face in faces)]
+        data = "\n".join(" ".join(map(str, row)) for row in rows).encode()
+    path.write_bytes("\n".join(lines).encode() + data)
+    return path
+
+
+@pytest.mark.parametrize("form", ["binary_little_endian", "binary_big_endian", "ascii"])
+def test_polygons_become_fans(tmp_path, form):
+    faces = [(0, 1, 2), (3, 2, 1, 0), (0, 1, 3), (1, 2, 3)]
+    geometry = read_geometry(write_faces(tmp_path / "m.ply", *faces, form=form))
+    assert geometry.points.tolist() == CORNERS.tolist()
+    expected = [[0, 1, 2], [3, 2, 1], [3, 1, 0], [0, 1, 3], [1, 2, 3]]
+    assert geometry.triangles.tolist() == expected
+
+
+@pytest.mark.parametrize("form", ["binary_little_endian", "ascii"])
+@pytest.mark.parametrize("face", [(), (0,), (0, 1), (0, 1, 2, 9), (0, 1, 2, -1), (0, 1, 2**31 - 1)])
+def test_faces_that_are_none(tmp_path, form, face):
+    """open3d crashes on most of them."""
+    with pytest.raises(BadSample, match=r"face of|vertices that it lacks"):
+        read_geometry(write_faces(tmp_path / "m.ply", (0, 1, 2), face, form=form))
+
+
+@pytest.mark.parametrize("length", ["-1", "2.5", "nan", "inf", "1e300"])
+def test_lists_of_no_length(tmp_path, length):
+    path = write_ply(tmp_path / "m.ply", text=True)
+    path.write_text(path.read_text().replace("3 0 1 2", f"{length} 0 1 2"))
+    with pytest.raises(BadSample, match="cannot be read as PLY"):
+        read_geometry(path)
+
+
+def test_a_long_mesh_of_mixed_faces_is_that_of_open3d(tmp_path):
+    import open3d
+
+    random = np.random.default_rng(0)
+    faces = [random.permutation(4)[: random.integers(3, 5)].tolist() for _ in range(3000)]
+    path = write_faces(tmp_path / "m.ply", *(faces + [(0, 1, 2)] * 3000))
+    expected = np.asarray(open3d.io.read_triangle_mesh(str(path)).vertices)
+    geometry = read_geometry(path)
+    assert geometry.points.tolist() == expected.tolist()
+    fans = [[face[0], *face[i : i + 2]] for face in faces for i in range(1, len(face) - 1)]
+    assert geometry.triangles.tolist() == fans + [[0, 1, 2]] * 3000
+
+
+def test_the_faces_of_an_obj(tmp_path):
+    path = tmp_path / "m.obj"
+    corners = "v 0 0 0\nv 1 0 0 1 1 1\n# côté\nv 0 1 0\nv 0 0 1\n"
+    path.write_text(corners + "f 1/1/1 2//1 3 4\nf -4 -3 -1\n", "latin-1")
+    geometry = read_geometry(path)
+    assert geometry.points.tolist() == CORNERS.tolist()
+    assert geometry.triangles.tolist() == [[0, 1, 2], [0, 2, 3], [0, 1, 3]]
+    for face in ("f 1 2 x", "f", "f 0 1 2", "f 1 2 9", "f 1 2 -9"):
+        path.write_text(f"{corners}f 1 2 3\n{face}\n")
+        with pytest.raises(BadSample, match=r"cannot be read as OBJ|vertices that it lacks"):
+            read_geometry(path)
+
+
+def test_an_obj_opens_no_other_file(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret.mtl").write_text("newmtl a\n")
+    (tmp_path / "m").mkdir()
+    path = tmp_path / "m" / "m.obj"
+    path.write_text("mtllib ../outside/secret.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl a\nf 1 2 3\n")
+    canary = Canary(tmp_path / "outside")
+    assert len(read_geometry(path).triangles) == 1
+    assert not canary.opened()
+    canary.close()

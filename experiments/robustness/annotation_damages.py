@@ -1,0 +1,142 @@
+"""What may be wrong with annotation files beyond damaged bytes: fields, numbers and paths."""
+
+import copy
+import json
+import re
+from collections.abc import Sequence
+from random import Random
+from typing import Any, Final
+
+from experiments.robustness.original import OUTSIDE, Original
+
+
+def field_missing(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+    """A field or an item is not there."""
+    return _edited(random, original, "remove")
+
+
+def field_twice(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+    """A field stands twice, or an item comes again."""
+    text = original.content.decode()
+    names = list(re.finditer(r'"\w+": ', text))
+    if not names or random.random() < 0.5:
+        return _edited(random, original, "repeat")
+    at = random.choice(names)
+    return (text[: at.start()] + f"{at.group()}1, " + text[at.start() :]).encode()
+
+
+def field_extra(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+    """A field that nobody knows."""
+    return _edited(random, original, "add")
+
+
+def wrong_type(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+    """Something of another type, or null."""
+    junk = [
+        None,
+        True,
+        -1,
+        0.5,
+        "",
+        " ",
+        "A",
+        "\0",
+        "\ud800",
+        "<image>",
+        "<a>",
+        "[]",
+        "__UNDISCLOSED__",
+    ]
+    return _edited(random, original, "replace", [*junk, [], [[]], [None], {}, {"a": 1}, [{}]])
+
+
+def absurd_number(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+    """Numbers that no field can have."""
+    numbers = [float("nan"), float("inf"), -float("inf"), 10**30, 10**400, -(2**63), 1e308, 2**64]
+    if random.random() < 0.2:  # more digits than Python reads
+        return re.sub(rb": -?\d+", b": " + b"9" * 5000, original.content, count=3)
+    return _edited(random, original, "replace", numbers)
+
+
+def nested(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+    """Brackets within brackets."""
+    depth = random.choice((500, 900, 5_000, 1_000_000))
+    inner = random.choice(("[", '{"a":')) * depth
+    if random.random() < 0.3:
+        return inner.encode()
+    closed = inner + "1" + "".join("]" if c == "[" else "}" for c in inner if c in "[{")
+    return _edited(random, original, "replace", ["@here@"]).replace(b'"@here@"', closed.encode())
+
+
+def very_long(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+    """A text of 300 characters to 50 MB; one in ten, since they take a second each."""
+    length = 50_000_000 if random.random() < 0.1 else random.choice((300, 5_000, 100_000))
+    if original.media and random.random() < 0.5:
+        return original.content.replace(random.choice(original.media).encode(), b"a" * length, 1)
+    return _edited(random, original, "replace", ["x" * length])
+
+
+def encoding(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+    """Not UTF-8, or with a mark before it."""
+    text = original.content.decode()
+    at = random.randrange(len(text))
+    broken = text[:at].encode() + b"\xff\xfe\xe9" + text[at:].encode()
+    codes = [text.encode(code) for code in ("utf-8-sig", "utf-16", "utf-32", "utf-7")]
+    return random.choice([broken, *codes, b"\xef\xbb\xbf" * 2 + text.encode()])
+
+
+def hostile_path(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+    """A medium that lies elsewhere, or has an impossible name."""
+    ways_out = [f"{'../' * depth}outside/secret" for depth in range(1, 6)]
+    name = random.choice(
+        [
+            *ways_out, f"{OUTSIDE}/secret", f"{OUTSIDE}/secret.mp4", "a/../../../outside/secret",
+            "linked", "bare", "link/secret", "link/../secret", "round/a", "..\\..\\outside\\secret",
+            "..", ".", "./", "/", "~", "-", "'", "*", "[", "con\n", "%03d", "a\0b", "\0", "\ud800",
+            "\u202e", "a" * 250, "a" * 300, "a/" * 3000, "a" * 252 + ".b",
+            "file:/etc/hosts", f"concat:{OUTSIDE}/secret.mp4|", "http://127.0.0.1:9/a",
+        ]
+    )  # fmt: skip
+    medium = random.choice(original.media)
+    text = name if original.name.endswith(".txt") else json.dumps(name)[1:-1]
+    return original.content.replace(medium.encode(), text.encode(errors="surrogatepass"))
+
+
+ON_ANNOTATIONS: Final = {
+    "field missing": field_missing,
+    "field twice": field_twice,
+    "field extra": field_extra,
+    "wrong type": wrong_type,
+    "absurd numbers": absurd_number,
+    "deeply nested": nested,
+    "very long": very_long,
+    "encoding": encoding,
+    "hostile path": hostile_path,
+}
+"""Name of a damage → what does it."""
+
+
+def _edited(random: Random, original: Original, action: str, junk: Sequence[Any] = ("?",)) -> bytes:
+    content = json.loads(original.content)
+    place = random.choice(list(_places(content)))
+    *way, last = place
+    inner = content
+    for key in way:
+        inner = inner[key]
+    if action == "remove":
+        del inner[last]
+    elif action == "repeat" and isinstance(inner, list):
+        inner.append(copy.deepcopy(inner[last]))
+    elif action in {"add", "repeat"} and isinstance(inner, dict):
+        inner["unheard of"] = copy.deepcopy(inner[last])
+    else:
+        inner[last] = random.choice(junk)
+    return json.dumps(content).encode()
+
+
+def _places(value: Any, found: tuple[Any, ...] = ()) -> Any:
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, item in items:
+        yield (*found, key)
+        if isinstance(item, dict | list):
+            yield from _places(item, (*found, key))

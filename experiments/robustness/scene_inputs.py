@@ -1,0 +1,162 @@
+"""Undamaged scenes, recordings, meshes and clouds, and an entry of the frame cache."""
+
+import io
+import struct
+import zlib
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from experiments.robustness import readings
+from experiments.robustness.original import Original
+
+
+def picture(form: str) -> bytes:
+    """Noise, 32x24."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    return _saved(pixels, form)
+
+
+def _depth() -> bytes:
+    millimetres = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16) * 7 + 1000
+    return _saved(millimetres, "PNG")
+
+
+def _saved(pixels: Any, form: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+def _matrix(matrix: Any) -> bytes:
+    buffer = io.StringIO()
+    np.savetxt(buffer, matrix, fmt="%.6f")
+    return buffer.getvalue().encode()
+
+
+def _camera(width: int, height: int) -> Any:
+    camera = np.diag([width, width, 1.0, 1.0])
+    camera[:2, 2] = (width - 1) / 2, (height - 1) / 2
+    return camera
+
+
+def scene(place: str) -> dict[str, bytes]:
+    """A ScanNet scene of three frames."""
+    files = {f"{place}/intrinsic/intrinsic_depth.txt": _matrix(_camera(16, 12))}
+    files[f"{place}/intrinsic/intrinsic_color.txt"] = _matrix(_camera(32, 24))
+    for frame in (0, 20, 40):
+        pose = np.eye(4)
+        pose[0, 3] = frame / 100
+        files |= {
+            f"{place}/color/{frame}.jpg": picture("JPEG"),
+            f"{place}/depth/{frame}.png": _depth(),
+            f"{place}/pose/{frame}.txt": _matrix(pose),
+        }
+    return files
+
+
+def scenes() -> list[Original]:
+    """Files of a ScanNet scene among others, and the list of those to train on."""
+    files: dict[str, bytes] = {}
+    for number in range(3):
+        files |= scene(f"media/scene000{number}_00")
+    damaged = {
+        "color/20.jpg": "picture",
+        "depth/20.png": "picture",
+        "pose/20.txt": "matrix",
+        "intrinsic/intrinsic_depth.txt": "matrix",
+    }
+    found = []
+    for name, kind in damaged.items():
+        place = f"media/scene0001_00/{name}"
+        ways = (partial(readings.see_scene, name=place), partial(readings.align_depth, name=place))
+        found.append(Original(kind, place, files, ways))
+    lists = {
+        "media/scannetv2_train.txt": b"scene0000_00\nscene0002_00\n",
+        "media/scannetv2_val.txt": b"scene0001_00\n",
+    }
+    place = next(iter(lists))
+    way = partial(readings.align_listed, name=place)
+    return [*found, Original("list of scenes", place, files | lists, (way,), ("scene0000_00",))]
+
+
+def recording() -> list[Original]:
+    """A ScanNet recording in SensReader's layout, version 4."""
+    depth = zlib.compress((np.arange(12 * 16, dtype="<u2") * 7 + 1000).tobytes())
+    matrices = np.stack([_camera(32, 24), np.eye(4), _camera(16, 12), np.eye(4)]).astype("<f4")
+    data = struct.pack("<IQ3s", 4, 3, b"toy") + matrices.tobytes()
+    data += struct.pack("<2i4IfQ", 2, 1, 32, 24, 16, 12, 1000, 3)
+    for number in range(3):
+        pose = np.eye(4, dtype="<f4")
+        pose[0, 3] = number / 5
+        colour = picture("JPEG")
+        data += pose.tobytes() + struct.pack("<4Q", number, number, len(colour), len(depth))
+        data += colour + depth
+    name = "scene0000_00.sens"
+    return [Original(".sens", name, {name: data}, (partial(readings.export_recording, name=name),))]
+
+
+def geometries() -> list[Original]:
+    """A wall two metres before the camera."""
+    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-2, 2, 6), np.linspace(-2, 2, 6)))
+    corners = np.stack([x, y, np.full_like(x, 2)], -1).astype("<f4")  # (36, 3)
+    first = np.arange(30)[np.arange(30) % 6 < 5]
+    faces = np.concatenate(
+        [
+            np.stack([first, first + 1, first + 6], -1),
+            np.stack([first + 1, first + 7, first + 6], -1),
+        ]
+    ).astype("<i4")
+    head = "ply\nformat {} 1.0\ncomment toy\nelement vertex 36\n"
+    head += "".join(f"property float {axis}\n" for axis in "xyz")
+    mesh = head + "element face 50\nproperty list uchar int vertex_indices\n"
+    rows = "".join(f"{a} {b} {c}\n" for a, b, c in corners)
+    triangles = "".join(f"3 {a} {b} {c}\n" for a, b, c in faces)
+    pcd = "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 36\nHEIGHT 1\n"
+    pcd += "VIEWPOINT 0 0 0 1 0 0 0\nPOINTS 36\nDATA "
+    stl = b"toy".ljust(80) + struct.pack("<I", 50)
+    obj = "".join(f"v {row}\n" for row in rows.splitlines())
+    obj += "".join(f"f {a} {b} {c}\n" for a, b, c in faces + 1)
+    little = "binary_little_endian"
+    made = {
+        "binary.ply": (mesh.format(little) + "end_header\n").encode()
+        + corners.tobytes()
+        + b"".join(b"\3" + face.tobytes() for face in faces),
+        "text.ply": (mesh.format("ascii") + "end_header\n" + rows + triangles).encode(),
+        "cloud.ply": (head.format(little) + "end_header\n").encode() + corners.tobytes(),
+        "text.pcd": (pcd + "ascii\n" + rows).encode(),
+        "binary.pcd": (pcd + "binary\n").encode() + corners.tobytes(),
+        "compressed.pcd": (pcd + "binary_compressed\n").encode() + _lzf(corners.T.tobytes()),
+        "wall.obj": obj.encode(),
+        "wall.stl": stl + b"".join(struct.pack("<12f2x", 0, 0, 1, *corners[f].flat) for f in faces),
+        "cloud.xyz": rows.encode(),
+    }
+    return [
+        Original(
+            "mesh or cloud",
+            name,
+            {**scene("scene"), name: data},
+            (partial(readings.render_mesh, name=name),),
+        )
+        for name, data in made.items()
+    ]
+
+
+def _lzf(data: bytes) -> bytes:
+    """As LZF, of literals only, with both lengths before it, as .pcd has it."""
+    runs = [data[at : at + 32] for at in range(0, len(data), 32)]
+    packed = b"".join(bytes([len(run) - 1]) + run for run in runs)
+    return struct.pack("<2I", len(packed), len(data)) + packed
+
+
+def cache_entry() -> list[Original]:
+    """An entry of a frame cache."""
+    with TemporaryDirectory() as folder:
+        readings.load_entry(Path(folder), "")
+        (path,) = Path(folder).rglob("*.safetensors")
+        name, data = str(path.relative_to(folder)), path.read_bytes()
+    return [Original("frame cache", name, {name: data}, (partial(readings.load_entry, name=name),))]
