@@ -16,6 +16,8 @@ from datamodules.libraries import import_library
 SAMPLE_RATE = 16_000  # Hz
 MELS = 128
 _HOP = 160  # samples, 10 ms
+_FFT = 1024  # samples
+_AT_ONCE = 60 * SAMPLE_RATE // _HOP  # columns; a minute takes 0.1 GB
 _COLUMNS_PER_SECOND = SAMPLE_RATE // _HOP
 # AudioSet statistics of ImageBind's front-end. Mean ± 1.5 deviations reaches from the noise of
 # 16-bit samples, ln 1e-8, to a tone of full scale, ln 1e4.
@@ -30,7 +32,8 @@ def log_mel(
     """Spectrograms of ``window`` seconds centred on each of ``times``.
 
     A window that would reach over the start or the end of the recording is moved inside, and one
-    longer than the recording is the whole recording; nothing is padded.
+    longer than the recording is the whole recording; nothing is padded. Only what the windows show
+    is transformed, once where they overlap: a long recording costs no more than a short one.
 
     Args:
         waveform: (N,) mono samples in −1…1 at 16 kHz.
@@ -57,14 +60,20 @@ def log_mel(
             f"moment {outside[0]:g} s is not within the recording of {duration:g} s; give times "
             "from its first sample on"
         )
-    power = _spectrogram()(waveform.float()).flip(0)  # (128, columns)
-    loudness = (power.clamp(min=1e-10).log() - _MEAN) / _DEVIATION  # in deviations
-    columns = min(round(window * _COLUMNS_PER_SECOND), power.shape[1])
+    available = len(waveform) // _HOP + 1
+    columns = min(round(window * _COLUMNS_PER_SECOND), available)
     starts = [
-        min(max(round((t - window / 2) * _COLUMNS_PER_SECOND), 0), power.shape[1] - columns)
+        [min(max(round((t - window / 2) * _COLUMNS_PER_SECOND), 0), available - columns)]
         for t in times
     ]
-    pictures = torch.stack([loudness[:, start : start + columns] for start in starts])
+    shown, where = torch.unique(  # (U,), (F, W)
+        torch.tensor(starts) + torch.arange(columns), return_inverse=True
+    )
+    gaps = (shown.diff() > 1).nonzero().flatten() + 1
+    runs = [part for run in shown.tensor_split(gaps) for part in run.split(_AT_ONCE)]
+    power = torch.cat([_power(waveform, int(run[0]), int(run[-1])) for run in runs], 1).flip(0)
+    loudness = (power.clamp(min=1e-10).log() - _MEAN) / _DEVIATION  # (128, U), in deviations
+    pictures = loudness[:, where].transpose(0, 1)  # (F, 128, W)
     low: Tensor | float = -_REACH
     high: Tensor | float = _REACH
     if scale == "min-max":
@@ -73,9 +82,20 @@ def log_mel(
     return (255 * share).round().to(torch.uint8)[:, None].repeat(1, 3, 1, 1)
 
 
+def _power(waveform: Tensor, first: int, last: int) -> Tensor:
+    """Columns ``first`` to ``last`` of the whole recording's spectrogram, (128, last - first + 1).
+
+    A column reaches over its neighbours, and is mirrored only where the recording itself ends.
+    """
+    samples = torch.arange(first * _HOP - _FFT // 2, last * _HOP + _FFT // 2).abs_()
+    end = len(waveform) - 1
+    power: Tensor = _spectrogram()(waveform[end - (end - samples).abs_()].float())
+    return power
+
+
 @cache
 def _spectrogram() -> Any:
     # Windows of 25 ms as ImageBind's, but a longer transform, or low mel bands would hold no bin.
     return import_library("torchaudio.transforms").MelSpectrogram(
-        SAMPLE_RATE, n_fft=1024, win_length=400, hop_length=_HOP, n_mels=MELS
+        SAMPLE_RATE, n_fft=_FFT, win_length=400, hop_length=_HOP, n_mels=MELS, center=False
     )

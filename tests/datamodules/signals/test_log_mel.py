@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 from torchaudio.transforms import MelSpectrogram
 
 from datamodules.signals import log_mel
@@ -25,6 +26,51 @@ def test_it_is_torchaudios_spectrogram_in_deviations_of_imagebind():
     (picture,) = log_mel(waveform, [1.5])
     assert picture.shape == (3, 128, 200)
     assert (picture - wanted).abs().max() <= 0.51
+
+
+def whole_recording(waveform, times, window, scale):
+    """The same pictures, cut out of the spectrogram of the whole recording."""
+    transform = MelSpectrogram(RATE, n_fft=1024, win_length=400, hop_length=160, n_mels=128)
+    loudness = ((transform(waveform).clamp(min=1e-10).log() + 4.268) / 9.138).flip(0)
+    width = min(round(100 * window), loudness.shape[1])
+    pictures = []
+    for time in times:
+        start = max(0, min(round(100 * (time - window / 2)), loudness.shape[1] - width))
+        picture = loudness[:, start : start + width]
+        low, high = (-1.5, 1.5) if scale == "fixed" else (picture.min(), picture.max())
+        pictures.append((255 * ((picture - low) / (high - low)).clamp(0, 1)).round())
+    return torch.stack(pictures)[:, None].expand(-1, 3, -1, -1)
+
+
+@given(
+    st.integers(RATE // 10, 6 * RATE),
+    st.lists(st.floats(0, 1), min_size=1, max_size=8),
+    st.sampled_from([0.01, 0.3, 1.0, 2.0, 9.0]),
+    st.sampled_from(["fixed", "min-max"]),
+)
+def test_it_is_cut_out_of_the_whole_recording(samples, shares, window, scale):
+    waveform = torch.randn(samples, generator=torch.Generator().manual_seed(samples)) / 10
+    duration, reach = samples / RATE, 0.49 * window  # of moments before and after the recording
+    times = [share * (duration + 2 * reach) - reach for share in shares]
+    wanted = whole_recording(waveform, times, window, scale)
+    # The sums over a band may be taken in another order, 1e-7 apart, and then be rounded apart.
+    assert (log_mel(waveform, times, window, scale) - wanted).abs().max() <= 1
+
+
+def test_more_than_a_minute_without_a_gap_is_seamless():
+    waveform = torch.randn(63 * RATE, generator=torch.Generator().manual_seed(0)) / 10
+    times = [float(second) for second in range(64)]
+    wanted = whole_recording(waveform, times, 2.0, "fixed")
+    assert (log_mel(waveform, times) - wanted).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds"), [([30.0], 2), ([3.0, 50.0], 4), ([9.0, 10.0], 3), ([0.0, 0.5, 1.0], 2)]
+)
+def test_only_what_the_windows_show_is_transformed_and_only_once(times, seconds):
+    with FlopCounterMode(display=False) as counter:
+        log_mel(torch.zeros(60 * RATE), times)
+    assert counter.get_total_flops() == seconds * 100 * 2 * 513 * 128, "of the mel filters"
 
 
 @pytest.mark.parametrize("hertz", [100, 440, 1000, 4000, 7000])
