@@ -1,7 +1,8 @@
-"""What happens around fitting: guidance before it, adapters and a report after it."""
+"""What happens around fitting: guidance before it, adapters, a report and scores after it."""
 
 from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.alignment_report import AlignmentReport
+from callbacks.answer_scores import AnswerScores
 from callbacks.reference_guidance import ReferenceGuidance
 
-__all__ = ["AdapterCheckpoint", "AlignmentReport", "ReferenceGuidance"]
+__all__ = ["AdapterCheckpoint", "AlignmentReport", "AnswerScores", "ReferenceGuidance"]

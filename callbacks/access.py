@@ -1,13 +1,14 @@
 """Typed access to what Lightning hands to callbacks without types."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.tuning import InstructionTuning
 
 
 class AlignmentData(Protocol):
@@ -25,6 +26,30 @@ class AlignmentData(Protocol):
 
     def val_dataloader(self) -> DataLoader[dict[str, object]]:
         """Held-out frames of the modality."""
+
+
+class TuningData(Protocol):
+    """What tuning needs of a data module: batches of episodes."""
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Held-out episodes."""
+
+    def unusable(self, part: Any) -> list[Any]:
+        """Episodes whose media were left out."""
+
+
+def tuning(module: LightningModule) -> InstructionTuning:
+    """The module as the stage that answers questions.
+
+    Raises:
+        TypeError: it is another stage.
+    """
+    if not isinstance(module, InstructionTuning):
+        raise TypeError(
+            f"this callback belongs to InstructionTuning, not to {type(module).__name__}; remove "
+            "it from trainer.callbacks"
+        )
+    return module
 
 
 def alignment(module: LightningModule) -> InterfaceAlignment:
@@ -57,6 +82,12 @@ def adapter_training(module: LightningModule) -> AdapterTraining:
 def data(trainer: Trainer) -> AlignmentData:
     """The data module of the run."""
     found: AlignmentData = trainer.datamodule  # type: ignore[attr-defined]
+    return found
+
+
+def tuning_data(trainer: Trainer) -> TuningData:
+    """The data module of the run, as tuning needs it."""
+    found: TuningData = trainer.datamodule  # type: ignore[attr-defined]
     return found
 
 

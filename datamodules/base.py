@@ -83,6 +83,7 @@ class ModalityDataModule(LightningDataModule):
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.bad_samples: list[BadSample] = []
         self._parts: dict[Part, list[Any]] = {}
+        self._unusable: dict[Part, list[Episode]] = {}
         self._recordings = Recordings(
             self.root, self.reference_root, benchmark, objective, held_out, self.find, self.locate
         )
@@ -139,6 +140,9 @@ class ModalityDataModule(LightningDataModule):
                     "trained on and held out",
                 )
             self._parts[part] = usable
+            self._unusable[part] = [
+                f.episode for f in findings if f.part == part and not f.usable and f.episode
+            ]
         rank_zero_info(repr(self))
         for bad in self.bad_samples:
             rank_zero_info(f"skipped {bad}")
@@ -165,6 +169,10 @@ class ModalityDataModule(LightningDataModule):
     def parts(self) -> tuple[Part, ...]:
         """All parts that there may be: splits, and the reference videos of alignment."""
         return self._recordings.parts()
+
+    def unusable(self, part: Part) -> list[Episode]:
+        """The episodes of a part that were left out because their media are bad."""
+        return self._unusable.get(part, [])
 
     def report(self) -> dict[str, list[str]]:
         """What was left out, each with its reason, for the report of a run."""

@@ -9,7 +9,7 @@ from typing import Any
 from rich.progress import track
 
 from datamodules.recordings import Part, Recording
-from datamodules.samples import BadSample
+from datamodules.samples import BadSample, Episode
 
 # Most of the time goes to waiting for the disk and to libraries that let other threads run.
 _THREADS = 2 * (os.cpu_count() or 1)
@@ -21,6 +21,7 @@ class Finding:
 
     part: Part
     name: str
+    episode: Episode | None = None
     usable: list[Any] = field(default_factory=list)  # clips or episodes
     bad: list[BadSample] = field(default_factory=list)
 
@@ -46,7 +47,7 @@ def inspect(
     """
 
     def look(part: Part, recording: Recording) -> Finding:
-        finding = Finding(part, recording.name)
+        finding = Finding(part, recording.name, recording.episode)
         try:
             found = candidates(part, recording)
         except BadSample as bad:

@@ -22,8 +22,16 @@ _LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 
 @app.command(context_settings=_LIGHTNING)
 def fit() -> None:
-    """Align a modality: --config BACKBONE.yaml --config MODALITY.yaml (later --config wins)."""
-    from vlynx_pl.lightning_cli import fit as run
+    """Align or tune: --config BACKBONE.yaml --config STAGE.yaml (later --config wins)."""
+    from vlynx_pl.lightning_cli import run
+
+    run()
+
+
+@app.command(context_settings=_LIGHTNING)
+def test() -> None:
+    """Answer and score the test questions of a tuned run: the --config of its fit, or its own."""
+    from vlynx_pl.lightning_cli import run
 
     run()
 

@@ -35,7 +35,8 @@ class VlynxCLI(LightningCLI):
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
-        return {"fit": LightningCLI.subcommands()["fit"]}
+        everything = LightningCLI.subcommands()
+        return {name: everything[name] for name in ("fit", "test")}
 
     @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -51,7 +52,9 @@ class VlynxCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         run = Path(self._get(self.config, "run"))
-        if (run / "report.json").exists():
+        subcommand = self.subcommand
+        last = {"fit": ("report.json", "scores-val.json"), "test": ("scores-test.json",)}
+        if any((run / name).exists() for name in last[str(subcommand)]):
             raise RunFolderError(
                 f"{run} already holds a finished run; choose another folder with --run=FOLDER "
                 "(make: RUN=FOLDER), or move the old one away"
@@ -111,10 +114,10 @@ def _frame_size(backbone: VideoBackbone) -> tuple[int, int]:
     return backbone.frame_size
 
 
-def fit() -> None:
-    """Run ``vlynx fit`` with the arguments of the process."""
+def run() -> None:
+    """Run ``vlynx fit`` or ``vlynx test`` with the arguments of the process."""
     _quieten()
-    usage = "vlynx fit --config BACKBONE.yaml --config MODALITY.yaml [--run DIR] [--KEY=VALUE ...]"
+    usage = "--config BACKBONE.yaml --config STAGE.yaml [--run DIR] [--KEY=VALUE ...]"
     VlynxCLI(
         LightningModule,
         LightningDataModule,
@@ -123,7 +126,7 @@ def fit() -> None:
         seed_everything_default=42,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"fit": {"usage": usage}},
+        parser_kwargs={name: {"usage": f"vlynx {name} {usage}"} for name in ("fit", "test")},
     )
 
 

@@ -1,0 +1,141 @@
+"""Asks a benchmark's questions, scores the answers, and keeps what was said."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.progress import track
+from typing_extensions import override
+
+from callbacks.access import is_trial, leaves_files, run_folder, tuning, tuning_data
+from vlynx_pl.errors import UserError
+from vlynx_pl.files import atomic_file
+from vlynx_pl.metrics import Answered, scores_for, submission, table
+
+
+class AnswerScores(Callback):
+    """Scores the val questions after fitting, and the test questions in ``vlynx test``.
+
+    Writes into the run folder ``predictions-<split>.jsonl``, ``submission-<split>.json`` in the
+    benchmark's own format where it has one, and last ``scores-<split>.json``. Questions whose media
+    were left out count as failed.
+
+    Args:
+        benchmark: name of the reader, such as ``ScanQA``.
+    """
+
+    def __init__(self, benchmark: str) -> None:
+        self.benchmark = benchmark
+        self.scores = scores_for(benchmark)
+        self._said: dict[str, dict[str, Any]] = {}  # question id → row of the predictions
+        self._order: list[str] = []
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_trial(trainer):
+            return
+        module, loader = tuning(pl_module), tuning_data(trainer).val_dataloader()
+        modes = {part: part.training for part in module.modules()}
+        module.eval()
+        for batch in track(loader, "Answering", len(loader), transient=True):
+            moved = trainer.datamodule.transfer_batch_to_device(  # type: ignore[attr-defined]
+                batch, module.device, 0
+            )
+            self._hear(module, moved, [module.answers(episode) for episode in moved])
+        for part, training in modes.items():
+            part.training = training
+        self._finish(trainer, "val")
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._hear(tuning(pl_module), batch, outputs["answers"])
+
+    @override
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, "test")
+
+    def _hear(self, module: LightningModule, episodes: Any, answers: list[list[str]]) -> None:
+        self.scores.to(module.device)
+        for episode, said in zip(episodes, answers, strict=True):
+            heard = [
+                _answered(episode["name"], question, text)
+                for question, text in zip(episode["questions"], said, strict=True)
+            ]
+            self.scores.update(heard)
+            for answer in heard:
+                self._keep(answer, episode["times"])
+
+    def _keep(self, answer: Answered, times: Mapping[str, Any]) -> None:
+        self._order.append(answer.id)
+        self._said[answer.id] = {
+            "id": answer.id,
+            "clip": answer.clip,
+            "question": answer.question,
+            "prediction": answer.prediction,
+            "references": list(answer.references),
+            "labels": dict(answer.labels),
+            "times": {stream: list(moments) for stream, moments in times.items()},
+        }
+
+    def _finish(self, trainer: Trainer, split: str) -> None:
+        failed = [
+            _answered(episode.name, question, None)
+            for episode in tuning_data(trainer).unusable(split)
+            for question in episode.questions
+        ]
+        if failed:
+            self.scores.update(failed)
+            for answer in failed:
+                self._keep(answer, {})
+        with self.scores.sync_context():
+            everything = self.scores.answered()
+            figures = self.scores.compute()
+        self.scores.reset()
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(figures, trainer.global_step)
+        if leaves_files(trainer):
+            self._write(run_folder(trainer), split, everything)
+            with atomic_file(run_folder(trainer) / f"scores-{split}.json") as unfinished:
+                unfinished.write_text(json.dumps(figures, indent=1))
+            Console().print(table(figures))
+        self._said.clear()
+        self._order.clear()
+
+    def _write(self, run: Path, split: str, answered: list[Answered]) -> None:
+        place = {identifier: i for i, identifier in enumerate(self._order)}
+        # What other ranks heard comes last; of it, only the answers are known here.
+        answered = sorted(answered, key=lambda answer: place.get(answer.id, len(place)))
+        with atomic_file(run / f"predictions-{split}.jsonl") as unfinished:
+            rows = [
+                self._said.get(a.id, {"id": a.id, "prediction": a.prediction}) for a in answered
+            ]
+            unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        try:
+            official = submission(self.benchmark, answered)
+        except UserError:  # a benchmark without a format of its own
+            return
+        with atomic_file(run / f"submission-{split}.json") as unfinished:
+            unfinished.write_text(json.dumps(official, indent=1))
+
+
+def _answered(clip: str, question: Any, prediction: str | None) -> Answered:
+    return Answered(
+        question.id,
+        prediction,
+        question.answers,
+        question.options,
+        question.labels,
+        clip,
+        question.prompt,
+    )
