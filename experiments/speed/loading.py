@@ -36,7 +36,9 @@ def write_clip(path: Path, seconds: int, size: tuple[int, int], fps: int = 30) -
     grain = np.random.default_rng(0).integers(0, 40, (height, width, 3), dtype=np.uint8)
     ramp = np.linspace(0, 200, width)[None, :, None].repeat(height, 0).astype(np.uint8)
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=fps, options={"preset": "veryfast"})
+        # A slice a frame, as videos have that were not made for live streaming.
+        options = {"preset": "veryfast", "x264-params": "sliced-threads=0"}
+        video = container.add_stream("libx264", rate=fps, options=options)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         sound = container.add_stream("aac", rate=44_100)
         for i in track(range(seconds * fps), "Making the clip", transient=True):
