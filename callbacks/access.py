@@ -1,21 +1,21 @@
 """Typed access to what Lightning hands to callbacks without types."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from vlynx_pl.adapter_training import AdapterTraining
-from vlynx_pl.alignment import InterfaceAlignment
-from vlynx_pl.tuning import InstructionTuning
+_Stage = TypeVar("_Stage", bound=LightningModule)
 
 
-class AlignmentData(Protocol):
-    """What aligning needs of a data module: batches with ``frames`` and ``clips``."""
+class RunData(Protocol):
+    """What callbacks need of a data module: batches of frames and clips, or of episodes."""
 
-    def reference_dataloader(self) -> DataLoader[dict[str, object]]:
-        """Plain RGB videos."""
+    def reference_dataloader(self) -> DataLoader[Any]:
+        """Plain RGB videos, for alignment."""
 
     @property
     def preprocessing(self) -> dict[str, object]:
@@ -24,70 +24,42 @@ class AlignmentData(Protocol):
     def report(self) -> dict[str, list[str]]:
         """What was left out of the data, each with its reason."""
 
-    def val_dataloader(self) -> DataLoader[dict[str, object]]:
-        """Held-out frames of the modality."""
-
-
-class TuningData(Protocol):
-    """What tuning needs of a data module: batches of episodes."""
-
     def val_dataloader(self) -> DataLoader[Any]:
-        """Held-out episodes."""
+        """What is held out."""
 
     def unusable(self, part: Any) -> list[Any]:
         """Episodes whose media were left out."""
 
 
-def tuning(module: LightningModule) -> InstructionTuning:
-    """The module as the stage that answers questions.
+def stage(module: LightningModule, kind: type[_Stage]) -> _Stage:
+    """The module as the stage that a callback belongs to.
 
     Raises:
         TypeError: it is another stage.
     """
-    if not isinstance(module, InstructionTuning):
+    if not isinstance(module, kind):
         raise TypeError(
-            f"this callback belongs to InstructionTuning, not to {type(module).__name__}; remove "
+            f"this callback belongs to {kind.__name__}, not to {type(module).__name__}; remove "
             "it from trainer.callbacks"
         )
     return module
 
 
-def alignment(module: LightningModule) -> InterfaceAlignment:
-    """The module as the stage these callbacks belong to.
-
-    Raises:
-        TypeError: it is another stage.
-    """
-    if not isinstance(module, InterfaceAlignment):
-        raise TypeError(
-            f"this callback belongs to InterfaceAlignment, not to {type(module).__name__}; remove "
-            "it from trainer.callbacks"
-        )
-    return module
+@contextmanager
+def evaluating(module: LightningModule) -> Iterator[None]:
+    """Eval mode for a while; afterwards every part is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
 
 
-def adapter_training(module: LightningModule) -> AdapterTraining:
-    """The module as one of the stages.
-
-    Raises:
-        TypeError: it is something else.
-    """
-    if not isinstance(module, AdapterTraining):
-        raise TypeError(
-            f"{type(module).__name__} trains no adapter; remove the callback that saves"
-        )
-    return module
-
-
-def data(trainer: Trainer) -> AlignmentData:
+def data(trainer: Trainer) -> RunData:
     """The data module of the run."""
-    found: AlignmentData = trainer.datamodule  # type: ignore[attr-defined]
-    return found
-
-
-def tuning_data(trainer: Trainer) -> TuningData:
-    """The data module of the run, as tuning needs it."""
-    found: TuningData = trainer.datamodule  # type: ignore[attr-defined]
+    found: RunData = trainer.datamodule  # type: ignore[attr-defined]
     return found
 
 

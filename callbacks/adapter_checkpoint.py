@@ -3,7 +3,8 @@
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.access import adapter_training, data, leaves_files, run_folder
+from callbacks.access import data, leaves_files, run_folder, stage
+from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.adapters import save_adapter
 
 
@@ -17,7 +18,7 @@ class AdapterCheckpoint(Callback):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if leaves_files(trainer):
-            module = adapter_training(pl_module)
+            module = stage(pl_module, AdapterTraining)
             made_with = {
                 "backbone": module.backbone.name,
                 "fingerprint": module.backbone.fingerprint,

@@ -16,7 +16,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from callbacks.access import alignment, data, is_trial, leaves_files, run_folder
+from callbacks.access import data, evaluating, is_trial, leaves_files, run_folder, stage
 from callbacks.alignment_figure import save_figure
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.files import atomic_file
@@ -45,7 +45,7 @@ class AlignmentReport(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_trial(trainer):
-            module = alignment(pl_module)
+            module = stage(pl_module, InterfaceAlignment)
             videos, held_out = data(trainer).reference_dataloader(), data(trainer).val_dataloader()
             self.gaps["video"] = self._measure(module, videos, None, "RGB video")
             self.gaps["before"] = self._measure(module, held_out, None, "Before")
@@ -53,14 +53,14 @@ class AlignmentReport(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_trial(trainer):
-            module, held_out = alignment(pl_module), data(trainer).val_dataloader()
+            module, held_out = stage(pl_module, InterfaceAlignment), data(trainer).val_dataloader()
             self.gaps["after"] = self._measure(module, held_out, module.modality, "After")
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not leaves_files(trainer):
             return
-        module = alignment(pl_module)
+        module = stage(pl_module, InterfaceAlignment)
         run, self.modality = run_folder(trainer), module.modality
         save_figure(self.gaps, module.guidance, run / "alignment.png")
         with atomic_file(run / "report.json") as unfinished:
@@ -91,13 +91,11 @@ class AlignmentReport(Callback):
         meter = InterfaceGapMeter(module.guidance, module.backbone.tokens_per_frame)
         meter.to(module.device)
         total = min(self.max_batches, len(loader))
-        modes = {part: part.training for part in module.modules()}
-        module.eval()
-        for batch in track(islice(loader, total), f"Measuring: {what}", total, transient=True):
-            encoded = module.encode(batch["frames"].to(module.device), adapter)
-            meter.update(encoded.tokens, encoded.attention_gaps)
-        for part, training in modes.items():
-            part.training = training
+        batches = track(islice(loader, total), f"Measuring: {what}", total, transient=True)
+        with evaluating(module):
+            for batch in batches:
+                encoded = module.encode(batch["frames"].to(module.device), adapter)
+                meter.update(encoded.tokens, encoded.attention_gaps)
         return meter.gap()
 
 

@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.progress import track
 from typing_extensions import override
 
-from callbacks.access import is_trial, leaves_files, run_folder, tuning, tuning_data
+from callbacks.access import data, evaluating, is_trial, leaves_files, run_folder, stage
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
 from vlynx_pl.metrics import Answered, scores_for, submission, table
+from vlynx_pl.tuning import InstructionTuning
 
 
 class AnswerScores(Callback):
@@ -30,23 +31,19 @@ class AnswerScores(Callback):
     def __init__(self, benchmark: str) -> None:
         self.benchmark = benchmark
         self.scores = scores_for(benchmark)
-        self._said: dict[str, dict[str, Any]] = {}  # question id → row of the predictions
-        self._order: list[str] = []
+        self._said: dict[str, dict[str, Any]] = {}  # question id → row of the predictions, as asked
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_trial(trainer):
             return
-        module, loader = tuning(pl_module), tuning_data(trainer).val_dataloader()
-        modes = {part: part.training for part in module.modules()}
-        module.eval()
-        for batch in track(loader, "Answering", len(loader), transient=True):
-            moved = trainer.datamodule.transfer_batch_to_device(  # type: ignore[attr-defined]
-                batch, module.device, 0
-            )
-            self._hear(module, moved, [module.answers(episode) for episode in moved])
-        for part, training in modes.items():
-            part.training = training
+        module, loader = stage(pl_module, InstructionTuning), data(trainer).val_dataloader()
+        with evaluating(module):
+            for batch in track(loader, "Answering", len(loader), transient=True):
+                moved = trainer.datamodule.transfer_batch_to_device(  # type: ignore[attr-defined]
+                    batch, module.device, 0
+                )
+                self._hear(module, moved, [module.answers(episode) for episode in moved])
         self._finish(trainer, "val")
 
     @override
@@ -59,7 +56,7 @@ class AnswerScores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._hear(tuning(pl_module), batch, outputs["answers"])
+        self._hear(stage(pl_module, InstructionTuning), batch, outputs["answers"])
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +74,6 @@ class AnswerScores(Callback):
                 self._keep(answer, episode["times"])
 
     def _keep(self, answer: Answered, times: Mapping[str, Any]) -> None:
-        self._order.append(answer.id)
         self._said[answer.id] = {
             "id": answer.id,
             "clip": answer.clip,
@@ -91,7 +87,7 @@ class AnswerScores(Callback):
     def _finish(self, trainer: Trainer, split: str) -> None:
         failed = [
             _answered(episode.name, question, None)
-            for episode in tuning_data(trainer).unusable(split)
+            for episode in data(trainer).unusable(split)
             for question in episode.questions
         ]
         if failed:
@@ -110,10 +106,9 @@ class AnswerScores(Callback):
                 unfinished.write_text(json.dumps(figures, indent=1))
             Console().print(table(figures))
         self._said.clear()
-        self._order.clear()
 
     def _write(self, run: Path, split: str, answered: list[Answered]) -> None:
-        place = {identifier: i for i, identifier in enumerate(self._order)}
+        place = {identifier: i for i, identifier in enumerate(self._said)}
         # What other ranks heard comes last; of it, only the answers are known here.
         answered = sorted(answered, key=lambda answer: place.get(answer.id, len(place)))
         with atomic_file(run / f"predictions-{split}.jsonl") as unfinished:

@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.access import alignment, data, is_trial, leaves_files, run_folder
+from callbacks.access import data, is_trial, leaves_files, run_folder, stage
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.guidance import InterfaceGuidance, estimate_guidance, with_videos
 
@@ -32,7 +32,7 @@ class ReferenceGuidance(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = alignment(pl_module)
+        module = stage(pl_module, InterfaceAlignment)
         if self.path is not None:
             guidance = InterfaceGuidance.load(Path(self.path))
             guidance.check(module.backbone, module.include_newline, Path(self.path))
