@@ -39,7 +39,9 @@ def save_contact_sheet(
     if not drawn:
         raise BadSample(data.root, "has nothing usable to draw", "See the reasons in --csv")
     figure = Figure(figsize=(2.4 + 1.1 * _COLUMNS, 0.4 + 1.15 * len(drawn)), layout="constrained")
-    axes = figure.subplots(len(drawn), 1 + _COLUMNS, squeeze=False, width_ratios=[2] + 10 * [1])
+    axes = figure.subplots(
+        len(drawn), 1 + _COLUMNS, squeeze=False, width_ratios=[2] + _COLUMNS * [1]
+    )
     for axis in axes.flat:
         axis.axis("off")
     for row, (label, pictures) in zip(axes, drawn, strict=True):

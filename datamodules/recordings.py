@@ -5,7 +5,7 @@ Nothing that is held out is ever trained on or used for the guidance.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
@@ -61,7 +61,7 @@ class Recordings:
         """All parts that there may be: splits, and the reference videos of alignment."""
         splits: list[Part] = ["train", "val", "test"]
         if self.benchmark is not None:
-            splits = [*self.benchmark.splits()]
+            splits = [*self._given]
             if "train" in splits and "val" not in splits:
                 splits.insert(1, "val")
         if self.objective == "alignment" and "train" in splits:
@@ -125,11 +125,16 @@ class Recordings:
     def _episodes(self, benchmark: Benchmark, split: Part) -> list[Episode]:
         """Episodes of a split; a benchmark without val file holds out a part of its train file."""
         assert split != "reference"
-        given = benchmark.splits()
+        given = self._given
         if "val" in given or "train" not in given or split == "test":
             return self._read(benchmark, split)
         train, val = hold_out(self._read(benchmark, "train"), self.held_out)
         return train if split == "train" else val
+
+    @cached_property
+    def _given(self) -> list[Split]:
+        """The benchmark's splits; looking for their files can mean searching a large folder."""
+        return [] if self.benchmark is None else self.benchmark.splits()
 
     def _read(self, benchmark: Benchmark, split: Split) -> list[Episode]:
         if split not in self._asked:  # large annotation files take seconds

@@ -15,7 +15,7 @@ from datamodules.samples import BadSample
 _FORMATS = ("JPEG", "PNG", "TIFF")
 # What Pillow raises on damaged files, beside OSError: its PNG chunks, inflate, header fields, and
 # sizes that no picture has.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     SyntaxError,
     ValueError,
@@ -74,7 +74,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             return image.height, image.width
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _undecodable(path, error) from error
 
 
@@ -83,7 +83,7 @@ def _decode(path: Path) -> Image.Image:
         with Image.open(path, formats=_FORMATS) as image:
             image.load()
             return image.copy()
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise _undecodable(path, error) from error
 
 

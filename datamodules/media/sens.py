@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from datamodules.media.images import DAMAGE
 from datamodules.samples import BadSample
 
 _VERSION = 4
@@ -35,16 +36,6 @@ _LONGEST_NAME = 4096
 _LONGEST_SIDE = 16_384
 _FINEST_SHIFT = 1e6  # a micrometre
 _SLACK = 1 << 20  # bytes that a compressed picture may have beyond twice its pixels
-# What Pillow raises on damaged pictures.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    zlib.error,
-    struct.error,
-    Image.DecompressionBombError,
-)
 _AGAIN = "Download the file again; it is cut off or damaged"
 
 
@@ -123,7 +114,7 @@ class SensFile:
                     found = f"{image.width}x{image.height} {image.mode}"
                     raise ValueError(f"{found}, not {width}x{height} RGB")
                 return np.asarray(image)
-        except _DAMAGE as error:
+        except DAMAGE as error:
             reason = f"has a {self.colour_format} picture that cannot be used ({error})"
             raise self._bad(frame, reason) from error
 
