@@ -3,6 +3,13 @@
 from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.alignment_report import AlignmentReport
 from callbacks.answer_scores import AnswerScores
+from callbacks.keep_tokens import KeepTokens
 from callbacks.reference_guidance import ReferenceGuidance
 
-__all__ = ["AdapterCheckpoint", "AlignmentReport", "AnswerScores", "ReferenceGuidance"]
+__all__ = [
+    "AdapterCheckpoint",
+    "AlignmentReport",
+    "AnswerScores",
+    "KeepTokens",
+    "ReferenceGuidance",
+]

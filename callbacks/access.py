@@ -1,12 +1,14 @@
 """Typed access to what Lightning hands to callbacks without types."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
+
+from vlynx_pl.token_store import TokenStore
 
 _Stage = TypeVar("_Stage", bound=LightningModule)
 
@@ -29,6 +31,12 @@ class RunData(Protocol):
 
     def unusable(self, part: Any) -> list[Any]:
         """Episodes whose media were left out."""
+
+    def keep_tokens(self, store: TokenStore) -> Any:
+        """Do not read what a store holds; gives a dataset of what it does not hold."""
+
+    def loaded(self, part: Any, names: Sequence[str]) -> Mapping[str, Mapping[str, Any]]:
+        """Episodes read again, by name, with ``streams`` and ``times``; bad ones are absent."""
 
 
 def stage(module: LightningModule, kind: type[_Stage]) -> _Stage:

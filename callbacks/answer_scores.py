@@ -11,9 +11,10 @@ from rich.progress import track
 from typing_extensions import override
 
 from callbacks.access import data, evaluating, is_trial, leaves_files, run_folder, stage
+from callbacks.answer_sheet import draw_answers, pick
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
-from vlynx_pl.metrics import Answered, scores_for, submission, table
+from vlynx_pl.metrics import Answered, headline, scores_for, submission, table
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -21,8 +22,9 @@ class AnswerScores(Callback):
     """Scores the val questions after fitting, and the test questions in ``vlynx test``.
 
     Writes into the run folder ``predictions-<split>.jsonl``, ``submission-<split>.json`` in the
-    benchmark's own format where it has one, and last ``scores-<split>.json``. Questions whose media
-    were left out count as failed.
+    benchmark's own format where it has one, and ``scores-<split>.json``, which also marks the run
+    as finished; then the ten worst and the ten best answers with their frames are drawn into
+    ``answers-<split>.png``. Questions whose media were left out count as failed.
 
     Args:
         benchmark: name of the reader, such as ``ScanQA``.
@@ -105,6 +107,7 @@ class AnswerScores(Callback):
             with atomic_file(run_folder(trainer) / f"scores-{split}.json") as unfinished:
                 unfinished.write_text(json.dumps(figures, indent=1))
             Console().print(table(figures))
+            self._draw(trainer, split, everything, figures)
         self._said.clear()
 
     def _write(self, run: Path, split: str, answered: list[Answered]) -> None:
@@ -122,6 +125,24 @@ class AnswerScores(Callback):
             return
         with atomic_file(run / f"submission-{split}.json") as unfinished:
             unfinished.write_text(json.dumps(official, indent=1))
+
+    def _draw(
+        self, trainer: Trainer, split: str, answered: list[Answered], figures: Mapping[str, float]
+    ) -> None:
+        worst, best = pick(answered, self.scores.protocol.each(answered), 10)
+        # Read again, for the few that are shown: frames don't stay in memory, nor does every clip's
+        # come to this rank.
+        episodes = data(trainer).loaded(split, sorted({one.answer.clip for one in worst + best}))
+        first = headline(figures)
+        failed = sum(answer.failed for answer in answered)
+        draw_answers(
+            worst,
+            best,
+            episodes,
+            f"{self.benchmark} · {split} · {first} {figures[first]:.2f}",
+            f"{len(answered)} questions, {failed} failed; on the left, each question's own figure",
+            run_folder(trainer) / f"answers-{split}.png",
+        )
 
 
 def _answered(clip: str, question: Any, prediction: str | None) -> Answered:

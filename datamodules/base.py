@@ -5,7 +5,7 @@ plain video for the guidance. *Tuning* reads episodes: a clip's video, its modal
 questions.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +19,17 @@ from typing_extensions import override
 from datamodules.benchmarks.base import Benchmark
 from datamodules.frame_cache import FrameCache
 from datamodules.inspection import Finding, inspect
-from datamodules.loading import Careful, EpisodeDataset, FrameDataset, Loader, collate, gather
+from datamodules.loading import (
+    Careful,
+    EpisodeDataset,
+    FrameDataset,
+    Loader,
+    Tokens,
+    collate,
+    gather,
+)
 from datamodules.recordings import PARTS, Objective, Part, Recording, Recordings
-from datamodules.samples import BadSample, Clip, Episode, Split, Streams
+from datamodules.samples import BadSample, Clip, Episode, LoadedEpisode, Split, Streams
 from vlynx_pl.errors import UserError
 
 
@@ -84,6 +92,7 @@ class ModalityDataModule(LightningDataModule):
         self.bad_samples: list[BadSample] = []
         self._parts: dict[Part, list[Any]] = {}
         self._unusable: dict[Part, list[Episode]] = {}
+        self._tokens: Tokens | None = None
         self._recordings = Recordings(
             self.root, self.reference_root, benchmark, objective, held_out, self.find, self.locate
         )
@@ -116,6 +125,20 @@ class ModalityDataModule(LightningDataModule):
     def streams(self, source: Any) -> Streams:
         """The video and the modality of a source, for an episode."""
         raise NotImplementedError(f"{type(self).__name__} has no episodes")
+
+    def streams_of(self, files: Mapping[str, Path], modalities: Collection[str]) -> Streams:
+        """The video and some modalities of files that no benchmark names.
+
+        Args:
+            files: ``video``, ``audio``, ``depth`` (the folder of a scene) or ``ego`` → path; those
+                that are not needed are left alone.
+            modalities: those to read.
+
+        Raises:
+            KeyError: one that is needed is missing.
+            BadSample: one cannot be used.
+        """
+        raise UserError(f"{type(self).__name__} reads no files that a user names")
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -181,13 +204,40 @@ class ModalityDataModule(LightningDataModule):
 
     def dataset(self, part: Part, usable: list[Any]) -> FrameDataset | EpisodeDataset:
         """What ``inspect`` found usable in a part, as a dataset."""
-        cache = None
-        if self.cache_dir is not None:
-            cache = FrameCache(self.cache_dir, [_name(type(self)), self.preprocessing])
         if self.objective == "tuning":
-            return EpisodeDataset(usable, self.frame_size, cache)
+            return self._episodes(usable, self._tokens)
         kind = "reference" if part == "reference" else "modality"
-        return FrameDataset(usable, self.frame_size, cache, kind)
+        return FrameDataset(usable, self.frame_size, self._cache, kind)
+
+    def keep_tokens(self, store: Tokens) -> EpisodeDataset:
+        """From now on do not read what a store has tokens of.
+
+        Returns:
+            What it does not hold of the parts set up so far.
+        """
+        self._tokens = store
+        every = self._episodes([item for usable in self._parts.values() for item in usable])
+        missing = [item for i, item in enumerate(every.episodes) if not store.holds(every.key(i))]
+        return self._episodes(missing)
+
+    def loaded(self, part: Part, names: Collection[str]) -> dict[str, LoadedEpisode]:
+        """Frames of a part's episodes, by their names; those whose media are bad are absent."""
+        chosen = self._episodes([item for item in self._parts[part] if item[0].name in names])
+        episodes = (chosen[index] for index in range(len(chosen)))
+        return {episode["name"]: episode for episode in episodes}
+
+    def _episodes(self, usable: list[Any], tokens: Tokens | None = None) -> EpisodeDataset:
+        return EpisodeDataset(usable, self.frame_size, self._settings, self._cache, tokens)
+
+    @property
+    def _settings(self) -> list[Any]:
+        """What makes frames, and how."""
+        kind = type(self)
+        return [f"{kind.__module__}.{kind.__qualname__}", self.preprocessing]
+
+    @property
+    def _cache(self) -> FrameCache | None:
+        return None if self.cache_dir is None else FrameCache(self.cache_dir, self._settings)
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
@@ -222,7 +272,11 @@ class ModalityDataModule(LightningDataModule):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         # Lightning would take the questions apart, to look for tensors in them.
         return [
-            episode | {"streams": {k: s.to(device) for k, s in episode["streams"].items()}}
+            episode
+            | {
+                kind: {name: stream.to(device) for name, stream in episode[kind].items()}
+                for kind in ("streams", "tokens")
+            }
             for episode in batch
         ]
 
@@ -280,7 +334,3 @@ class ModalityDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
-
-
-def _name(kind: type) -> str:
-    return f"{kind.__module__}.{kind.__qualname__}"

@@ -69,9 +69,14 @@ class FrameCache:
         return streams
 
     def _path(self, kind: str, name: str, files: tuple[Path, ...]) -> Path:
-        made_of = [_FORMAT, self.settings, kind, name, [_state(file) for file in files]]
-        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
+        made_of = json.dumps([_FORMAT, self.settings, kind, name, states(files)])
+        key = hashlib.sha256(made_of.encode()).hexdigest()
         return self.folder / key[:2] / f"{key}.safetensors"
+
+
+def states(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and time of change of each file; raises BadSample where one is missing."""
+    return [_state(file) for file in files]
 
 
 def _state(file: Path) -> tuple[str, int, int]:

@@ -1,8 +1,9 @@
 """Clips and episodes as datasets: uint8 pictures of one size, read by the loaders' workers."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 from typing_extensions import override
 
-from datamodules.frame_cache import FrameCache
+from datamodules.frame_cache import FrameCache, states
 from datamodules.samples import (
     BadSample,
     Clip,
@@ -57,34 +58,82 @@ class FrameDataset(Dataset[tuple[Tensor, str]]):
         return streams["frames"].pictures, clip.name
 
 
+class Kept(Protocol):
+    """What a token store gives of a stream."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """(T, N, D)."""
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """Moments of its pictures in s."""
+
+
+class Tokens(Protocol):
+    """A store of tokens, by the key of an episode."""
+
+    def holds(self, clip: str) -> bool:
+        """Whether all streams of a clip are there."""
+
+    def load(self, clip: str) -> Mapping[str, Kept] | None:
+        """All streams of a clip, or None where one is not there."""
+
+
 class EpisodeDataset(Dataset[LoadedEpisode]):
-    """Episodes with their streams, uint8 (T, 3, H, W) each; arguments as for FrameDataset."""
+    """Episodes with their streams, uint8 (T, 3, H, W) each, or with tokens that were kept.
+
+    Args:
+        episodes: what to read.
+        frame_size: (H, W), see :func:`squash`.
+        settings: how it is read, in plain numbers and names.
+        cache: where pictures are kept, if at all.
+        tokens: where tokens are kept, if at all; a clip that it holds is not read.
+    """
 
     def __init__(
         self,
         episodes: list[tuple[Episode, Streams]],
         frame_size: tuple[int, int],
+        settings: Sequence[Any] = (),
         cache: FrameCache | None = None,
+        tokens: Tokens | None = None,
     ) -> None:
-        self.episodes, self.frame_size, self.cache = episodes, frame_size, cache
+        self.episodes, self.frame_size, self.settings = episodes, frame_size, settings
+        self.cache, self.tokens = cache, tokens
 
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self.episodes)
 
+    def key(self, index: int) -> str:
+        """Of an episode's clip; raises BadSample where a file of it is missing."""
+        episode, streams = self.episodes[index]
+        made_of = [*self.settings, episode.name, states(streams.files)]
+        return json.dumps(made_of, sort_keys=True)
+
     @override
     def __getitem__(self, index: int) -> LoadedEpisode:
         episode, streams = self.episodes[index]
-        read = partial(_read_streams, streams, self.frame_size)
-        loaded = (
-            self.cache.load("episode", episode.name, streams.files, read) if self.cache else read()
-        )
-        return {
+        loaded: LoadedEpisode = {
             "name": episode.name,
-            "streams": {name: stream.pictures for name, stream in loaded.items()},
-            "times": {name: stream.times for name, stream in loaded.items()},
+            "key": self.key(index),
+            "streams": {},
+            "tokens": {},
+            "times": {},
             "questions": episode.questions,
         }
+        if self.tokens is not None and (kept := self.tokens.load(loaded["key"])) is not None:
+            loaded["tokens"] = {name: stream.tokens for name, stream in kept.items()}
+            loaded["times"] = {name: stream.times for name, stream in kept.items()}
+            return loaded
+        read = partial(_read_streams, streams, self.frame_size)
+        frames = (
+            self.cache.load("episode", episode.name, streams.files, read) if self.cache else read()
+        )
+        loaded["streams"] = {name: stream.pictures for name, stream in frames.items()}
+        loaded["times"] = {name: stream.times for name, stream in frames.items()}
+        return loaded
 
 
 class Careful(Dataset[Any]):

@@ -5,6 +5,7 @@ Switching an adapter touches no ``requires_grad``. PEFT's own ``set_adapter`` an
 of one training step; so a step selects adapters through :func:`use_adapter` alone.
 """
 
+import hashlib
 import json
 import re
 import warnings
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_folder
@@ -114,6 +116,23 @@ def adapter_parameters(wrapper: PeftModel, name: str) -> dict[str, nn.Parameter]
     """The adapter's own parameters by name."""
     own = re.compile(rf"\.lora_[AB]\.{name}\.")
     return {key: p for key, p in wrapper.named_parameters() if own.search(key)}
+
+
+def adapter_hash(wrapper: PeftModel, name: str) -> str:
+    """Hash of all that an adapter adds to the model."""
+    config: Any = wrapper.peft_config[name]
+    scale = torch.tensor(config.lora_alpha / config.r)
+    return tensors_hash({**adapter_parameters(wrapper, name), "scale": scale})
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hash of names, shapes and, in float32, of values; tensors on the meta device have none."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        if tensor.device.type != "meta":
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def save_adapter(

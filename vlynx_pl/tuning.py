@@ -4,6 +4,7 @@ The LLM learns to use the aligned tokens: [video, modalities, question] → answ
 clip share its prefix (see prefix_sharing.py); vision adapters stay as alignment left them.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from vlynx_pl.adapter_training import AdapterTraining
-from vlynx_pl.adapters import AdapterError, adapter_parameters, load_adapter, saved_config
+from vlynx_pl.adapters import (
+    AdapterError,
+    adapter_hash,
+    adapter_parameters,
+    load_adapter,
+    saved_config,
+)
 from vlynx_pl.answering import answer
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.errors import UserError
@@ -24,6 +31,7 @@ from vlynx_pl.prefix_sharing import (
     shared_prefix,
     split_by_budget,
 )
+from vlynx_pl.token_store import PRECISION, Kept, TokenStore
 
 
 class InstructionTuning(AdapterTraining):
@@ -76,6 +84,7 @@ class InstructionTuning(AdapterTraining):
         self.train_vision = train_vision
         self.pooled, self.merged = frozenset(pooled), frozenset(merged)
         self.question_budget, self.max_new_tokens = question_budget, max_new_tokens
+        self.token_store: TokenStore | None = None  # where tokens are kept, if they are
         self._adapters: dict[str, str | None] = {}  # stream → vision adapter that reads it
         for name, folder in self.modalities.items():
             self._adapters[name] = self._add_vision(name, folder, vision_rank, vision_alpha)
@@ -122,11 +131,46 @@ class InstructionTuning(AdapterTraining):
                 trained[f"vision-{name}"] = (self.backbone.vision_adapters, name)
         return trained
 
-    def encode(self, streams: Mapping[str, Tensor]) -> list[Tensor]:
-        """Tokens of the video and of each modality.
+    @property
+    def roads(self) -> dict[str, str]:
+        """Stream → all that its tokens depend on beside the pictures.
+
+        Raises:
+            UserError: they change while they are trained.
+        """
+        if self.train_vision:
+            raise UserError(
+                "train_vision changes the tokens at every step, so that none can be kept; take "
+                "callbacks.KeepTokens out of trainer.callbacks"
+            )
+        return {
+            stream: json.dumps(
+                {
+                    "backbone": self.backbone.fingerprint,
+                    "dtype": str(self.backbone.newline.dtype),
+                    "adapter": adapter and adapter_hash(self.backbone.vision_adapters, adapter),
+                    "merged": stream in self.merged,
+                    "pooled": stream in self.pooled,
+                }
+            )
+            for stream, adapter in {"video": None, **self._adapters}.items()
+        }
+
+    def kept_bytes(self, streams: Mapping[str, Tensor]) -> int:
+        """What a token store takes for an episode's streams, name → (T, 3, H, W)."""
+        bytes_of_one = self.backbone.hidden_size * PRECISION.itemsize
+        tokens = 0
+        for name in ("video", *self.modalities):
+            frames = len(streams[name]) // (2 if name in self.merged else 1)
+            tokens += frames * (1 if name in self.pooled else self.backbone.tokens_per_frame)
+        return tokens * bytes_of_one
+
+    def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
+        """Tokens of the video and of each modality, kept ones if the episode has them.
 
         Args:
-            streams: name → uint8 (T, 3, H, W), ``video`` and all of ``modalities``.
+            episode: ``streams``, name → uint8 (T, 3, H, W), has ``video`` and all of
+                ``modalities``; or else ``tokens`` does, name → (T, N, D).
 
         Returns:
             (T, N, D) each, the video's first.
@@ -134,6 +178,21 @@ class InstructionTuning(AdapterTraining):
         Raises:
             UserError: a stream is not there.
         """
+        names = ("video", *self.modalities)
+        if kept := episode.get("tokens"):
+            return [kept[name] for name in names]
+        tokens = self._read(episode["streams"])
+        if self.token_store is None:
+            return tokens
+        # Rounded at once, so that the first epoch learns from what all others do.
+        streams = {
+            name: Kept(each.to(PRECISION), episode["times"][name])
+            for name, each in zip(names, tokens, strict=True)
+        }
+        self.token_store.save(episode["key"], streams)
+        return [stream.tokens for stream in streams.values()]
+
+    def _read(self, streams: Mapping[str, Tensor]) -> list[Tensor]:
         if missing := [name for name in ("video", *self.modalities) if name not in streams]:
             raise UserError(
                 f"the data has no stream {missing[0]!r}, only {', '.join(streams)}; name the "
@@ -153,7 +212,7 @@ class InstructionTuning(AdapterTraining):
 
     def losses(self, episode: Mapping[str, Any]) -> Tensor:
         """(K,) the loss of each of an episode's questions, answers of its history included."""
-        prefix = shared_prefix(self.backbone, self.encode(episode["streams"]))
+        prefix = shared_prefix(self.backbone, self.encode(episode))
         tokenizer = self.backbone.tokenizer
         branches = [learning_branch(tokenizer, question) for question in episode["questions"]]
         parts = split_by_budget(branches, self.question_budget)
@@ -162,7 +221,7 @@ class InstructionTuning(AdapterTraining):
     def answers(self, episode: Mapping[str, Any]) -> list[str]:
         """Greedy answers to all questions of an episode."""
         with torch.inference_mode():
-            tokens = self.encode(episode["streams"])
+            tokens = self.encode(episode)
         return answer(
             self.backbone,
             tokens,

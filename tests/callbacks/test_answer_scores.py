@@ -3,11 +3,17 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from tests.datamodules.conftest import write_scannet_scene
+from callbacks import AnswerScores
+from datamodules.samples import Episode, Question
 from vlynx_pl import cli
+from vlynx_pl.tuning import InstructionTuning
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -26,28 +32,6 @@ def vlynx(monkeypatch):
 
 
 @pytest.fixture
-def data(tmp_path) -> Path:
-    root = tmp_path / "data"
-    for number in range(3):
-        write_scannet_scene(root / "scans" / f"scene000{number}_00", range(4))
-    for split, scenes in (("train", "01"), ("val", "2"), ("test_w_obj", "29")):
-        records = [
-            {
-                "scene_id": f"scene000{scene}_00",
-                "question_id": f"{split}-{scene}-{i}",
-                "question": f"What colour is the {thing}?",
-                "answers": ["grey"],
-                "object_ids": [],
-                "object_names": [],
-            }
-            for scene in scenes
-            for i, thing in enumerate(("wall", "floor"))
-        ]
-        (root / f"ScanQA_v1.0_{split}.json").write_text(json.dumps(records))
-    return root
-
-
-@pytest.fixture
 def options(data) -> list[str]:
     return [
         "--config=experiments/backbones/miniature.yaml",
@@ -59,6 +43,16 @@ def options(data) -> list[str]:
         "--trainer.max_epochs=8",
         "--trainer.logger=false",
     ]
+
+
+def rows_of_frames(sheet: Path) -> int:
+    """How many answers have frames beside them; all depth frames are of one strong colour."""
+    with Image.open(sheet) as picture:
+        assert picture.format == "PNG" and picture.width == 1600
+        right = np.array(picture.convert("RGB"))[:, 1120:1540].astype(int)
+    coloured = (np.ptp(right, -1) > 60).mean(1)
+    drawn = (coloured > 0.9) & (coloured < 1)  # the bars over the blocks have no gaps
+    return int((np.diff(drawn.astype(int)) == 1).sum())
 
 
 def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path, capsys):
@@ -74,6 +68,7 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path, capsys):
     right = sum(row["prediction"] == "grey" for row in rows)
     assert scores["scanqa/em1"] == pytest.approx(50 * right)
     assert (run / "adapters" / "llm-scanqa" / "adapter_model.safetensors").is_file()
+    assert rows_of_frames(run / "answers-val.png") == 2
 
     # The test split names a scene that is not there: its questions are failed ones.
     adapter = f"--model.llm_adapter={run / 'adapters' / 'llm-scanqa'}"
@@ -83,9 +78,48 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path, capsys):
     assert scores["scanqa/n_total"] == 4 and scores["scanqa/n_failed"] == 2
     assert scores["scanqa/em1"] == pytest.approx(25 * right)
     assert scores["scanqa/em1_answered"] == pytest.approx(50 * right)
+    assert rows_of_frames(tmp_path / "test" / "answers-test.png") == 2
 
 
 def test_a_finished_run_is_not_written_into_again(vlynx, options, tmp_path, capsys):
     (tmp_path / "scores-val.json").write_text("{}")
     assert vlynx("fit", *options, f"--run={tmp_path}") == 1
     assert "already holds a finished run" in capsys.readouterr().err
+
+
+class Rooms:
+    """A data module of one clip that was asked about, and of one whose media are bad."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[str, list[str]]] = []
+
+    def unusable(self, part):
+        asked = Question("2", "What is it?", ("B",), labels={"task": "Audio"})
+        return [Episode("broken", {}, (asked,))]
+
+    def loaded(self, part, names):
+        self.read.append((part, list(names)))
+        return {
+            "room": {
+                "streams": {"video": torch.zeros(2, 3, 8, 8).byte()},
+                "times": {"video": (0.0, 1.0)},
+            }
+        }
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_only_the_first_rank_reads_frames_again_and_draws(backbone, tmp_path, first):
+    trainer = SimpleNamespace(
+        is_global_zero=first,
+        fast_dev_run=False,
+        default_root_dir=tmp_path,
+        logger=None,
+        datamodule=Rooms(),
+    )
+    questions = [Question(i, "What is it?", ("A",), labels={"task": "Audio"}) for i in "01"]
+    clip = {"name": "room", "times": {"video": (0.0, 1.0)}, "questions": questions}
+    module, callback = InstructionTuning(backbone, "avut", rank=2), AnswerScores("AVUT")
+    callback.on_test_batch_end(trainer, module, {"answers": [["A", "B"]]}, [clip], 0)
+    callback.on_test_epoch_end(trainer, module)
+    assert trainer.datamodule.read == ([("test", ["broken", "room"])] if first else [])
+    assert (tmp_path / "answers-test.png").exists() == first

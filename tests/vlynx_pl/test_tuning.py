@@ -1,13 +1,18 @@
 """Stage 2: which tokens the LLM sees, what is trained, and that it learns."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from tests.conftest import MINIATURE
 from vlynx_pl.adapters import AdapterError, adapter_parameters, save_adapter
+from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
+from vlynx_pl.token_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
 LLM = {"rank": 4, "alpha": 8, "dropout": 0.0}
@@ -24,7 +29,8 @@ class Asked:
 def episode(videos, *streams: str, answers=("red", "box")):
     pictures = {"video": videos[0]} | dict.fromkeys(streams, 255 - videos[0])
     questions = tuple(Asked(f"q{i}", "What colour is it?", (a,)) for i, a in enumerate(answers))
-    return {"name": "clip", "streams": pictures, "times": {}, "questions": questions}
+    times = dict.fromkeys(pictures, (0.0, 1.0, 2.0))
+    return {"key": "clip", "streams": pictures, "times": times, "questions": questions}
 
 
 @pytest.fixture
@@ -41,9 +47,6 @@ def aligned(backbone, tmp_path):
 
 @pytest.fixture
 def fresh():
-    from tests.conftest import MINIATURE
-    from vlynx_pl.backbones import load_backbone
-
     return load_backbone(str(MINIATURE), "float32")
 
 
@@ -51,7 +54,7 @@ def test_the_llm_sees_video_then_modalities_each_by_its_own_adapter(
     backbone, aligned, fresh, videos
 ):
     module = InstructionTuning(fresh, "qa", {"3d": aligned, "audio": None}, **LLM)
-    video, depth, audio = module.encode(episode(videos, "audio", "3d")["streams"])
+    video, depth, audio = module.encode(episode(videos, "audio", "3d"))
     with torch.no_grad():
         assert torch.equal(video, backbone.encode(videos[:1])[0])
         assert_close(depth, backbone.eval().encode(255 - videos[:1], "3d")[0])
@@ -64,7 +67,7 @@ def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh,
     module.train()
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     assert trained and all(".lora_" in name and ".qa." in name for name in trained)
-    first, second = (module.encode(episode(videos, "3d")["streams"])[1] for _ in range(2))
+    first, second = (module.encode(episode(videos, "3d"))[1] for _ in range(2))
     assert torch.equal(first, second) and not first.requires_grad
     module.losses(episode(videos, "3d")).mean().backward()
     assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
@@ -85,18 +88,20 @@ def test_vision_adapters_may_be_trained_along_from_nothing(fresh, videos):
 
 def test_without_modalities_only_the_video_is_read(fresh, videos):
     module = InstructionTuning(fresh, "qa", **LLM)
-    assert len(module.encode(episode(videos, "3d")["streams"])) == 1
+    assert len(module.encode(episode(videos, "3d"))) == 1
 
 
 def test_pooled_and_merged_modalities_give_fewer_tokens(fresh, videos):
     module = InstructionTuning(fresh, "qa", {"3d": None, "audio": None}, **LLM,
                                merged=["3d"], pooled=["audio"])  # fmt: skip
     streams = episode(videos, "audio")["streams"] | {"3d": videos.flatten(0, 1)}
-    video, depth, audio = module.encode(streams)
+    video, depth, audio = module.encode({"streams": streams})
     pictures = fresh.encode(videos.flatten(0, 1)[None])[0]
     assert_close(depth, (pictures[::2] + pictures[1::2]) / 2)
     assert_close(audio, fresh.encode(streams["audio"][None])[0].mean(1, keepdim=True))
     assert [len(tokens) for tokens in (video, depth, audio)] == [3, 3, 3]
+    kept = sum(tokens.bfloat16().nbytes for tokens in (video, depth, audio))
+    assert module.kept_bytes(streams) == kept
 
 
 def test_it_learns_to_answer(fresh, videos):
@@ -156,9 +161,52 @@ def test_an_llm_adapter_can_be_continued(fresh, videos, tmp_path):
         parameter.data.normal_(std=0.1)
     expected = module.losses(episode(videos))
     save_adapter(fresh.llm_adapters, "qa", tmp_path / "llm-qa")
-    from tests.conftest import MINIATURE
-    from vlynx_pl.backbones import load_backbone
-
     other = load_backbone(str(MINIATURE), "float32")
     again = InstructionTuning(other, "qa", llm_adapter=str(tmp_path / "llm-qa"), **LLM)
     assert_close(again.losses(episode(videos)), expected)
+
+
+def test_kept_tokens_are_learnt_from_as_when_they_were_new(fresh, aligned, videos, tmp_path):
+    module = InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM)
+    plain = module.encode(episode(videos, "3d"))
+    module.token_store = TokenStore(tmp_path / "store", module.roads)
+    first = module.losses(episode(videos, "3d"))
+    kept = module.token_store.load("clip")
+    assert_close([kept[name].tokens.float() for name in ("video", "3d")], plain, atol=0, rtol=2**-8)
+    tokens = {name: stream.tokens for name, stream in kept.items()}
+    again = episode(videos, "3d") | {"streams": {}, "tokens": tokens}
+    assert torch.equal(module.losses(again), first)
+    assert module.answers(again) == module.answers(episode(videos, "3d"))
+
+
+@pytest.mark.parametrize("change", ["backbone", "adapter", "scale", "pooled", "none"])
+def test_tokens_of_another_model_are_not_found(fresh, aligned, videos, tmp_path, change):
+    def store(module):
+        return TokenStore(tmp_path / "store", module.roads)
+
+    module = InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM)
+    module.token_store = store(module)
+    module.encode(episode(videos, "3d"))
+    assert module.token_store.holds("clip")
+    other = load_backbone(str(MINIATURE), "float32")
+    settings = {**LLM, "pooled": ["3d"] if change == "pooled" else []}
+    if change == "backbone":
+        with torch.no_grad():
+            other.newline.add_(1)
+        note = json.loads((Path(aligned) / "made_with.json").read_text())
+        note["fingerprint"] = other.fingerprint
+        (Path(aligned) / "made_with.json").write_text(json.dumps(note))
+    if change == "scale":
+        config = json.loads((Path(aligned) / "adapter_config.json").read_text())
+        config["lora_alpha"] *= 2
+        (Path(aligned) / "adapter_config.json").write_text(json.dumps(config))
+    module = InstructionTuning(other, "qa", {"3d": aligned}, **settings)
+    if change == "adapter":
+        next(iter(adapter_parameters(other.vision_adapters, "3d").values())).data[0, 0] += 0.1
+    assert store(module).holds("clip") == (change == "none")
+
+
+def test_tokens_that_are_trained_cannot_be_kept(fresh):
+    module = InstructionTuning(fresh, "qa", {"3d": None}, **LLM, train_vision=True)
+    with pytest.raises(UserError, match=r"train_vision changes the tokens .*KeepTokens"):
+        _ = module.roads

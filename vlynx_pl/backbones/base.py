@@ -4,7 +4,6 @@ A family is a subclass that says where its vision tower, LLM and attention layer
 frames become tokens. Everything here is frozen and in eval mode but for the LoRA adapters.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from vlynx_pl.adapters import add_adapter, use_adapter
+from vlynx_pl.adapters import add_adapter, tensors_hash, use_adapter
 
 
 class VideoBackbone(nn.Module, ABC):
@@ -222,12 +221,7 @@ class VideoBackbone(nn.Module, ABC):
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything between pixels and tokens, in float32; adapters leave it unchanged."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in sorted(self._visual_road().items()):
-            digest.update(f"{name}{tuple(tensor.shape)}".encode())
-            if tensor.device.type != "meta":
-                digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return tensors_hash(self._visual_road())
 
     @abstractmethod
     def _visual_road(self) -> dict[str, Tensor]:

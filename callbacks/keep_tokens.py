@@ -1,0 +1,51 @@
+"""Keeps frozen tokens on disk, so that a second epoch neither decodes nor encodes."""
+
+import shutil
+from pathlib import Path
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
+
+from callbacks.access import data, is_trial
+from callbacks.access import stage as as_stage
+from vlynx_pl.errors import UserError
+from vlynx_pl.token_store import TokenStore
+from vlynx_pl.tuning import InstructionTuning
+
+
+class KeepTokens(Callback):
+    """Keeps the tokens of every clip when it is first read, for later epochs and other runs.
+
+    Args:
+        folder: of the store; see :class:`vlynx_pl.token_store.TokenStore`.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if is_trial(trainer):
+            return
+        module = as_stage(pl_module, InstructionTuning)
+        store = TokenStore(self.folder, module.roads)
+        missing = data(trainer).keep_tokens(store)
+        module.token_store = store
+        if len(missing):
+            size = len(missing) * module.kept_bytes(missing[0]["streams"])
+            free = shutil.disk_usage(_first_there(self.folder)).free
+            say = (
+                f"Tokens of {len(missing)} clips are not in {self.folder} yet: about "
+                f"{size / 1e9:.2f} GB, {free / 1e9:.0f} GB are free"
+            )
+            if size > free:
+                raise UserError(
+                    f"{say}; give KeepTokens another folder, pool tokens (model.pooled), or take "
+                    "it out of trainer.callbacks"
+                )
+            rank_zero_info(say)
+
+
+def _first_there(folder: Path) -> Path:
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
