@@ -25,8 +25,12 @@ COLOURS: Final = {
 }
 """Name → sRGB."""
 
-BANDS: Final = {"near": (0.45, 0.75), "middle": (1.0, 1.4), "far": (1.8, 2.6)}
-"""Distance along the view axis in m, with gaps between the bands."""
+BANDS: Final = {"near": (0.22, 0.32), "middle": (0.45, 0.65), "far": (1.0, 1.5)}
+"""Distance along the view axis in m, with gaps between the bands.
+
+Disparity between 0.2 and 10 m, the usual range, spends most of its scale on the first metre; so
+each band, and the walls behind them all, have a part of it to themselves.
+"""
 
 FIELD_OF_VIEW: Final = 60.0  # degrees, of both sides of the square picture
 HALF_WIDTH: Final = float(np.tan(np.radians(FIELD_OF_VIEW / 2)))

@@ -51,7 +51,7 @@ class Looker:
         return found
 
     def band(self, k: int) -> str:
-        return "near" if self.metres[k] < 0.8 else "middle" if self.metres[k] < 1.45 else "far"
+        return "near" if self.metres[k] < 0.38 else "middle" if self.metres[k] < 0.8 else "far"
 
     def side(self, values: Any, words: tuple[str, str]) -> str:
         assert (np.sign(values) == np.sign(values[0])).all(), "frames disagree"
