@@ -1,4 +1,4 @@
-"""Questions about sounding rooms in the official formats of AVSD, AVQA and MUSIC-AVQA.
+"""Questions about sounding rooms in the official formats of AVSD, AVQA, MUSIC-AVQA and AVUT.
 
 AVSD's dialogues first ask for what one sees, then for what one hears. Where only the last answer
 counts, in validation and test, no other question is for hearing, or an earlier answer could give
@@ -6,7 +6,8 @@ the last one away.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,15 @@ _AVQA: Final = {
     "shapes": ("Sound", "Happening"),
     "colour": ("Both", "Come From"),
 }
+# Kind → task_type of AVUT, whose matching tasks ask what is to be seen of what is heard.
+_AVUT: Final = {
+    "which": "Audio Information Extraction",
+    "silent": "Audio Object Matching",
+    "notes": "Audio Content Counting",
+    "times": "Audio Content Counting",
+    "shapes": "Audio Content Counting",
+    "colour": "Audio Object Matching",
+}
 _MUSIC: Final = {
     "which": ("Audio-Visual", "Temporal"),
     "silent": ("Audio-Visual", "Existential"),
@@ -54,10 +64,12 @@ _MUSIC_SEEN: Final = {"count": ("Visual", "Counting"), "where": ("Visual", "Loca
 
 
 def annotation_files(rooms: Sequence[SoundingRoom], split: Split) -> dict[str, Any]:
-    """Path → content of the annotation files of a split; AVQA has none for test."""
+    """Path → content of the files of a split; AVQA has none for test, AVUT none for val."""
     files = {f"music_avqa/avqa-{split}.json": music_avqa(rooms)} | _avsd_files(rooms, split)
     if split != "test":
         files[f"avqa/{split}_qa.json"] = avqa(rooms)
+    if split != "val":
+        files[f"avut/AV_{'Gemini' if split == 'train' else 'Human'}_data.json"] = avut(rooms, split)
     return files
 
 
@@ -96,25 +108,58 @@ def music_avqa(rooms: Sequence[SoundingRoom]) -> list[dict[str, Any]]:
 def avqa(rooms: Sequence[SoundingRoom]) -> list[dict[str, Any]]:
     """Records of an AVQA file: the kinds with four answers to choose from."""
     records = []
+    for room, number, question, choices in _multiple_choice(rooms):
+        relation, kind_type = _AVQA[question.kind]
+        records.append(
+            {
+                "id": number,
+                "video_name": room.scene.name,
+                "video_id": room.scene.index,
+                "question_text": question.text,
+                "multi_choice": choices,
+                "answer": choices.index(question.answer),
+                "question_relation": relation,
+                "question_type": kind_type,
+            }
+        )
+    return records
+
+
+def avut(rooms: Sequence[SoundingRoom], split: Split) -> list[dict[str, Any]]:
+    """Records of an AVUT file: the questions of AVQA, each letter right as often as the others.
+
+    So it is, but for one, among all questions, those of a task, and those with the same words.
+    """
+    asked = sorted(_multiple_choice(rooms), key=lambda item: (_AVUT[item[2].kind], item[2].text))
+    records = []
+    for turn, (room, number, question, choices) in enumerate(asked):
+        options = [choice for choice in choices if choice != question.answer]
+        options.insert(turn % len(choices), question.answer)
+        records.append(
+            {
+                "video_id": -1 if split == "train" else room.scene.index,
+                "url": "",
+                "video_type": "Toy World",
+                "task_type": _AVUT[question.kind],
+                "question": question.text,
+                **{f"option_{letter}": text for letter, text in zip("ABCD", options, strict=True)},
+                "answer": "ABCD"[options.index(question.answer)],
+                "video_path": f"videos/{room.scene.name}.mp4",
+                "QA_id": number,
+            }
+        )
+    return sorted(records, key=itemgetter("QA_id"))
+
+
+def _multiple_choice(
+    rooms: Sequence[SoundingRoom],
+) -> Iterator[tuple[SoundingRoom, int, HeardQuestion, list[str]]]:
+    """Room, number, question, and four choices in random order."""
     for room in rooms:
         random = np.random.default_rng(room.scene.index)
         asked = [question for question in heard_questions(room) if question.kind in CHOICES]
         for number, question in enumerate(asked):
-            choices = _four_choices(room, question, random)
-            relation, kind_type = _AVQA[question.kind]
-            records.append(
-                {
-                    "id": _number(room, number),
-                    "video_name": room.scene.name,
-                    "video_id": room.scene.index,
-                    "question_text": question.text,
-                    "multi_choice": choices,
-                    "answer": choices.index(question.answer),
-                    "question_relation": relation,
-                    "question_type": kind_type,
-                }
-            )
-    return records
+            yield room, _number(room, number), question, _four_choices(room, question, random)
 
 
 def _four_choices(

@@ -1,4 +1,4 @@
-"""The world of rooms with sound: videos, and questions of AVSD, AVQA and MUSIC-AVQA."""
+"""The world of rooms with sound: videos, and questions of AVSD, AVQA, MUSIC-AVQA and AVUT."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class SoundingRooms:
         return room
 
     def annotate(self, out: Path, split: Split, facts: Sequence[SoundingRoom]) -> None:
-        """Write ``avsd/``, ``avqa/`` and ``music_avqa/``."""
+        """Write ``avsd/``, ``avqa/``, ``music_avqa/`` and ``avut/``."""
         write_annotations(out, facts, split)
 
     def draw(self, facts: Sequence[SoundingRoom], out: Path, path: Path, size: int) -> None:

@@ -1,20 +1,25 @@
-"""The audio toy world on disk: clips, and questions as AVSD, AVQA and MUSIC-AVQA have them."""
+"""The audio toy world on disk: clips and questions, as AVSD, AVQA, MUSIC-AVQA, AVUT have them."""
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from transformers import AutoTokenizer
 
 from datamodules.benchmarks.avqa import AVQA
 from datamodules.benchmarks.avsd import AVSD
+from datamodules.benchmarks.avut import AVUT
 from datamodules.benchmarks.base import Benchmark
 from datamodules.benchmarks.music_avqa import MusicAVQA
+from datamodules.media.files import media_file
 from datamodules.toyworld import generate_toyworld, sample_scene
-from datamodules.toyworld.hearing import heard_questions
+from datamodules.toyworld.hearing import CHOICES, heard_questions
 from datamodules.toyworld.sound import add_sound
+from tests.conftest import MINIATURE
 
 SCENES, HELD_OUT = 30, 3
 SPLITS = {"train": range(24), "val": range(24, 27), "test": range(27, 30)}
@@ -52,6 +57,8 @@ def test_the_folder_holds_clips_annotations_and_a_picture(world: Path) -> None:
         "avsd/test_set4DSTC7-AVSD_multiref.json",
         *(f"avqa/{split}_qa.json" for split in ("train", "val")),
         *(f"music_avqa/avqa-{split}.json" for split in SPLITS),
+        "avut/AV_Gemini_data.json",
+        "avut/AV_Human_data.json",
     }
     assert Image.open(world / "contact_sheet.png").size[0] > 800
 
@@ -116,7 +123,7 @@ def test_avsd_has_six_references_for_each_last_answer(world: Path) -> None:
         assert all(dialog["dialog"][-1]["answer"] in text.split() for text in texts)
 
 
-# AVQA and MUSIC-AVQA ----------------------------------------------------------------------------
+# AVQA, AVUT and MUSIC-AVQA ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -141,6 +148,48 @@ def test_avqa_has_its_answers_everywhere(world: Path) -> None:
     answers = [record["answer"] for record in read(world / "avqa" / "train_qa.json")]
     shares = [answers.count(letter) / len(answers) for letter in range(4)]
     assert all(0.15 < share < 0.35 for share in shares), shares
+
+
+@pytest.mark.parametrize(("kind", "split"), [("Gemini", "train"), ("Human", "test")])
+def test_avut_has_the_official_fields(world: Path, kind: str, split: str) -> None:
+    records = read(world / "avut" / f"AV_{kind}_data.json")
+    assert list(dict.fromkeys(r["video_path"] for r in records)) == [
+        f"videos/{name}.mp4" for name in names(split)
+    ]
+    for record in records:
+        assert record.keys() == {
+            "video_id", "url", "video_type", "task_type", "question", "option_A", "option_B",
+            "option_C", "option_D", "answer", "video_path", "QA_id",
+        }  # fmt: skip
+        name = Path(record["video_path"]).stem
+        assert record["video_id"] == (-1 if kind == "Gemini" else int(name[5:9]))
+        options = {record[f"option_{letter}"] for letter in "ABCD"}
+        assert any(len(options & set(choices)) == 4 for choices in CHOICES.values())
+        assert record[f"option_{record['answer']}"] == heard(name)[record["question"]]
+    assert {record["task_type"] for record in records} == {
+        "Audio Information Extraction", "Audio Content Counting", "Audio Object Matching",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["Gemini", "Human"])
+def test_no_letter_of_avut_is_right_more_often(world: Path, kind: str) -> None:
+    letters: dict[str, Counter[str]] = defaultdict(lambda: Counter(dict.fromkeys("ABCD", 0)))
+    for record in read(world / "avut" / f"AV_{kind}_data.json"):
+        for about in ("all", record["task_type"], record["question"]):
+            letters[about][record["answer"]] += 1
+    assert letters["all"].total() > 10
+    for about, counts in letters.items():
+        assert max(counts.values()) - min(counts.values()) <= 1, (about, counts)
+
+
+def test_avut_asks_what_avqa_asks(world: Path) -> None:
+    """The same questions under the same numbers; only places of the right answers differ."""
+    ours = {
+        r["QA_id"]: (r["question"], {r[f"option_{letter}"] for letter in "ABCD"})
+        for r in read(world / "avut" / "AV_Gemini_data.json")
+    }
+    theirs = read(world / "avqa" / "train_qa.json")
+    assert ours == {r["id"]: (r["question_text"], set(r["multi_choice"])) for r in theirs}
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -169,7 +218,11 @@ def test_music_avqa_has_the_official_fields(world: Path, split: str) -> None:
 
 
 def test_question_numbers_are_unique(world: Path) -> None:
-    for files, field in (("avqa/*_qa.json", "id"), ("music_avqa/*.json", "question_id")):
+    for files, field in (
+        ("avqa/*_qa.json", "id"),
+        ("music_avqa/*.json", "question_id"),
+        ("avut/*.json", "QA_id"),
+    ):
         ids = [record[field] for path in world.glob(files) for record in read(path)]
         assert len(set(ids)) == len(ids)
 
@@ -179,6 +232,7 @@ def benchmarks(world: Path) -> Iterator[tuple[Benchmark, set[str]]]:
     yield AVSD(world / "avsd", references="multiple"), set(SPLITS)
     yield AVQA(world / "avqa"), {"train", "val"}
     yield MusicAVQA(world / "music_avqa", videos="flat"), set(SPLITS)
+    yield AVUT(world / "avut"), {"train", "test"}
 
 
 def test_the_readers_of_the_real_sets_read_these(world: Path) -> None:
@@ -186,7 +240,20 @@ def test_the_readers_of_the_real_sets_read_these(world: Path) -> None:
         assert set(benchmark.splits()) == splits
         for split in benchmark.splits():
             episodes = benchmark.episodes(split)
-            assert sorted(episode.name for episode in episodes) == names(split)
+            assert sorted(Path(episode.name).stem for episode in episodes) == names(split)
             for episode in episodes:
-                assert (world / "videos" / episode.media["video"]).is_file()
+                place = world / "videos" / f"{Path(episode.name).stem}.mp4"
+                assert media_file(world, episode.media["video"], sound=True) == place
                 assert all(question.answers for question in episode.questions)
+
+
+def test_the_miniature_knows_every_word_and_says_every_letter_at_once(world: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(MINIATURE)
+    for benchmark, _ in benchmarks(world):
+        for split in benchmark.splits():
+            for question in (q for e in benchmark.episodes(split) for q in e.questions):
+                for text in (question.prompt, *question.answers, *question.options):
+                    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+                    assert tokenizer.decode(ids) == text
+                if question.options:
+                    assert len(tokenizer(question.answers[0])["input_ids"]) == 1
