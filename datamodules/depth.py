@@ -1,7 +1,7 @@
 """Depth as a modality: ScanNet scenes as pictures of disparity and normals (paper section 4)."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -151,6 +151,16 @@ class DepthDataModule(ModalityDataModule):
         return Streams(read, _files(scene, chosen, "colour", "depth", "pose"))
 
     @override
+    def streams_of(self, files: Mapping[str, Path], modalities: Collection[str]) -> Streams:
+        source = SceneFolder(files["depth"])
+        if "3d" in modalities:
+            return self.streams(source)
+        scene = self._open(source)
+        chosen = spread_out(scene, self.frames)
+        read = partial(read_colour, scene, chosen)
+        return Streams(read, _files(scene, chosen, "colour", "pose"))
+
+    @override
     def report(self) -> dict[str, list[str]]:
         dropped = [
             f"{scene.name}/{frame}: {reason}"
@@ -180,12 +190,16 @@ def read_scene(
 ) -> dict[str, Frames]:
     """Colour and depth of the same frames; raises BadSample."""
     pictures = depth_frames(scene, frames, **drawing)
-    times = tuple(frame.id / _RATE for frame in frames)
+    streams = read_colour(scene, frames)
     each = len(pictures) // len(frames)  # pictures a frame
-    return {
-        "video": Frames(colour_frames(scene, frames), times),
-        "3d": Frames(pictures, tuple(time for time in times for _ in range(each))),
-    }
+    times = tuple(time for time in streams["video"].times for _ in range(each))
+    return streams | {"3d": Frames(pictures, times)}
+
+
+def read_colour(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> dict[str, Frames]:
+    """Colour alone; raises BadSample."""
+    times = tuple(frame.id / _RATE for frame in frames)
+    return {"video": Frames(colour_frames(scene, frames), times)}
 
 
 def _name(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> str:

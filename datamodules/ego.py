@@ -1,7 +1,7 @@
 """A person's own view as a modality, beside cameras that look on (Ego-Exo4D)."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -135,10 +135,22 @@ class EgoDataModule(ModalityDataModule):
 
     @override
     def streams(self, source: Take) -> Streams:
-        streams = {
-            "video": _there(source, self.rgb_views),
-            "ego": _there(source, self.modality_views),
-        }
+        return self._streams(source, {"video": self.rgb_views, "ego": self.modality_views})
+
+    @override
+    def streams_of(self, files: Mapping[str, Path], modalities: Collection[str]) -> Streams:
+        views = {"video": self.rgb_views}
+        if "ego" in modalities:
+            views["ego"] = self.modality_views
+        wanted = [view for names in views.values() for view in names]
+        named = [(view, files["video"]) for view in wanted if view != "ego"][:1]
+        if "ego" in wanted:
+            named.append(("ego", files["ego"]))
+        path = named[0][1]
+        return self._streams(Take(path.name, path.parent, tuple(named)), views)
+
+    def _streams(self, source: Take, wanted: Mapping[str, Sequence[str]]) -> Streams:
+        streams = {name: _there(source, views) for name, views in wanted.items()}
         read = partial(read_views, streams, self.frames, self.frame_size)
         return Streams(read, tuple(path for paths in streams.values() for path in paths))
 

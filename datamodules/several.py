@@ -1,6 +1,6 @@
 """Several modalities of one clip at once, from data modules of their own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,9 +57,14 @@ class SeveralDataModule(ModalityDataModule):
 
     @override
     def streams(self, source: list[Any]) -> Streams:
-        parts = [module.streams(part) for module, part in zip(self.modules, source, strict=True)]
-        files = tuple(file for part in parts for file in part.files)
-        return Streams(partial(read_all, [part.read for part in parts]), files)
+        parts = zip(self.modules, source, strict=True)
+        return joined([module.streams(part) for module, part in parts])
+
+    @override
+    def streams_of(self, files: Mapping[str, Path], modalities: Collection[str]) -> Streams:
+        first, *others = self.modules
+        read = [module for module in others if {*module.modalities} & {*modalities}]
+        return joined([module.streams_of(files, modalities) for module in (first, *read)])
 
     @override
     def report(self) -> dict[str, list[str]]:
@@ -68,6 +73,12 @@ class SeveralDataModule(ModalityDataModule):
             for what, lines in module.report().items():
                 merged.setdefault(what, []).extend(lines)
         return merged
+
+
+def joined(parts: Sequence[Streams]) -> Streams:
+    """All streams of all parts, the video of the first."""
+    files = tuple(file for part in parts for file in part.files)
+    return Streams(partial(read_all, [part.read for part in parts]), files)
 
 
 def read_all(reads: Sequence[Callable[[], dict[str, Frames]]]) -> dict[str, Frames]:

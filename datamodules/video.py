@@ -4,8 +4,8 @@ A file is opened once for its RGB stream and all its modalities.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import ModalityDataModule
+from datamodules.media.audio import read_sound
 from datamodules.media.files import find_media, media_file
 from datamodules.media.sampling import Rate, Sampling, Uniform
 from datamodules.media.video import Recording, Request, read_video
@@ -32,13 +33,14 @@ class VideoSource:
     path: Path
     span: tuple[float, float] | None = None  # (start, end) in s
     picture_fps: float | None = None  # pictures a second, of a folder
+    sound: Path | None = None  # of its own file, which begins with the video
 
     @property
     def files(self) -> tuple[Path, ...]:
         """What is opened."""
         if self.path.is_dir():
             return (self.path, *sorted(self.path.iterdir()))
-        return (self.path,)
+        return (self.path,) if self.sound is None else (self.path, self.sound)
 
 
 @dataclass(frozen=True)
@@ -157,13 +159,27 @@ class VideoDataModule(ModalityDataModule):
 
     @override
     def streams(self, source: VideoSource) -> Streams:
-        read = partial(read_streams, source, self.senses, self.sampling, self.frame_size)
+        return self._streams(source, self.senses)
+
+    @override
+    def streams_of(self, files: Mapping[str, Path], modalities: Collection[str]) -> Streams:
+        senses = [sense for sense in self.senses if sense.name in modalities]
+        path = files["video"]
+        sound = files.get("audio") if any(sense.hears for sense in senses) else None
+        return self._streams(VideoSource(path.name, path, sound=sound), senses)
+
+    def _streams(self, source: VideoSource, senses: Sequence[VideoSense]) -> Streams:
+        read = partial(read_streams, source, senses, self.sampling, self.frame_size)
         return Streams(read, source.files)
 
 
 def decode(source: VideoSource, requests: Sequence[Request], sound: bool = False) -> Recording:
     """All that is asked of a source, from one opening; raises BadSample."""
-    return read_video(source.path, requests, source.span, sound, source.picture_fps)
+    own = sound and source.sound is None
+    recording = read_video(source.path, requests, source.span, own, source.picture_fps)
+    if sound and source.sound is not None:
+        recording = recording._replace(sound=read_sound(source.sound, source.span))
+    return recording
 
 
 def read_rgb(source: VideoSource, sampling: Sampling, size: tuple[int, int]) -> Tensor:
@@ -178,6 +194,7 @@ def read_streams(
     size: tuple[int, int],
 ) -> dict[str, Frames]:
     """RGB and all senses of one file that is opened once; raises BadSample."""
+    heard = replace(source, path=source.sound or source.path)  # what is wrong with it is the sound
     wanted = [Request(sampling, size), *(sense.request(sampling, size) for sense in senses)]
     hears = any(sense.hears for sense in senses)
     recording = decode(source, [request for request in wanted if request], hears)
@@ -186,5 +203,6 @@ def read_streams(
     assert rgb is not None
     streams = {"video": rgb}
     for sense, frames in zip(senses, own, strict=True):
-        streams[sense.name] = sense.draw(source, recording, frames or rgb, size)
+        drawn = heard if sense.hears else source
+        streams[sense.name] = sense.draw(drawn, recording, frames or rgb, size)
     return streams

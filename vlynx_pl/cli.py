@@ -129,6 +129,27 @@ def score(
 
 
 @app.command()
+def ask(
+    question: Annotated[
+        str, typer.Argument(help="asked as typed, without the words that benchmarks add")
+    ],
+    run: Annotated[Path, typer.Option(help="folder of a tuned run")],
+    video: Annotated[Path | None, typer.Option(help="video file; of ego runs, an exo view")] = None,
+    audio: Annotated[Path | None, typer.Option(help="its sound, if not its own track")] = None,
+    depth: Annotated[Path | None, typer.Option(help="scene folder, with its own video")] = None,
+    ego: Annotated[Path | None, typer.Option(help="video file, the person's own view")] = None,
+) -> None:
+    """Answer a question with a tuned run, and show what it was answered from.
+
+    The answer goes to stdout, everything else to stderr. Run it where the run was tuned, as paths
+    in its configuration may be relative.
+    """
+    from vlynx_pl.asking_command import ask as answer
+
+    answer(run, question, {"video": video, "audio": audio, "depth": depth, "ego": ego})
+
+
+@app.command()
 def params(
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:

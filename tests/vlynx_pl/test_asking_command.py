@@ -1,0 +1,362 @@
+"""Questions to tuned runs about files of one's own; the runs' annotation files are gone."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from datamodules import AudioDataModule, DepthDataModule, EgoDataModule, HighFrameRateDataModule
+from datamodules.benchmarks import ScanQA
+from datamodules.ego import Take
+from datamodules.toyworld.video_files import write_video
+from datamodules.video import VideoSource
+from tests.conftest import MINIATURE
+from tests.datamodules.conftest import write_scannet_scene
+from vlynx_pl import cli, lightning_cli
+from vlynx_pl.adapters import adapter_parameters, load_adapter, save_adapter
+from vlynx_pl.asking_command import GivenFiles, open_run, read_configuration
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.errors import UserError
+from vlynx_pl.tuning import InstructionTuning
+
+EXPERIMENTS = MINIATURE.parent
+SIZE = (64, 64)
+QUESTION = "What colour is the box?"
+
+
+def aligned(folder: Path) -> str:
+    """A vision adapter that does something."""
+    torch.manual_seed(0)
+    backbone = load_backbone(str(MINIATURE), "float32")
+    backbone.add_vision_adapter("3d", rank=4, alpha=8)
+    for parameter in adapter_parameters(backbone.vision_adapters, "3d").values():
+        parameter.data.normal_(std=0.2)
+    save_adapter(backbone.vision_adapters, "3d", folder)
+    return str(folder)
+
+
+def ask_scenes(folder: Path) -> Path:
+    for split, scene in (("train", "scene0000_00"), ("val", "scene0001_00")):
+        record = {"scene_id": scene, "question_id": split, "question": QUESTION, "answers": ["red"]}
+        (folder / f"ScanQA_v1.0_{split}.json").write_text(json.dumps([record]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Scenes, a tuned run on them, and no annotations any more."""
+    root = tmp_path_factory.mktemp("world")
+    for number in range(2):
+        frames = [70 * number + 20 * i for i in range(4)]
+        write_scannet_scene(root / "scans" / f"scene000{number}_00", frames)
+    ask_scenes(root)
+    config = yaml.safe_load((EXPERIMENTS / "tune" / "scanqa.yaml").read_text())
+    config["trainer"] = {
+        "max_epochs": 1,
+        "callbacks": [{"class_path": "callbacks.AdapterCheckpoint"}],
+    }
+    config["model"]["init_args"] |= {"modalities": {"3d": aligned(root / "vision-3d")}, "rank": 4}
+    config["data"]["init_args"] |= {"root": str(root), "num_workers": 0, "frames": 3}
+    config["data"]["init_args"]["benchmark"]["init_args"]["annotations"] = str(root)
+    (root / "tune.yaml").write_text(yaml.safe_dump(config))
+    with pytest.MonkeyPatch.context() as patch:
+        given = [EXPERIMENTS / "backbones" / "miniature.yaml", root / "tune.yaml"]
+        configs = [f"--config={path}" for path in given]
+        patch.chdir(EXPERIMENTS.parent)
+        patch.setattr(sys, "argv", ["vlynx", "fit", *configs, f"--run={root}/run"])
+        lightning_cli.run()
+    unlearnt = root / "run" / "adapters" / "llm-scanqa" / "adapter_model.safetensors"
+    torch.manual_seed(1)  # one step has taught next to nothing
+    save_file({k: v + 0.2 * torch.randn_like(v) for k, v in load_file(unlearnt).items()}, unlearnt)
+    for path in root.glob("ScanQA*"):
+        path.unlink()
+    return root
+
+
+@pytest.fixture
+def vlynx_ask(monkeypatch, capsys):
+    """Runs ``vlynx ask`` in this process: (run, arguments) → (exit code, stdout, stderr)."""
+
+    def run(folder: Path, *arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setenv("COLUMNS", "300")
+        monkeypatch.setattr(sys, "argv", ["vlynx", "ask", f"--run={folder}", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return code, captured.out, " ".join(captured.err.split())
+
+    return run
+
+
+def film(path: Path, seconds: float = 2, sound: bool = True, level: int = 0) -> Path:
+    """Frame i has grey level ``level + 7 i``, eight a second; its sound rises."""
+    frames = np.full((int(8 * seconds), 32, 48, 3), level, np.uint8)
+    frames += 7 * np.arange(len(frames), dtype=np.uint8)[:, None, None, None]
+    time = np.arange(int(16_000 * seconds)) / 16_000
+    wave = np.sin((300 + level) * 2 * np.pi * time * (1 + time)).astype(np.float32) / 4
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, frames, 8, wave if sound else None)
+    return path
+
+
+def config_of(data: str, *modalities: str, **settings: object) -> dict:
+    """What a configuration says of a run, read without adapters of modalities."""
+    benchmark = {"class_path": "gone.Benchmark", "init_args": {"annotations": "gone"}}
+    common = {"root": "gone", "objective": "tuning", "benchmark": benchmark, "frames": 3}
+    if data == "SeveralDataModule":
+        del common["root"]
+    model = {"task": "qa", "modalities": dict.fromkeys(modalities), "rank": 4}
+    backbone = {"path": str(MINIATURE), "dtype": "float32"}
+    return {
+        "backbone": {"class_path": "vlynx_pl.backbones.load_backbone", "init_args": backbone},
+        "model": {"class_path": "vlynx_pl.tuning.InstructionTuning", "init_args": model},
+        "data": {"class_path": f"datamodules.{data}", "init_args": common | settings},
+    }
+
+
+@pytest.fixture(scope="module")
+def untaught(tmp_path_factory) -> Path:
+    """An LLM adapter that does nothing."""
+    folder = tmp_path_factory.mktemp("adapters") / "llm-qa"
+    backbone = load_backbone(str(MINIATURE), "float32")
+    backbone.add_llm_adapter("qa", rank=4)
+    save_adapter(backbone.llm_adapters, "qa", folder)
+    return folder
+
+
+@pytest.fixture
+def tuned(tmp_path, untaught):
+    """Writes a run without fitting: (data module, modalities, its settings) → folder."""
+
+    def write(data: str, *modalities: str, **settings: object) -> Path:
+        run = tmp_path / "run"
+        shutil.copytree(untaught, run / "adapters" / "llm-qa")
+        config = config_of(data, *modalities, **settings)
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        return run
+
+    return write
+
+
+def same(one, other) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(one[name].pictures, other[name].pictures)
+        and one[name].times == other[name].times
+        for name in one
+    )
+
+
+def test_the_answer_is_the_runs_own_on_its_own_streams(world, vlynx_ask, tmp_path):
+    scene = world / "scans" / "scene0001_00"
+    code, said, shown = vlynx_ask(world / "run", f"--depth={scene}", QUESTION)
+    assert code == 0, shown
+    config = yaml.safe_load((world / "run" / "config.yaml").read_text())["model"]["init_args"]
+    del config["llm_adapter"]
+    module = InstructionTuning(load_backbone(str(MINIATURE), "float32"), **config).eval()
+    adapters = module.backbone.llm_adapters
+    load_adapter(adapters, "scanqa", world / "run" / "adapters" / "llm-scanqa")
+    data = DepthDataModule(
+        world, benchmark=ScanQA(ask_scenes(tmp_path)), objective="tuning", frames=3,
+        frame_size=SIZE, num_workers=0,
+    )  # fmt: skip
+    data.setup("fit")
+    [episode] = next(iter(data.val_dataloader()))
+    [expected] = module.answers(episode)
+    assert expected and said == expected + "\n"
+    first, *_, last = episode["times"]["video"]
+    for name, reader in (("video", "base"), ("3d", f"{world}/vision-3d")):
+        assert f"{name} │ 3 │ {first:.2f} to {last:.2f} │ 48 │ {reader} │" in shown
+
+
+def test_another_adapter_gives_another_answer(world, vlynx_ask, tmp_path):
+    given = [f"--depth={world / 'scans' / 'scene0001_00'}", QUESTION]
+    run = shutil.copytree(world / "run", tmp_path / "moved")
+    shutil.rmtree(run / "tensorboard")
+    path = run / "adapters" / "llm-scanqa" / "adapter_model.safetensors"
+    before = vlynx_ask(run, *given)
+    assert before[:2] == vlynx_ask(world / "run", *given)[:2]
+    torch.manual_seed(2)
+    save_file({k: v + 0.2 * torch.randn_like(v) for k, v in load_file(path).items()}, path)
+    after = vlynx_ask(run, *given)
+    assert before[0] == after[0] == 0 and before[1] != after[1]
+
+
+def test_vision_adapters_trained_along_are_the_runs_own(tuned):
+    run = tuned("AudioDataModule", "audio")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["init_args"]["train_vision"] = True
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError, match=r"vision-audio: is not there; .* not tuned to its end"):
+        read_configuration(run)
+    (run / "adapters" / "vision-audio").mkdir()
+    settings = read_configuration(run)["model"]["init_args"]
+    assert settings["modalities"] == {"audio": str(run / "adapters" / "vision-audio")}
+    assert settings["llm_adapter"] == str(run / "adapters" / "llm-qa")
+
+
+def test_a_video_with_sound_is_heard_as_in_training(tuned, tmp_path):
+    video, other = film(tmp_path / "a.mp4"), film(tmp_path / "b.mp4", level=90)
+    module, read = open_run(tuned("AudioDataModule", "audio", window=0.5))
+    assert not module.training and module.backbone.frame_size == SIZE
+    streams = read({"video": video, "audio": None, "depth": None, "ego": None})
+    data = AudioDataModule(tmp_path, frames=3, frame_size=SIZE, window=0.5)
+    own = data.streams(VideoSource("a", video)).read()
+    assert streams["audio"].times == own["audio"].times == streams["video"].times
+    assert torch.equal(streams["video"].pictures, own["video"].pictures)
+    assert streams["audio"].pictures.shape == (3, 3, *SIZE)
+    mixed = data.streams_of({"video": video, "audio": other}, ["audio"])
+    assert mixed.files == (video, other)
+    foreign = data.streams(VideoSource("b", other)).read()["audio"]
+    assert same(mixed.read(), own | {"audio": foreign})
+    assert not torch.equal(foreign.pictures, own["audio"].pictures)
+
+
+def test_what_is_wrong_with_the_sound_names_its_file(tmp_path, tuned, vlynx_ask):
+    mute, short = film(tmp_path / "mute.mp4", sound=False), film(tmp_path / "short.mp4", 0.5)
+    run = tuned("AudioDataModule", "audio")
+    code, said, shown = vlynx_ask(run, f"--video={mute}", "Is it loud?")
+    assert (code, said) == (1, "")
+    assert "mute.mp4: has no sound track. Add --audio, a file with its sound" in shown
+    code, _, shown = vlynx_ask(run, f"--video={mute}", f"--audio={short}", "Is it loud?")
+    assert code == 1 and "short.mp4: has sound for a part of the video only" in shown
+
+
+def test_only_senses_that_the_run_was_tuned_with_are_read(tmp_path):
+    mute = film(tmp_path / "mute.mp4", sound=False)
+    data = AudioDataModule(tmp_path, frames=3, frame_size=SIZE)
+    assert data.streams_of({"video": mute}, []).read().keys() == {"video"}
+    scene = write_scannet_scene(tmp_path / "scene0000_00")
+    depth = DepthDataModule(tmp_path, frames=3, frame_size=SIZE)
+    both = depth.streams_of({"depth": scene}, ["3d"]).read()
+    assert both.keys() == {"video", "3d"}
+    for path in (scene / "depth").iterdir():
+        path.write_bytes(path.read_bytes()[:60])  # a header without pixels
+    assert same(depth.streams_of({"depth": scene}, []).read(), {"video": both["video"]})
+    ego = EgoDataModule(tmp_path, frames=3, frame_size=SIZE)
+    assert ego.streams_of({"video": mute}, []).read().keys() == {"video"}
+
+
+def test_views_and_fast_frames_are_those_of_the_files(tmp_path):
+    exo, ego = film(tmp_path / "out.mp4", level=10), film(tmp_path / "in.mp4", level=80)
+    settings = {"frames": 3, "frame_size": SIZE}
+    files = {"video": exo, "ego": ego}
+    take = Take("take", tmp_path, (("exo1", exo), ("ego", ego)))
+    usual = EgoDataModule(tmp_path, **settings)
+    assert same(usual.streams_of(files, ["ego"]).read(), usual.streams(take).read())
+    turned = EgoDataModule(tmp_path, rgb_views=["ego"], modality_views=["exo2"], **settings)
+    streams, expected = turned.streams_of(files, ["ego"]).read(), usual.streams(take).read()
+    assert torch.equal(streams["video"].pictures, expected["ego"].pictures)
+    assert torch.equal(streams["ego"].pictures, expected["video"].pictures)
+    fast = HighFrameRateDataModule(tmp_path, **settings)
+    expected = fast.streams(VideoSource("out", exo)).read()
+    assert same(fast.streams_of({"video": exo}, ["highfps"]).read(), expected)
+
+
+def several(**settings: object) -> dict:
+    made = {"root": "gone"} | settings
+    return {
+        "modules": [
+            {"class_path": f"datamodules.{kind}DataModule", "init_args": made}
+            for kind in ("Depth", "Audio")
+        ]
+    }
+
+
+def test_several_data_modules_each_take_their_files(tuned, tmp_path):
+    video = film(tmp_path / "a.mp4", seconds=6)
+    scene = write_scannet_scene(tmp_path / "scene0000_00")
+    run = tuned("SeveralDataModule", "3d", "audio", **several(frames=3))
+    _, read = open_run(run)
+    assert read({"depth": scene, "video": video}).keys() == {"video", "3d", "audio"}
+    with pytest.raises(UserError, match="run needs --video, a video file; add it"):
+        read({"depth": scene})
+
+
+NEEDS = [
+    ("AudioDataModule", ["audio"], {}, [], "needs --video, a video file; add it"),
+    ("HighFrameRateDataModule", ["highfps"], {}, ["audio"], "needs --video, a video file; add it"),
+    ("DepthDataModule", ["3d"], {}, ["video"], "needs --depth, the folder of a scene"),
+    ("EgoDataModule", ["ego"], {}, ["video"], "needs --ego, the video of the person's own view"),
+    ("EgoDataModule", ["ego"], {}, ["ego"], "needs --video, a video file; add it"),
+    (
+        "DepthDataModule",
+        ["3d"],
+        {},
+        ["depth", "video"],
+        "has no use for --video, leave it out; its streams, video and 3d, are those of --depth",
+    ),
+    ("AudioDataModule", [], {}, ["video", "audio"], "has no use for --audio, leave it out"),
+    ("HighFrameRateDataModule", ["highfps"], {}, ["video", "audio"], "no use for --audio"),
+    ("EgoDataModule", [], {}, ["video", "ego"], "has no use for --ego, leave it out"),
+    ("AudioDataModule", ["audio"], {}, ["video", "depth"], "has no use for --depth, leave it out"),
+    ("SeveralDataModule", ["3d"], several(), ["depth", "audio"], "has no use for --audio"),
+]
+
+
+@pytest.mark.parametrize(("data", "modalities", "settings", "options", "message"), NEEDS)
+def test_what_is_missing_or_has_no_use_is_said_before_a_model_is_loaded(
+    tuned, tmp_path, vlynx_ask, monkeypatch, data, modalities, settings, options, message
+):
+    files = {name: film(tmp_path / f"{name}.mp4", 0.5) for name in ("video", "audio", "ego")}
+    files["depth"] = write_scannet_scene(tmp_path / "scene0000_00")
+    run = tuned(data, *modalities, **settings)
+    monkeypatch.setattr("vlynx_pl.backbones.load_backbone", None)
+    given = [f"--{option}={files[option]}" for option in options]
+    code, said, shown = vlynx_ask(run, *given, "Why?")
+    assert (code, said) == (1, "")
+    assert message in shown and f"{run}" in shown
+
+
+def test_an_unreadable_video_is_one_message(tuned, tmp_path, vlynx_ask):
+    (tmp_path / "clip.mp4").write_bytes(b"no video" * 100)
+    code, said, shown = vlynx_ask(
+        tuned("AudioDataModule", "audio"), f"--video={tmp_path}/clip.mp4", "Why?"
+    )
+    assert (code, said) == (1, "")
+    assert "Error:" in shown and "clip.mp4: " in shown and "Traceback" not in shown
+
+
+def test_files_that_are_not_there_or_come_twice(tmp_path):
+    film(tmp_path / "a.mp4", 0.5)
+    with pytest.raises(UserError, match=r"--video .*b\.mp4: is not there, or is not a video file"):
+        GivenFiles(tmp_path, {"video": tmp_path / "b.mp4"})
+    with pytest.raises(UserError, match=r"--depth .*: is not there, or is not the folder"):
+        GivenFiles(tmp_path, {"depth": tmp_path / "a.mp4"})
+    with pytest.raises(UserError, match="two options name the same file"):
+        GivenFiles(tmp_path, {"video": tmp_path / "a.mp4", "audio": tmp_path / "." / "a.mp4"})
+
+
+def test_folders_that_are_no_tuned_run(tuned, tmp_path, vlynx_ask):
+    code, _, shown = vlynx_ask(tmp_path / "none", "Why?")
+    assert code == 1 and "none/config.yaml: is no configuration of a run" in shown
+    run = tuned("AudioDataModule", "audio")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text("model: [")
+    assert "is no configuration of a run" in vlynx_ask(run, "Why?")[2]
+    for damaged in ("backbone: 3", "data: []"):
+        (run / "config.yaml").write_text(f"{text}\n{damaged}")  # a later key wins
+        assert "is no configuration of a run" in vlynx_ask(run, "Why?")[2]
+    (run / "config.yaml").write_text(text.replace("task: qa", "modality: audio"))
+    assert "is no tuned run, its model is vlynx_pl.tuning.Instr" in vlynx_ask(run, "Why?")[2]
+    (run / "config.yaml").write_text(text.replace("frames: 3", "frams: 3"))
+    shown = vlynx_ask(run, f"--video={film(tmp_path / 'a.mp4', 0.5)}", "Why?")[2]
+    assert "the run's config.yaml can't be used" in shown and "frams" in shown
+    (run / "config.yaml").write_text(text)
+    assert "the question is empty" in vlynx_ask(run, " ")[2]
+    shutil.rmtree(run / "adapters")
+    code, _, shown = vlynx_ask(run, "Why?")
+    assert code == 1 and "llm-qa: is not there" in shown and "was not tuned to its end" in shown
+
+
+def test_a_data_module_of_ones_own_says_what_it_lacks(tuned, vlynx_ask):
+    run = tuned("ModalityDataModule", "smell")
+    assert "ModalityDataModule reads no files that a user names" in vlynx_ask(run, "Why?")[2]
