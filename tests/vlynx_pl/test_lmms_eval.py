@@ -1,0 +1,278 @@
+"""Where lmms-eval is not installed, its base class is a stand-in and its own road is skipped."""
+
+import importlib
+import json
+import re
+import sys
+import tomllib
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from datamodules.samples import Question
+from datamodules.toyworld.video_files import write_video
+from tests.conftest import MINIATURE
+from vlynx_pl.adapters import adapter_parameters, save_adapter
+from vlynx_pl.asking_command import open_run
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.errors import UserError
+from vlynx_pl.tuning import InstructionTuning
+
+# As lmms-eval has them for Video-MME, MVBench and MLVU.
+USUAL = {
+    "max_new_tokens": 16,
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "num_beams": 1,
+    "do_sample": False,
+    "until": ["\n\n"],
+}
+PROJECT = MINIATURE.parents[1]
+
+
+class StandIn:
+    """As much of ``lmms_eval.api.model.lmms`` as the plug-in leans on."""
+
+    is_simple, rank = True, 0
+
+    def __init__(self):
+        self.task_dict = {}
+
+
+@pytest.fixture(scope="module")
+def plugin():
+    with pytest.MonkeyPatch.context() as patch:
+        if find_spec("lmms_eval") is None:
+            for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model"):
+                patch.setitem(sys.modules, name, ModuleType(name))
+            sys.modules["lmms_eval.api.model"].lmms = StandIn
+        yield importlib.import_module("vlynx_pl.lmms_eval")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two videos, and the folder of a run that was tuned to talk at length."""
+    root = tmp_path_factory.mktemp("world")
+    for seed, name in enumerate(("one", "two")):
+        noise = np.random.default_rng(seed).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
+        write_video(root / f"{name}.mp4", noise, 8)
+    backbone = load_backbone(str(MINIATURE), "float32")
+    backbone.add_llm_adapter("task", 8, 16)
+    torch.manual_seed(0)
+    for parameter in adapter_parameters(backbone.llm_adapters, "task").values():
+        parameter.data.normal_(std=0.14)
+    save_adapter(backbone.llm_adapters, "task", root / "run" / "adapters" / "llm-task")
+    parts = {
+        "backbone": ("vlynx_pl.backbones.load_backbone", {"path": str(MINIATURE)}),
+        "model": (
+            "vlynx_pl.tuning.InstructionTuning",
+            {"task": "task", "modalities": {"highfps": None}, "rank": 8, "max_new_tokens": 5},
+        ),
+        "data": ("datamodules.HighFrameRateDataModule", {"root": "is/gone", "frames": 3}),
+    }
+    config = {part: {"class_path": c, "init_args": args} for part, (c, args) in parts.items()}
+    (root / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    return root
+
+
+@pytest.fixture(scope="module")
+def model(plugin, world):
+    return plugin.VlynxModel(run=str(world / "run"), device="cpu")
+
+
+def requests_for(model, *documents, task="toy", visuals=None, **settings):
+    """Requests as lmms-eval makes them, of documents (prompt, video)."""
+    model.task_dict = {task: {"test": [{"video": str(video)} for _, video in documents]}}
+    see = visuals or (lambda document: [document["video"]])
+    kwargs = USUAL | settings
+    return [
+        SimpleNamespace(args=(prompt, kwargs, see, n, task, "test"), task_name=task)
+        for n, (prompt, _) in enumerate(documents)
+    ]
+
+
+def alone(world, video, prompt, longest):
+    """What the run answers when it is asked nothing else, by another road."""
+    module, read = open_run(world / "run", torch.device("cpu"))
+    module.max_new_tokens = longest
+    streams = {name: s.pictures for name, s in read({"video": video}).items()}
+    return module.answers({"streams": streams, "questions": [Question("q", prompt, ())]})[0]
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """The streams of every video that is encoded."""
+    seen = []
+    encode = InstructionTuning.encode
+
+    def watched(module, episode):
+        seen.append(set(episode["streams"]))
+        return encode(module, episode)
+
+    monkeypatch.setattr(InstructionTuning, "encode", watched)
+    return seen
+
+
+def test_answers_are_the_runs_in_order_and_each_video_is_encoded_once(model, world, encoded):
+    one, two = world / "one.mp4", world / "two.mp4"
+    documents = [("What is it?", two), ("What is it?", one), ("How many?", two), ("Why?", one)]
+    answers = model.generate_until(requests_for(model, *documents))
+    assert encoded == [{"video", "highfps"}] * 2
+    assert answers == [alone(world, video, prompt, 16) for prompt, video in documents]
+    assert len(set(answers)) == 4
+
+
+def test_each_request_keeps_its_length_and_its_stops(model, world, encoded):
+    video = world / "one.mp4"
+    full = alone(world, video, "Why?", 16)
+    stop = full[len(full) // 2 :][:2]
+    requests = [
+        *requests_for(model, ("Why?", video), max_new_tokens=3),
+        *requests_for(model, ("Why?", video), until=["", "never", stop]),
+        *requests_for(model, ("Why?", video), max_new_tokens=None, until=[]),
+        *requests_for(model, ("Why?", video), until=stop),
+    ]
+    encoded.clear()
+    short, cut, own, same = model.generate_until(requests)
+    assert len(encoded) == 1
+    assert short == alone(world, video, "Why?", 3) != own == alone(world, video, "Why?", 5)
+    assert cut == same == full.split(stop)[0].rstrip() != full
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"do_sample": True}, {"temperature": 0.2}, {"num_beams": 5}, {"repetition_penalty": 1.1}],
+)
+def test_what_is_not_greedy_is_refused_with_the_option_that_mends_it(plugin, setting):
+    (key,) = setting
+    with pytest.raises(UserError, match=rf"mvbench, document 7: {key}=.*--gen_kwargs {key}="):
+        plugin.followed("mvbench, document 7", USUAL | setting)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"image_aspect_ratio": "pad"}, {"max_new_tokens": 0}, {"max_new_tokens": "many"}]
+)
+def test_what_cannot_be_followed_is_refused(plugin, setting):
+    with pytest.raises(UserError, match=f"toy: .*{next(iter(setting))}="):
+        plugin.followed("toy", USUAL | setting)
+
+
+def test_what_changes_nothing_is_taken(plugin):
+    harmless = {"top_k": 1, "seed": 0, "temperature": None, "repetition_penalty": 1.0}
+    assert plugin.followed("toy", USUAL | harmless) == (16, ("\n\n",))
+    assert plugin.followed("toy", {"until": None, "do_sample": False}) == (None, ())
+    assert plugin.followed("toy", {}) == (None, ())
+
+
+PICTURE = Image.new("RGB", (4, 4))
+
+
+@pytest.mark.parametrize(
+    ("visuals", "message"),
+    [
+        ([PICTURE, PICTURE], "one video file"),
+        ([PICTURE], "one video file"),
+        (["a.mp4", "b.mp4"], "one video file"),
+        (["page.png"], "one video file"),
+        (["speech.wav"], "one video file"),
+        ([{"type": "video"}], "one video file"),
+        ([], "one video file"),
+        (None, "one video file"),
+        (["gone.mp4"], "gone.mp4 is not there"),
+    ],
+)
+def test_all_documents_are_looked_at_before_the_first_is_answered(
+    model, world, encoded, visuals, message
+):
+    video = str(world / "one.mp4")
+    requests = [
+        *requests_for(model, ("Why?", video)),
+        *requests_for(model, ("Why?", video), visuals=lambda _: visuals),
+    ]
+    with pytest.raises(UserError, match=f"toy, document 0.*{message}"):
+        model.generate_until(requests)
+    assert not encoded
+
+
+def test_files_without_a_telling_name_are_left_to_the_reader(plugin, world):
+    link = world / "5f3a"
+    link.symlink_to(world / "one.mp4")
+    assert plugin.the_video("toy", [str(link)]) == link
+
+
+def test_other_kinds_of_requests_say_which_task_to_leave_out(model):
+    requests = requests_for(model, ("Why?", "a.mp4"), task="nextqa")
+    with pytest.raises(NotImplementedError, match="leave nextqa out"):
+        model.loglikelihood(requests)
+    with pytest.raises(NotImplementedError, match="leave nextqa out"):
+        model.generate_until_multi_round(requests)
+
+
+@given(st.text("ab\n"), st.lists(st.text("ab\n", max_size=3), max_size=3))
+def test_an_answer_ends_before_the_first_stop_in_it(plugin, answer, until):
+    stops = [re.escape(text) for text in until if text]
+    expected = re.split("|".join(stops), answer)[0] if stops else answer
+    assert plugin.cut(answer, until) == expected.rstrip()
+
+
+def test_the_project_names_what_the_registry_asks_for(plugin):
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    named = project["entry-points"]["lmms_eval.models"]["vlynx"]
+    assert named == f"{plugin.__name__}:{plugin.manifest.__name__}"
+
+
+def test_lmms_eval_finds_the_model_and_makes_it_of_its_own_arguments(plugin, world):
+    models = pytest.importorskip("lmms_eval.models")
+    assert [e.value for e in entry_points(group="lmms_eval.models") if e.name == "vlynx"]
+    found = models.get_model("vlynx")
+    assert found is plugin.VlynxModel
+    made = found.create_from_arg_string(f"run={world}/run", {"batch_size": "1", "device": "cpu"})
+    assert made.is_simple and made.device == torch.device("cpu")
+
+
+def test_lmms_eval_scores_a_task_with_it(plugin, world, tmp_path):
+    evaluator = pytest.importorskip("lmms_eval.evaluator")
+    from lmms_eval.tasks import TaskManager
+
+    videos = [str(world / f"{name}.mp4") for name in ("one", "two", "one")]
+    prompts = ["What is it?", "What is it?", "How many?"]
+    said = [alone(world, Path(v), p, 16) for v, p in zip(videos, prompts, strict=True)]
+    rows = [
+        {"video": v, "prompt": p, "answer": a}
+        for v, p, a in zip(videos, prompts, [*said[:2], "something else"], strict=True)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    (tmp_path / "see.py").write_text("def video(document):\n    return [document['video']]\n")
+    usual = json.dumps({key: value for key, value in USUAL.items() if key != "until"})
+    (tmp_path / "toy.yaml").write_text(
+        f"""
+task: toy
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {tmp_path}/rows.json}}, cache_dir: {tmp_path}/cache}}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function see.video
+doc_to_text: "{{{{prompt}}}}"
+doc_to_target: answer
+generation_kwargs: {usual}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+"""
+    )
+    results = evaluator.simple_evaluate(
+        model="vlynx",
+        model_args=f"run={world}/run",
+        tasks=["toy"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+        bootstrap_iters=0,
+    )
+    assert results["results"]["toy"]["exact_match,none"] == pytest.approx(2 / 3)
+    assert [sample["filtered_resps"] for sample in results["samples"]["toy"]] == [[s] for s in said]

@@ -1,0 +1,165 @@
+"""A tuned run as a model of lmms-eval, which finds it by its entry point: ``--model vlynx``.
+
+lmms-eval brings tasks, prompts and scores; the run's data module draws the streams of each video,
+and all questions on a video are answered from one encoding. Only lmms-eval imports this file.
+"""
+
+import mimetypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from lmms_eval.api.model import lmms
+from rich.progress import track
+from typing_extensions import override
+
+from vlynx_pl.errors import UserError
+
+_GREEDY: Final = {"do_sample": False, "temperature": 0, "num_beams": 1, "repetition_penalty": 1}
+_NO_MATTER: Final = {"top_p", "top_k", "seed"}  # the most likely token is the same with any
+
+
+def manifest() -> Any:
+    """What lmms-eval's registry asks the entry point for."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return ModelManifest("vlynx", simple_class_path=f"{__name__}.VlynxModel")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request of lmms-eval; with its document as ``id`` it is a ``prefix_sharing.Question``."""
+
+    id: str
+    prompt: str
+    video: Path
+    max_new_tokens: int | None
+    until: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
+
+
+class VlynxModel(lmms):  # type: ignore[misc]
+    """Answers lmms-eval's questions on videos, greedily.
+
+    Of several processes (``accelerate launch -m lmms_eval``) each answers the documents that
+    lmms-eval gives it, with a model of its own.
+
+    Args:
+        run: folder of a tuned run.
+        device: such as ``cuda:1``; None is the process's GPU, or the CPU if there is none.
+        batch_size: lmms-eval's; without effect, as the questions on a video are a batch.
+        max_batch_size: likewise.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        device: str | None = None,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+    ) -> None:
+        from vlynx_pl.asking_command import open_run
+
+        super().__init__()
+        chosen = None if device is None else torch.device(device)
+        # lmms-eval makes a number of run=7.
+        self._module, self._read = open_run(Path(str(run)), chosen)
+        self.device = self._module.device  # lmms-eval gathers the counts of processes there
+
+    @override
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Answers in the order of the requests.
+
+        Raises:
+            UserError: before anything is answered, where a request is not about one video that is
+                there, or its settings can't be followed.
+        """
+        from vlynx_pl.answering import answer
+
+        asked: list[Asked] = []
+        for prompt, settings, visuals, document, task, split in (each.args for each in requests):
+            name = f"{task}, document {document}"
+            video = the_video(name, visuals(self.task_dict[task][split][document]))
+            asked.append(Asked(name, prompt, video, *followed(name, settings)))
+        answers = [""] * len(asked)
+        for video, lengths in track(by_video(asked).items(), "Answering", disable=self.rank != 0):
+            frames = self._read({"video": video}).items()
+            streams = {name: drawn.pictures.to(self.device) for name, drawn in frames}
+            with torch.inference_mode():
+                tokens = self._module.encode({"streams": streams})
+            for longest, indices in lengths.items():
+                said = answer(
+                    self._module.backbone,
+                    tokens,
+                    [asked[index] for index in indices],
+                    max_new_tokens=longest or self._module.max_new_tokens,
+                    llm_adapter=self._module.task,
+                )
+                for index, text in zip(indices, said, strict=True):
+                    answers[index] = cut(text, asked[index].until)
+        return answers
+
+    @override
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        task = requests[0].task_name
+        raise NotImplementedError(f"V-LynX scores no given answers; leave {task} out of --tasks")
+
+    @override
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        task = requests[0].task_name
+        raise NotImplementedError(f"V-LynX answers in one round; leave {task} out of --tasks")
+
+
+def by_video(asked: Sequence[Asked]) -> dict[Path, dict[int | None, list[int]]]:
+    """Video → ``max_new_tokens`` → places in ``asked``."""
+    groups: dict[Path, dict[int | None, list[int]]] = {}
+    for place, one in enumerate(asked):
+        groups.setdefault(one.video, {}).setdefault(one.max_new_tokens, []).append(place)
+    return groups
+
+
+def followed(name: str, settings: Mapping[str, Any]) -> tuple[int | None, tuple[str, ...]]:
+    """Most tokens of an answer (None: the run's own) and the texts that end it.
+
+    Raises:
+        UserError: a setting is unknown, or contradicts greedy decoding.
+    """
+    rest = {key: value for key, value in settings.items() if key not in _NO_MATTER}
+    longest, until = rest.pop("max_new_tokens", None), rest.pop("until", None) or ()
+    if longest is not None and (not isinstance(longest, int) or longest < 1):
+        raise UserError(f"{name}: max_new_tokens={longest!r} must be 1 or more")
+    for key, value in rest.items():
+        if key not in _GREEDY:
+            raise UserError(f"{name}: V-LynX can't follow {key}={value!r}; leave the task out")
+        if value not in (None, _GREEDY[key]):
+            raise UserError(
+                f"{name}: {key}={value!r} is not greedy decoding, which is all that V-LynX does; "
+                f"add --gen_kwargs {key}={_GREEDY[key]}"
+            )
+    return longest, (until,) if isinstance(until, str) else tuple(until)
+
+
+def the_video(name: str, visuals: Any) -> Path:
+    """The one video file of a document.
+
+    Raises:
+        UserError: there is none, or more, or pictures, or it is not there.
+    """
+    match visuals:
+        case [str(path)] if not str(mimetypes.guess_type(path)[0]).startswith(("image", "audio")):
+            if not Path(path).exists():
+                raise UserError(f"{name}: {path} is not there; download the videos of the task")
+            return Path(path)
+    raise UserError(
+        f"{name} hands over {visuals!r:.80}, but V-LynX answers questions on one video file; leave "
+        "the task out, and name the others of its group one by one"
+    )
+
+
+def cut(answer: str, until: Sequence[str]) -> str:
+    """An answer up to the first of the texts that end it; an empty text ends nothing."""
+    ends = [answer.find(text) for text in until if text and text in answer]
+    return answer[: min(ends, default=len(answer))].rstrip()
