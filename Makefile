@@ -1,16 +1,27 @@
 # `make help` explains every target. All commands run in .venv, which `make install` makes.
 SHELL := /bin/bash
 PYTHON ?= python3.11
-MODALITY ?= 3d
 BACKBONE ?= miniature
-DATA ?= data/toyworld/$(MODALITY)
-RUN ?= runs/$(MODALITY)-$(BACKBONE)-$(if $(filter data/toyworld/%,$(DATA)),toyworld,$(notdir $(DATA:/=)))
 TASK ?= scanqa
-TUNED ?= runs/$(TASK)-$(BACKBONE)-toyworld
+MODALITY ?= $(if $(filter scanqa sqa3d,$(TASK)),3d,$(if $(filter avsd avqa music_avqa avut,$(TASK)),audio,$(if $(filter egoexo,$(TASK)),ego,highfps)))
+DATA ?= data/toyworld/$(MODALITY)
+TOY := $(filter data/toyworld/%,$(DATA))
+ANNOTATIONS ?=
+ON := $(BACKBONE)-$(if $(TOY),toyworld,$(notdir $(DATA:/=)))
+RUN ?= runs/$(MODALITY)-$(ON)
+ALIGNED ?= $(RUN)/adapters/vision-$(MODALITY)
+# VideoMME, MVBench and MLVU have nothing to tune on; what was tuned on LLaVA-Video answers them.
+TUNED_TASK := $(if $(filter videomme mvbench mlvu,$(TASK)),llava_video,$(TASK))
+TUNED ?= runs/$(TUNED_TASK)-$(ON)
 ARGS ?=
-SCENES ?= 600
+SCENES ?= $(if $(filter 3d,$(MODALITY)),1200,600)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+WORLD := $(if $(TOY),$(DATA:/=)/toyworld.json)
+BACKBONE_CONFIG := --config experiments/backbones/$(BACKBONE).yaml
+task = --config experiments/$(1)/$(2).yaml $(if $(TOY),--config experiments/$(1)/toyworld/$(2).yaml)
+TUNING := --model.modalities='{$(MODALITY): $(ALIGNED)}' \
+  $(if $(TOY),,--data.root="$(DATA)" $(if $(ANNOTATIONS),--data.benchmark.init_args.annotations="$(ANNOTATIONS)"))
 
 .DEFAULT_GOAL := help
 .PHONY: help align tune eval test test-slow bench fuzz backbone install doctor params system-libraries
@@ -19,19 +30,20 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' \
 	  | while IFS=$$'\t' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 	@echo "  variables:  MODALITY=$(MODALITY) BACKBONE=$(BACKBONE) DATA=$(DATA) RUN=$(RUN) ARGS='--model.learning_rate=1e-3 ...'"
+	@echo "  of tasks:   TASK=$(TASK) ANNOTATIONS=<folder> ALIGNED=$(ALIGNED) TUNED=$(TUNED)"
 
-align: $(INSTALLED) $(if $(filter data/toyworld/%,$(DATA)),$(DATA:/=)/toyworld.json)  ## align MODALITY=3d|audio|highfps|ego to the video interface; DATA=<folder> for your own
-	$(BIN)/vlynx fit --config experiments/backbones/$(BACKBONE).yaml \
-	  --config experiments/align/$(MODALITY).yaml --data.root="$(DATA)" --run="$(RUN)" $(ARGS)
+align: $(INSTALLED) $(WORLD)  ## align MODALITY=3d|audio|highfps|ego to the video interface; DATA=<folder> for your own
+	$(BIN)/vlynx fit $(BACKBONE_CONFIG) --config experiments/align/$(MODALITY).yaml \
+	  $(addprefix --config ,$(if $(TOY),$(wildcard experiments/align/toyworld/$(MODALITY).yaml))) \
+	  --data.root="$(DATA)" --run="$(RUN)" $(ARGS)
 
-tune: $(INSTALLED)  ## teach the LLM a task with the aligned sense: TASK=scanqa, after align MODALITY=3d
-	$(BIN)/vlynx fit --config experiments/backbones/$(BACKBONE).yaml \
-	  --config experiments/tune/$(TASK).yaml --run="$(TUNED)" $(ARGS)
+tune: $(INSTALLED) $(WORLD)  ## teach the LLM a TASK with the aligned sense: scanqa|sqa3d|avsd|avqa|music_avqa|avut|llava_video|egoexo
+	$(BIN)/vlynx fit $(BACKBONE_CONFIG) $(call task,tune,$(TUNED_TASK)) $(TUNING) --run="$(TUNED)" $(ARGS)
 
-eval: $(INSTALLED)  ## answer and score the test questions of a tuned TASK
-	$(BIN)/vlynx test --config experiments/backbones/$(BACKBONE).yaml \
-	  --config experiments/tune/$(TASK).yaml --run="$(TUNED)" \
-	  --model.llm_adapter="$(TUNED)/adapters/llm-$(TASK)" $(ARGS)
+eval: $(INSTALLED) $(WORLD)  ## answer and score the test questions of a tuned TASK; of videomme|mvbench|mlvu after llava_video
+	$(BIN)/vlynx test $(BACKBONE_CONFIG) $(call task,tune,$(TUNED_TASK)) \
+	  $(if $(filter-out $(TASK),$(TUNED_TASK)),$(call task,eval,$(TASK))) $(TUNING) \
+	  --run="$(TUNED)/eval-$(TASK)" --model.llm_adapter="$(TUNED)/adapters/llm-$(TUNED_TASK)" $(ARGS)
 
 test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on 2 cores)
 	$(BIN)/ruff check .

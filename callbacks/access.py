@@ -20,8 +20,16 @@ class RunData(Protocol):
         """Plain RGB videos, for alignment."""
 
     @property
+    def test_split(self) -> str:
+        """What is asked in a test."""
+
+    @property
     def preprocessing(self) -> dict[str, object]:
         """How frames are made; plain numbers and names."""
+
+    @property
+    def drawing(self) -> dict[str, object]:
+        """Modality → the settings that its pictures are drawn with."""
 
     def report(self) -> dict[str, list[str]]:
         """What was left out of the data, each with its reason."""

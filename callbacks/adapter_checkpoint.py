@@ -1,11 +1,15 @@
 """Keeps what was trained, and only that, as plain PEFT folders."""
 
+import json
+
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.access import data, leaves_files, run_folder, stage
+from callbacks.access import data, leaves_files, run_folder
+from callbacks.access import stage as as_stage
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.adapters import save_adapter
+from vlynx_pl.errors import UserError
 
 
 class AdapterCheckpoint(Callback):
@@ -16,13 +20,26 @@ class AdapterCheckpoint(Callback):
     """
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse pictures that are drawn otherwise than those a modality was aligned on."""
+        here = json.loads(json.dumps(data(trainer).drawing))
+        for name, made_with in as_stage(pl_module, AdapterTraining).made_with.items():
+            drawn, now = made_with.get("drawing", {}).get(name), here.get(name)
+            if drawn is not None and drawn != now:
+                raise UserError(
+                    f"modality {name!r} was aligned on pictures drawn with {drawn}, this run draws "
+                    f"them with {now}; give data the same settings, or align anew"
+                )
+
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if leaves_files(trainer):
-            module = stage(pl_module, AdapterTraining)
+            module = as_stage(pl_module, AdapterTraining)
             made_with = {
                 "backbone": module.backbone.name,
                 "fingerprint": module.backbone.fingerprint,
                 "frames": data(trainer).preprocessing,
+                "drawing": data(trainer).drawing,
             }
             for folder, (adapters, name) in module.trained_adapters().items():
                 save_adapter(adapters, name, run_folder(trainer) / "adapters" / folder, made_with)

@@ -62,10 +62,11 @@ class AnswerScores(Callback):
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, "test")
+        self._finish(trainer, data(trainer).test_split)
 
     def _hear(self, module: LightningModule, episodes: Any, answers: list[list[str]]) -> None:
         self.scores.to(module.device)
+        settings = stage(module, InstructionTuning).asking
         for episode, said in zip(episodes, answers, strict=True):
             heard = [
                 _answered(episode["name"], question, text)
@@ -73,9 +74,11 @@ class AnswerScores(Callback):
             ]
             self.scores.update(heard)
             for answer in heard:
-                self._keep(answer, episode["times"])
+                self._keep(answer, episode["times"], settings)
 
-    def _keep(self, answer: Answered, times: Mapping[str, Any]) -> None:
+    def _keep(
+        self, answer: Answered, times: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> None:
         self._said[answer.id] = {
             "id": answer.id,
             "clip": answer.clip,
@@ -84,6 +87,7 @@ class AnswerScores(Callback):
             "references": list(answer.references),
             "labels": dict(answer.labels),
             "times": {stream: list(moments) for stream, moments in times.items()},
+            "settings": dict(settings),
         }
 
     def _finish(self, trainer: Trainer, split: str) -> None:
@@ -95,7 +99,7 @@ class AnswerScores(Callback):
         if failed:
             self.scores.update(failed)
             for answer in failed:
-                self._keep(answer, {})
+                self._keep(answer, {}, {})
         with self.scores.sync_context():
             everything = self.scores.answered()
             figures = self.scores.compute()

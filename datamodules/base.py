@@ -6,6 +6,7 @@ questions.
 """
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from rich.progress import track
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from typing_extensions import override
 
@@ -45,6 +47,7 @@ class ModalityDataModule(LightningDataModule):
             Without it a fifth of what is in ``root`` is held out.
         held_out: share of the training clips that is held out where a benchmark has no val file.
         objective: ``alignment`` or ``tuning``.
+        test_split: what ``vlynx test`` asks; ``val`` where the answers of ``test`` are kept back.
         reference_root: folder of other media for the reference videos: those of the benchmark's
             training clips, or else split by the same rule.
         frames: moments of a recording that are looked at; a modality says which.
@@ -66,6 +69,7 @@ class ModalityDataModule(LightningDataModule):
         benchmark: Benchmark | None = None,
         held_out: float = 0.2,
         objective: Objective = "alignment",
+        test_split: Literal["test", "val"] = "test",
         reference_root: str | Path | None = None,
         frames: int = 20,
         frame_size: tuple[int, int] = (384, 384),
@@ -84,6 +88,7 @@ class ModalityDataModule(LightningDataModule):
                 f"frames={frames} must be 1 or more, and held_out={held_out} between 0 and 1"
             )
         self.root, self.benchmark, self.objective = Path(root), benchmark, objective
+        self.test_split = test_split
         self.reference_root = None if reference_root is None else Path(reference_root)
         self.frames, self.frame_size = frames, frame_size
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
@@ -145,9 +150,16 @@ class ModalityDataModule(LightningDataModule):
         """How frames are made, to be stored beside results; plain numbers and names."""
         return {"frames": self.frames, "frame_size": list(self.frame_size)}
 
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Modality → the settings that its pictures are drawn with, on which stages must agree."""
+        return {}
+
     @override
     def setup(self, stage: str) -> None:
         parts = PARTS[self.objective][stage]
+        if parts == ("test",):
+            parts = (self.test_split,)
         if all(part in self._parts for part in parts):
             return
         findings = self.inspect(parts, read=self.on_bad_sample == "skip")
@@ -223,8 +235,12 @@ class ModalityDataModule(LightningDataModule):
     def loaded(self, part: Part, names: Collection[str]) -> dict[str, LoadedEpisode]:
         """Frames of a part's episodes, by their names; those whose media are bad are absent."""
         chosen = self._episodes([item for item in self._parts[part] if item[0].name in names])
-        episodes = (chosen[index] for index in range(len(chosen)))
-        return {episode["name"]: episode for episode in episodes}
+        episodes: dict[str, LoadedEpisode] = {}
+        for index in track(range(len(chosen)), "Reading again", transient=True):
+            with suppress(BadSample):
+                episode = chosen[index]
+                episodes[episode["name"]] = episode
+        return episodes
 
     def _episodes(self, usable: list[Any], tokens: Tokens | None = None) -> EpisodeDataset:
         return EpisodeDataset(usable, self.frame_size, self._settings, self._cache, tokens)
@@ -249,7 +265,7 @@ class ModalityDataModule(LightningDataModule):
 
     @override
     def test_dataloader(self) -> DataLoader[Any]:
-        part: Part = "test" if self.objective == "tuning" else "val"
+        part: Part = self.test_split if self.objective == "tuning" else "val"
         return self._loader(part, self.batch_size, shuffle=False)
 
     def reference_dataloader(self) -> DataLoader[Any]:

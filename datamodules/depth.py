@@ -89,7 +89,7 @@ class DepthDataModule(ModalityDataModule):
                 f"frames_per_sample={frames_per_sample} and reference_frames={reference_frames} "
                 "must be 1 or more"
             )
-        self.drawing: dict[str, Any] = {
+        self._depth: dict[str, Any] = {
             "encoding": encoding,
             "near_mm": near_mm,
             "far_mm": far_mm,
@@ -104,7 +104,12 @@ class DepthDataModule(ModalityDataModule):
     @override
     def preprocessing(self) -> dict[str, Any]:
         alignment = {"frames_per_sample": self.frames_per_sample}
-        return super().preprocessing | self.drawing | alignment
+        return super().preprocessing | self._depth | alignment
+
+    @property
+    @override
+    def drawing(self) -> dict[str, Any]:
+        return {"3d": self._depth}
 
     @override
     def find(self, root: Path) -> Mapping[Split, list[SceneFolder]]:
@@ -125,7 +130,7 @@ class DepthDataModule(ModalityDataModule):
     @override
     def modality_clips(self, source: SceneFolder) -> list[Clip]:
         scene = self._open(source)
-        draw = partial(depth_frames, scene, **self.drawing)
+        draw = partial(depth_frames, scene, **self._depth)
         return [
             Clip(_name(scene, part), partial(draw, part), _files(scene, part, "depth", "pose"))
             for part in windows(scene, self.frames_per_sample)
@@ -147,7 +152,7 @@ class DepthDataModule(ModalityDataModule):
     def streams(self, source: SceneFolder) -> Streams:
         scene = self._open(source)
         chosen = spread_out(scene, self.frames)
-        read = partial(read_scene, scene, chosen, self.drawing)
+        read = partial(read_scene, scene, chosen, self._depth)
         return Streams(read, _files(scene, chosen, "colour", "depth", "pose"))
 
     @override

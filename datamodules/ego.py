@@ -104,6 +104,11 @@ class EgoDataModule(ModalityDataModule):
             "modality_views": list(self.modality_views),
         }
 
+    @property
+    @override
+    def drawing(self) -> dict[str, Any]:
+        return {"ego": {"views": list(self.modality_views)}}
+
     @override
     def find(self, root: Path) -> Mapping[Split, list[Take]]:
         folders = sorted(root.glob("takes/*/frame_aligned_videos"))

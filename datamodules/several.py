@@ -51,6 +51,11 @@ class SeveralDataModule(ModalityDataModule):
         parts = [[type(module).__name__, module.preprocessing] for module in self.modules]
         return super().preprocessing | {"modules": parts}
 
+    @property
+    @override
+    def drawing(self) -> dict[str, Any]:
+        return {name: drawn for module in self.modules for name, drawn in module.drawing.items()}
+
     @override
     def locate(self, root: Path, episode: Episode) -> list[Any]:
         return [module.locate(module.root, episode) for module in self.modules]

@@ -124,6 +124,11 @@ class VideoDataModule(ModalityDataModule):
         return super().preprocessing | {"fps": self.fps, "senses": drawn}
 
     @property
+    @override
+    def drawing(self) -> dict[str, Any]:
+        return {sense.name: asdict(sense) for sense in self.senses}
+
+    @property
     def sampling(self) -> Sampling:
         """Which RGB frames are read."""
         return Uniform(self.frames) if self.fps is None else Rate(self.fps, self.frames)

@@ -256,6 +256,30 @@ def test_every_shipped_configuration_parses(vlynx, backbone, stage):
     )
 
 
+TOYWORLD = [
+    (f"experiments/tune/{task}.yaml", f"experiments/tune/toyworld/{task}.yaml")
+    for task in sorted(path.stem for path in (REPOSITORY / "experiments/tune").glob("*.yaml"))
+]
+LLAVA_VIDEO = next(pair for pair in TOYWORLD if "llava_video" in pair[0])
+EVALUATIONS = [
+    (*LLAVA_VIDEO, f"experiments/eval/{task}.yaml", f"experiments/eval/toyworld/{task}.yaml")
+    for task in sorted(path.stem for path in (REPOSITORY / "experiments/eval").glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("configs", [*TOYWORLD, *EVALUATIONS], ids=lambda configs: configs[-1])
+def test_every_task_of_the_toy_world_parses(vlynx, configs):
+    given = [f"--config={config}" for config in configs]
+    code, out = vlynx("test", CONFIGS[0], *given, "--print_config")
+    assert code == 0, out
+    config = yaml.safe_load(out)
+    assert config["model"]["init_args"]["rank"] == 16
+    benchmark = config["data"]["init_args"]["benchmark"]
+    assert benchmark["init_args"]["annotations"].startswith("data/toyworld/")
+    scored = config["trainer"]["callbacks"][-1]
+    assert benchmark["class_path"].endswith(scored["init_args"]["benchmark"])
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [

@@ -1,5 +1,6 @@
 """What both stages share: AdamW on the adapters alone, and checkpoints that hold nothing else."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class AdapterTraining(LightningModule):
         super().__init__()
         self.backbone = backbone
         self.learning_rate, self.warmup = learning_rate, warmup
+        self.made_with: dict[str, Mapping[str, Any]] = {}
+        """Modality → what its saved adapter was made with, where one was loaded."""
         # Checkpoints hold the adapters only; on_load_checkpoint checks that they are complete.
         self.strict_loading = False
 

@@ -112,6 +112,16 @@ def use_adapter(root: nn.Module, name: str | None) -> Iterator[None]:
             layer._disable_adapters, layer._active_adapter = disabled, active
 
 
+def adapter_in_use(root: nn.Module) -> str | None:
+    """Name of the adapter that ``root`` runs with now; None is the untouched base."""
+    layers: Iterator[Any] = (m for m in root.modules() if isinstance(m, BaseTunerLayer))
+    layer = next(layers, None)
+    if layer is None or layer.disable_adapters:
+        return None
+    name: str = layer.active_adapters[0]
+    return name
+
+
 def adapter_parameters(wrapper: PeftModel, name: str) -> dict[str, nn.Parameter]:
     """The adapter's own parameters by name."""
     own = re.compile(rf"\.lora_[AB]\.{name}\.")

@@ -52,9 +52,7 @@ class VlynxCLI(LightningCLI):
     @override
     def before_instantiate_classes(self) -> None:
         run = Path(self._get(self.config, "run"))
-        subcommand = self.subcommand
-        last = {"fit": ("report.json", "scores-val.json"), "test": ("scores-test.json",)}
-        if any((run / name).exists() for name in last[str(subcommand)]):
+        if (run / "report.json").exists() or any(run.glob("scores-*.json")):
             raise RunFolderError(
                 f"{run} already holds a finished run; choose another folder with --run=FOLDER "
                 "(make: RUN=FOLDER), or move the old one away"

@@ -17,12 +17,13 @@ from typing_extensions import override
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.adapters import (
     AdapterError,
+    SavedAdapter,
     adapter_hash,
     adapter_parameters,
     load_adapter,
     saved_config,
 )
-from vlynx_pl.answering import answer
+from vlynx_pl.answering import answer, choose
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.errors import UserError
 from vlynx_pl.prefix_sharing import (
@@ -56,6 +57,10 @@ class InstructionTuning(AdapterTraining):
         question_budget: most tokens of questions and answers in a sequence; a clip with more
             becomes several sequences.
         max_new_tokens: most tokens of an answer.
+        choices: letters, such as ``ABCD``; the most likely one is the answer, as AVQA is evaluated
+            (method.md section 5.3). Without any, answers are free.
+        checkpointing: compute the LLM's activations again for the backward pass and keep none, for
+            half the memory or less and a third more time.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with a linearly rising rate, before a cosine to zero.
     """
@@ -76,6 +81,8 @@ class InstructionTuning(AdapterTraining):
         merged: Sequence[str] = (),
         question_budget: int = 4096,
         max_new_tokens: int = 64,
+        choices: str = "",
+        checkpointing: bool = False,
         learning_rate: float = 1e-4,
         warmup: float = 0.03,
     ) -> None:
@@ -84,13 +91,17 @@ class InstructionTuning(AdapterTraining):
         self.train_vision = train_vision
         self.pooled, self.merged = frozenset(pooled), frozenset(merged)
         self.question_budget, self.max_new_tokens = question_budget, max_new_tokens
+        self.choices = choices
         self.token_store: TokenStore | None = None  # where tokens are kept, if they are
         self._adapters: dict[str, str | None] = {}  # stream → vision adapter that reads it
         for name, folder in self.modalities.items():
             self._adapters[name] = self._add_vision(name, folder, vision_rank, vision_alpha)
         backbone.add_llm_adapter(task, rank, alpha, dropout)
         if llm_adapter is not None:
+            self._saved(llm_adapter)
             load_adapter(backbone.llm_adapters, task, Path(llm_adapter))
+        if checkpointing:
+            backbone.checkpoint_llm()
         self.train()
 
     def _add_vision(self, name: str, folder: str | None, rank: int, alpha: int) -> str | None:
@@ -99,19 +110,25 @@ class InstructionTuning(AdapterTraining):
                 return None
             self.backbone.add_vision_adapter(name, rank, alpha)
             return name
-        saved = saved_config(Path(folder))
-        made_for = saved.made_with.get("fingerprint")
-        if made_for not in {None, self.backbone.fingerprint}:
-            raise AdapterError(
-                f"{folder} was aligned on {saved.made_with.get('backbone')} (fingerprint "
-                f"{made_for}), this backbone is {self.backbone.name} "
-                f"({self.backbone.fingerprint}); align the modality on this backbone"
-            )
+        saved = self._saved(folder)
+        self.made_with[name] = saved.made_with
         self.backbone.add_vision_adapter(name, saved.rank, saved.alpha, saved.dropout)
         load_adapter(self.backbone.vision_adapters, name, Path(folder))
         for parameter in adapter_parameters(self.backbone.vision_adapters, name).values():
             parameter.requires_grad_(self.train_vision)
         return name
+
+    def _saved(self, folder: str) -> SavedAdapter:
+        """What a folder says of its adapter; raises AdapterError if it is another backbone's."""
+        saved = saved_config(Path(folder))
+        made_for = saved.made_with.get("fingerprint")
+        if made_for not in {None, self.backbone.fingerprint}:
+            raise AdapterError(
+                f"{folder} was trained on {saved.made_with.get('backbone')} (fingerprint "
+                f"{made_for}), this backbone is {self.backbone.name} "
+                f"({self.backbone.fingerprint}); train it on this backbone"
+            )
+        return saved
 
     @override
     def train(self, mode: bool = True) -> "InstructionTuning":
@@ -218,17 +235,25 @@ class InstructionTuning(AdapterTraining):
         parts = split_by_budget(branches, self.question_budget)
         return torch.cat([question_losses(self.backbone, prefix, p, self.task) for p in parts])
 
+    @property
+    def asking(self) -> dict[str, Any]:
+        """How questions are answered, beside what is loaded: plain numbers and names."""
+        how = {"choices": self.choices} if self.choices else {"max_new_tokens": self.max_new_tokens}
+        return {"task": self.task, "modalities": self.modalities, "decoding": "greedy"} | how
+
     def answers(self, episode: Mapping[str, Any]) -> list[str]:
-        """Greedy answers to all questions of an episode."""
-        with torch.inference_mode():
-            tokens = self.encode(episode)
-        return answer(
-            self.backbone,
-            tokens,
-            episode["questions"],
-            max_new_tokens=self.max_new_tokens,
-            llm_adapter=self.task,
-        )
+        """Answers to all questions of an episode, whatever mode the module is in."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                tokens = self.encode(episode)
+            asked = self.backbone, tokens, episode["questions"]
+            if self.choices:
+                return choose(*asked, self.choices, llm_adapter=self.task)
+            return answer(*asked, max_new_tokens=self.max_new_tokens, llm_adapter=self.task)
+        finally:
+            self.train(training)
 
     @override
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:

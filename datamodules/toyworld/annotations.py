@@ -31,7 +31,7 @@ def scanqa(scenes: Sequence[Scene], split: str) -> list[dict[str, Any]]:
     """Records of a ScanQA file."""
     records = []
     for scene in scenes:
-        for number, question in enumerate(questions(scene)[scene.index % 2 :: 2]):
+        for number, question in enumerate(_asked(scene)[scene.index % 2 :: 2]):
             objects = list(question.objects) or list(range(len(scene.objects)))
             records.append(
                 {
@@ -48,7 +48,7 @@ def scanqa(scenes: Sequence[Scene], split: str) -> list[dict[str, Any]]:
 
 def sqa3d(scenes: Sequence[Scene], split: str) -> dict[str, dict[str, Any]]:
     """File name → content of SQA3D's two files of a split: questions, and their answers."""
-    asked = [(s, question) for s in scenes for question in questions(s)[1 - s.index % 2 :: 2]]
+    asked = [(s, question) for s in scenes for question in _asked(s)[1 - s.index % 2 :: 2]]
     first = _FIRST_SQA3D_ID + {"train": 0, "val": 1, "test": 2}[split] * 10_000_000
     head = {
         "info": {"description": "V-LynX toy world in the format of SQA3D v1.0", "version": "1.0"},
@@ -66,6 +66,19 @@ def sqa3d(scenes: Sequence[Scene], split: str) -> dict[str, dict[str, Any]]:
         _SQA3D_NAME.format(what="sqa_annotations", split=split): head
         | {"annotations": [_sqa3d_answer(*item) for item in items]},
     }
+
+
+def _asked(scene: Scene) -> list[ToyQuestion]:
+    """All questions on distances, and of each other kind two at most, lest they drown."""
+    random = np.random.default_rng(scene.index)
+    every = questions(scene)
+    asked: list[ToyQuestion] = []
+    for kind in dict.fromkeys(question.kind for question in every):
+        of_kind = [question for question in every if question.kind == kind]
+        if kind != "distance":
+            of_kind = [of_kind[i] for i in sorted(random.permutation(len(of_kind))[:2])]
+        asked += of_kind
+    return asked
 
 
 def _sqa3d_question(number: int, scene: Scene, question: ToyQuestion) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from datamodules.samples import BadSample, Split
 from datamodules.toyworld.rooms import Rooms
 from datamodules.toyworld.worlds import WORLDS, World
 
-FORMAT = "vlynx-toyworld-1"
+FORMAT = "vlynx-toyworld-2"
 MANIFEST = "toyworld.json"
 _UNFINISHED = "toyworld.unfinished.json"
 _HELD_OUT = 10  # one scene in so many is for validation, and as many for test

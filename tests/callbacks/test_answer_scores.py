@@ -13,6 +13,7 @@ from PIL import Image
 from callbacks import AnswerScores
 from datamodules.samples import Episode, Question
 from vlynx_pl import cli
+from vlynx_pl.adapters import save_adapter
 from vlynx_pl.tuning import InstructionTuning
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,9 +37,11 @@ def options(data) -> list[str]:
     return [
         "--config=experiments/backbones/miniature.yaml",
         "--config=experiments/tune/scanqa.yaml",
+        "--config=experiments/tune/toyworld/scanqa.yaml",
         f"--data.root={data}",
         f"--data.benchmark.init_args.annotations={data}",
         "--data.num_workers=0",
+        "--data.frames=4",
         "--model.modalities={3d: null}",
         "--trainer.max_epochs=8",
         "--trainer.logger=false",
@@ -46,12 +49,12 @@ def options(data) -> list[str]:
 
 
 def rows_of_frames(sheet: Path) -> int:
-    """How many answers have frames beside them; all depth frames are of one strong colour."""
+    """How many answers have frames beside them; those of these scenes are all dark or coloured."""
     with Image.open(sheet) as picture:
         assert picture.format == "PNG" and picture.width == 1600
-        right = np.array(picture.convert("RGB"))[:, 1120:1540].astype(int)
-    coloured = (np.ptp(right, -1) > 60).mean(1)
-    drawn = (coloured > 0.9) & (coloured < 1)  # the bars over the blocks have no gaps
+        right = np.array(picture.convert("RGB"))[:, 1110:1325].astype(int)  # two of depth
+    share = (right.min(-1) < 230).mean(1)  # of each line, of what is neither white nor a note
+    drawn = (share > 0.9) & (share < 1)  # the bars over the blocks have no gaps
     return int((np.diff(drawn.astype(int)) == 1).sum())
 
 
@@ -65,6 +68,8 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path, capsys):
     assert [row["id"] for row in rows] == ["val-2-0", "val-2-1"]
     assert rows[0]["question"] == "What colour is the wall?" and rows[0]["references"] == ["grey"]
     assert set(rows[0]["times"]) == {"video", "3d"}
+    assert rows[0]["settings"]["max_new_tokens"] == 32
+    assert rows[0]["settings"]["modalities"] == {"3d": None}
     right = sum(row["prediction"] == "grey" for row in rows)
     assert scores["scanqa/em1"] == pytest.approx(50 * right)
     assert (run / "adapters" / "llm-scanqa" / "adapter_model.safetensors").is_file()
@@ -81,6 +86,29 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path, capsys):
     assert rows_of_frames(tmp_path / "test" / "answers-test.png") == 2
 
 
+def test_val_is_asked_where_the_answers_of_test_are_kept_back(vlynx, options, data, tmp_path):
+    (data / "ScanQA_v1.0_test_w_obj.json").unlink()
+    assert vlynx("test", *options, "--data.test_split=val", f"--run={tmp_path / 'run'}") == 0
+    scores = json.loads((tmp_path / "run" / "scores-val.json").read_text())
+    assert scores["scanqa/n_total"] == 2
+
+
+@pytest.mark.parametrize("setting", ["encoding=gray", "far_mm=4000", "frames=3"])
+def test_an_adapter_reads_pictures_drawn_as_it_was_aligned_on(
+    vlynx, backbone, options, tmp_path, setting, capsys
+):
+    drawing = {"encoding": "turbo", "near_mm": 200.0, "far_mm": 10000.0, "normal_frame": "camera"}
+    backbone.add_vision_adapter("3d", rank=2)
+    made_with = {"fingerprint": backbone.fingerprint, "drawing": {"3d": drawing}}
+    save_adapter(backbone.vision_adapters, "3d", tmp_path / "vision-3d", made_with)
+    given = [*options, f"--model.modalities={{3d: {tmp_path / 'vision-3d'}}}", f"--data.{setting}"]
+    fits = setting == "frames=3"  # how many pictures is no matter
+    given.append("--trainer.fast_dev_run=true")
+    assert vlynx("fit", *given, f"--run={tmp_path / 'run'}") == (0 if fits else 1)
+    said = capsys.readouterr().err
+    assert ("modality '3d' was aligned on pictures drawn with" in said) != fits
+
+
 def test_a_finished_run_is_not_written_into_again(vlynx, options, tmp_path, capsys):
     (tmp_path / "scores-val.json").write_text("{}")
     assert vlynx("fit", *options, f"--run={tmp_path}") == 1
@@ -89,6 +117,8 @@ def test_a_finished_run_is_not_written_into_again(vlynx, options, tmp_path, caps
 
 class Rooms:
     """A data module of one clip that was asked about, and of one whose media are bad."""
+
+    test_split = "test"
 
     def __init__(self) -> None:
         self.read: list[tuple[str, list[str]]] = []

@@ -108,7 +108,7 @@ def one(**changes) -> Judged:
 
 def episode(*streams, frames=4, size=(64, 64), step=0.5):
     """Streams by the name of their colour; every frame is a little darker than the one before."""
-    levels = torch.linspace(1, 0.5, frames)[:, None, None, None]
+    levels = torch.linspace(1, 0.25, frames)[:, None, None, None]
     pictures = {
         name: (levels * torch.tensor(COLOURS[name])[:, None, None]).expand(-1, -1, *size).byte()
         for name in streams
@@ -143,7 +143,7 @@ def test_four_frames_of_each_stream_are_drawn_from_the_first_to_the_last(draw):
     picture = draw([one()], [], {"c": episode("purple", "blue", frames=7)})
     for stream in ("purple", "blue"):
         for i in range(7):
-            drawn = area(picture, stream, 1 - i / 12)
+            drawn = area(picture, stream, 1 - i / 8)
             wanted = FRAME if i in {0, 2, 4, 6} else 0
             assert drawn == pytest.approx(wanted, rel=0.05, abs=50), (stream, i)
 
@@ -168,8 +168,8 @@ def test_without_media_there_is_a_note_and_nothing_black(draw):
     picture = draw([failed, one()], [], {"c": episode("blue")})
     assert area(picture, "blue") == pytest.approx(FRAME, rel=0.05)
     right = picture[:, 660:1560]
-    assert (right.max(-1) < 60).sum() < 1000  # a black frame has more than ten times as many
-    note = right[(right == 242).all(-1).any(1)]
+    assert (right.max(-1) < 30).sum() < 1000  # a black frame has more than ten times as many
+    note = right[(right == 246).all(-1).mean(1) > 0.5]
     assert 100 <= len(note) <= 110 and (note.min(-1) < 200).any()  # a grey field with words on it
 
 
@@ -228,7 +228,7 @@ def test_long_texts_stay_in_their_place(draw, letters):
 
 
 @settings(max_examples=8)
-@given(st.text(), st.sampled_from(["$x^{", "\ud800 half", "日本語 🎉", "a\x00b\nc\td", "\\frac{"]))
+@given(st.text(), st.sampled_from(["$x^{$", "\ud800 half", "日本語 🎉", "a\x00b\nc\td", "\\frac{"]))
 def test_no_text_is_too_strange_to_be_drawn(tmp_path_factory, text, strange):
     path = tmp_path_factory.mktemp("sheet") / "sheet.png"
     judged = one(
@@ -240,10 +240,21 @@ def test_no_text_is_too_strange_to_be_drawn(tmp_path_factory, text, strange):
     assert path.stat().st_size > 0
 
 
-def test_a_full_sheet_of_noise_is_not_large(tmp_path):
-    noise = torch.randint(0, 256, (4, 3, 96, 96), dtype=torch.uint8)
+def test_no_colour_gives_way_to_others(draw):
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (1, 3, 54, 54), dtype=torch.uint8, generator=generator)
+    picture = draw([one()], [], {"c": {"streams": {"video": noise}, "times": {"video": [0.0]}}})
+    drawn = {tuple(colour) for colour in picture.reshape(-1, 3).round(-1).tolist()}
+    near = {
+        tuple(c) for c in (noise[0].flatten(1).T.int() // 8 * 255 // 31).numpy().round(-1).tolist()
+    }
+    assert near <= drawn
+
+
+def test_a_full_sheet_of_lively_frames_is_not_large(tmp_path):
+    noise = torch.randint(104, 152, (8, 3, 80, 80), dtype=torch.uint8)
     shown = {
-        "streams": {"video": noise, "3d": noise},
+        "streams": {"video": noise[:4], "3d": noise[4:]},
         "times": {"video": [0.0] * 4, "3d": [0.0] * 4},
     }
     rows = [one(id=str(i)) for i in range(20)]

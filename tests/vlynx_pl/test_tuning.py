@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from tests.conftest import MINIATURE
 from vlynx_pl.adapters import AdapterError, adapter_parameters, save_adapter
+from vlynx_pl.answering import score_options
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
 from vlynx_pl.token_store import TokenStore
@@ -140,8 +141,12 @@ def test_many_questions_become_several_sequences_of_the_same_losses(fresh, video
 def test_an_adapter_of_another_backbone_is_refused(fresh, aligned):
     with torch.no_grad():
         fresh.newline.add_(1)
-    with pytest.raises(AdapterError, match=r"was aligned on miniature .*align the modality"):
-        InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM)
+    for wrong in ({"modalities": {"3d": aligned}}, {"llm_adapter": aligned}):
+        with pytest.raises(AdapterError, match=r"was trained on miniature .*train it on this"):
+            InstructionTuning(fresh, "qa", **wrong, **LLM)
+        fresh = load_backbone(str(MINIATURE), "float32")
+        with torch.no_grad():
+            fresh.newline.add_(1)
 
 
 def test_a_folder_that_is_no_adapter_is_named(fresh, tmp_path):
@@ -210,3 +215,44 @@ def test_tokens_that_are_trained_cannot_be_kept(fresh):
     module = InstructionTuning(fresh, "qa", {"3d": None}, **LLM, train_vision=True)
     with pytest.raises(UserError, match=r"train_vision changes the tokens .*KeepTokens"):
         _ = module.roads
+
+
+def test_checkpointing_keeps_less_and_changes_no_gradient(videos):
+    def kept_and_gradients(checkpointing):
+        backbone = load_backbone(str(MINIATURE), "float32")
+        module = InstructionTuning(backbone, "qa", **LLM, checkpointing=checkpointing)
+        torch.manual_seed(0)
+        for parameter in adapter_parameters(backbone.llm_adapters, "qa").values():
+            parameter.data.normal_(std=0.05)
+        # Another adapter, which is the one at work whenever none is selected.
+        backbone.add_llm_adapter("other", 2, 4)
+        module.train()
+        kept = []
+
+        def keep(tensor):
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = module.losses(episode(videos)).mean()
+        loss.backward()
+        learnt = adapter_parameters(backbone.llm_adapters, "qa")
+        assert module.answers(episode(videos)) == module.eval().answers(episode(videos))
+        return sum(kept), {name: p.grad for name, p in learnt.items()}
+
+    plain, wanted = kept_and_gradients(False)
+    less, found = kept_and_gradients(True)
+    assert less < plain / 3
+    for name, gradient in wanted.items():
+        assert gradient.abs().max() > 0
+        assert_close(found[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_the_likeliest_of_some_letters_can_be_the_answer(fresh, videos):
+    module = InstructionTuning(fresh, "qa", **LLM, choices="ABCD")
+    asked = episode(videos, answers=("A", "B", "C"))
+    said = module.answers(asked)
+    assert len(said) == 3 and set(said) <= set("ABCD")
+    streams = module.encode(asked)
+    scores = score_options(fresh, streams, asked["questions"], list("ABCD"), llm_adapter="qa")
+    assert said == ["ABCD"[best] for best in scores.argmax(-1).tolist()]

@@ -6,8 +6,9 @@ frames become tokens. Everything here is frozen and in eval mode but for the LoR
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Self
+from typing import Any, Final, Self
 
 import torch
 from peft import PeftModel
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from vlynx_pl.adapters import add_adapter, tensors_hash, use_adapter
+from vlynx_pl.adapters import adapter_in_use, add_adapter, tensors_hash, use_adapter
+
+_CHECKPOINTED: Final = "gradient_checkpointing"  # transformers' flag on a module
 
 
 class VideoBackbone(nn.Module, ABC):
@@ -34,6 +37,7 @@ class VideoBackbone(nn.Module, ABC):
         self.processor = processor
         # Not a submodule: PEFT injects its layers into the model above, which owns them.
         self._peft: dict[str, PeftModel] = {}
+        self._checkpointed: list[nn.Module] = []
         self.train(False)
 
     @property
@@ -200,6 +204,24 @@ class VideoBackbone(nn.Module, ABC):
         )
         self.train(False)  # PEFT's new layers start with dropout on
 
+    def checkpoint_llm(self) -> None:
+        """Compute what is inside the LLM's layers again for the backward pass, and do not keep it.
+
+        In training mode only; gradients stay the same, memory no longer grows with the layers.
+        """
+        model: Any = self.language_model
+        # The later name is that of transformers from 5.20 on, which warns of the former.
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)(
+            {"use_reentrant": False, "context_fn": self._forward_and_again}
+        )
+        self._checkpointed = [m for m in model.modules() if getattr(m, _CHECKPOINTED, False)]
+
+    def _forward_and_again(self) -> tuple[AbstractContextManager[None], ...]:
+        """The backward pass runs where nobody has selected an adapter."""
+        again = use_adapter(self.language_model, adapter_in_use(self.language_model))
+        return nullcontext(), again
+
     @property
     def vision_adapters(self) -> PeftModel:
         """The PEFT model around the vision tower.
@@ -230,6 +252,8 @@ class VideoBackbone(nn.Module, ABC):
     def train(self, mode: bool = True) -> Self:
         """Keep the frozen model in eval mode; only adapters know a training mode (dropout)."""
         super().train(False)
+        for layer in self._checkpointed:
+            layer.training = mode  # what transformers goes by; its parts stay in eval mode
         for wrapper in self._peft.values():
             for name, module in wrapper.named_modules():
                 if ".lora_dropout" in name:
