@@ -55,8 +55,10 @@ test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on
 test-slow: $(INSTALLED)  ## tests that take minutes
 	$(BIN)/pytest -m slow
 
-bench: $(INSTALLED)  ## speed and memory of an alignment step and of reading, as ratios to the plain ways
+bench: $(INSTALLED)  ## speed and memory of alignment, tuning, answering and reading, as ratios to the plain ways
 	$(BIN)/python -m experiments.speed.alignment_step
+	$(BIN)/python -m experiments.speed.prefix_sharing
+	$(BIN)/python -m experiments.speed.token_store
 	$(BIN)/python -m experiments.speed.loading
 
 fuzz: $(INSTALLED)  ## thousands of damaged files and annotations; none may crash, hang or lead out of its folder
