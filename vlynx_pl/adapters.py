@@ -227,6 +227,6 @@ def saved_config(folder: Path) -> SavedAdapter:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdapterError(
-            f"{folder} is no PEFT adapter ({error}); give the folder that holds "
-            "adapter_config.json, such as runs/…/adapters/vision-3d"
+            f"{folder} is no PEFT adapter ({error}); align or tune it first, or give the folder "
+            "that holds adapter_config.json, such as runs/…/adapters/vision-3d"
         ) from error

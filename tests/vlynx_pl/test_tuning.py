@@ -256,3 +256,19 @@ def test_the_likeliest_of_some_letters_can_be_the_answer(fresh, videos):
     streams = module.encode(asked)
     scores = score_options(fresh, streams, asked["questions"], list("ABCD"), llm_adapter="qa")
     assert said == ["ABCD"[best] for best in scores.argmax(-1).tolist()]
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_a_bfloat16_backbone_learns_nearly_the_same(fresh, videos, autocast):
+    torch.manual_seed(0)
+    wanted = InstructionTuning(fresh, "qa", {"3d": None}, **LLM).losses(episode(videos, "3d"))
+    half = load_backbone(str(MINIATURE), "bfloat16")
+    module = InstructionTuning(half, "qa", {"3d": None}, **LLM, checkpointing=True)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        losses = module.losses(episode(videos, "3d"))
+    losses.mean().backward()
+    assert losses.dtype == torch.float32
+    assert_close(losses, wanted, rtol=0.05, atol=0.05)
+    trained = [p for p in module.parameters() if p.requires_grad]
+    assert all(p.dtype == torch.float32 and p.grad is not None for p in trained)
+    assert len(module.answers(episode(videos, "3d"))) == 2
