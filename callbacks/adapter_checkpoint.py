@@ -25,7 +25,7 @@ class AdapterCheckpoint(Callback):
         here = json.loads(json.dumps(data(trainer).drawing))
         for name, made_with in as_stage(pl_module, AdapterTraining).made_with.items():
             drawn, now = made_with.get("drawing", {}).get(name), here.get(name)
-            if drawn is not None and drawn != now:
+            if None not in (drawn, now) and drawn != now:
                 raise UserError(
                     f"modality {name!r} was aligned on pictures drawn with {drawn}, this run draws "
                     f"them with {now}; give data the same settings, or align anew"
@@ -40,6 +40,7 @@ class AdapterCheckpoint(Callback):
                 "fingerprint": module.backbone.fingerprint,
                 "frames": data(trainer).preprocessing,
                 "drawing": data(trainer).drawing,
+                **module.notes(),
             }
             for folder, (adapters, name) in module.trained_adapters().items():
                 save_adapter(adapters, name, run_folder(trainer) / "adapters" / folder, made_with)

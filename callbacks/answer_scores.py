@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class AnswerScores(Callback):
     def __init__(self, benchmark: str) -> None:
         self.benchmark = benchmark
         self.scores = scores_for(benchmark)
-        self._said: dict[str, dict[str, Any]] = {}  # question id → row of the predictions, as asked
+        # Question id → moments of each stream, in the order of asking.
+        self._times: dict[str, Mapping[str, Any]] = {}
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -46,7 +48,7 @@ class AnswerScores(Callback):
                     batch, module.device, 0
                 )
                 self._hear(module, moved, [module.answers(episode) for episode in moved])
-        self._finish(trainer, "val")
+        self._finish(trainer, pl_module, "val")
 
     @override
     def on_test_batch_end(
@@ -62,35 +64,19 @@ class AnswerScores(Callback):
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, data(trainer).test_split)
+        self._finish(trainer, pl_module, data(trainer).test_split)
 
     def _hear(self, module: LightningModule, episodes: Any, answers: list[list[str]]) -> None:
         self.scores.to(module.device)
-        settings = stage(module, InstructionTuning).asking
         for episode, said in zip(episodes, answers, strict=True):
             heard = [
                 _answered(episode["name"], question, text)
                 for question, text in zip(episode["questions"], said, strict=True)
             ]
             self.scores.update(heard)
-            for answer in heard:
-                self._keep(answer, episode["times"], settings)
+            self._times |= dict.fromkeys((answer.id for answer in heard), episode["times"])
 
-    def _keep(
-        self, answer: Answered, times: Mapping[str, Any], settings: Mapping[str, Any]
-    ) -> None:
-        self._said[answer.id] = {
-            "id": answer.id,
-            "clip": answer.clip,
-            "question": answer.question,
-            "prediction": answer.prediction,
-            "references": list(answer.references),
-            "labels": dict(answer.labels),
-            "times": {stream: list(moments) for stream, moments in times.items()},
-            "settings": dict(settings),
-        }
-
-    def _finish(self, trainer: Trainer, split: str) -> None:
+    def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
         failed = [
             _answered(episode.name, question, None)
             for episode in data(trainer).unusable(split)
@@ -98,8 +84,6 @@ class AnswerScores(Callback):
         ]
         if failed:
             self.scores.update(failed)
-            for answer in failed:
-                self._keep(answer, {}, {})
         with self.scores.sync_context():
             everything = self.scores.answered()
             figures = self.scores.compute()
@@ -107,20 +91,24 @@ class AnswerScores(Callback):
         if trainer.logger is not None:
             trainer.logger.log_metrics(figures, trainer.global_step)
         if leaves_files(trainer):
-            self._write(run_folder(trainer), split, everything)
+            settings = stage(module, InstructionTuning).asking
+            self._write(run_folder(trainer), split, everything, settings)
             with atomic_file(run_folder(trainer) / f"scores-{split}.json") as unfinished:
                 unfinished.write_text(json.dumps(figures, indent=1))
             Console().print(table(figures))
             self._draw(trainer, split, everything, figures)
-        self._said.clear()
+        self._times.clear()
 
-    def _write(self, run: Path, split: str, answered: list[Answered]) -> None:
-        place = {identifier: i for i, identifier in enumerate(self._said)}
-        # What other ranks heard comes last; of it, only the answers are known here.
+    def _write(
+        self, run: Path, split: str, answered: list[Answered], settings: Mapping[str, Any]
+    ) -> None:
+        place = {identifier: i for i, identifier in enumerate(self._times)}
+        # What other ranks heard comes last, without its moments.
         answered = sorted(answered, key=lambda answer: place.get(answer.id, len(place)))
         with atomic_file(run / f"predictions-{split}.jsonl") as unfinished:
             rows = [
-                self._said.get(a.id, {"id": a.id, "prediction": a.prediction}) for a in answered
+                asdict(answer) | {"times": self._times.get(answer.id, {}), "settings": settings}
+                for answer in answered
             ]
             unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
         try:

@@ -17,6 +17,8 @@ from vlynx_pl.tuning import InstructionTuning
 class KeepTokens(Callback):
     """Keeps the tokens of every clip when it is first read, for later epochs and other runs.
 
+    ``data.on_bad_sample=skip`` reads all clips all the same, to find the bad ones.
+
     Args:
         folder: of the store; see :class:`vlynx_pl.token_store.TokenStore`.
     """
@@ -29,7 +31,8 @@ class KeepTokens(Callback):
         if is_trial(trainer):
             return
         module = as_stage(pl_module, InstructionTuning)
-        store = TokenStore(self.folder, module.roads)
+        roads = {name: f"{road} {trainer.precision}" for name, road in module.roads.items()}
+        store = TokenStore(self.folder, roads)
         missing = data(trainer).keep_tokens(store)
         module.token_store = store
         if len(missing):

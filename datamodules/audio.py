@@ -33,6 +33,11 @@ class Hearing(VideoSense):
     scale: Scale = "fixed"
     allow_silence: bool = False
 
+    @property
+    @override
+    def drawing(self) -> dict[str, Any]:
+        return {"window": self.window, "scale": self.scale}
+
     @override
     def draw(
         self, source: VideoSource, recording: Recording, frames: Frames, size: tuple[int, int]

@@ -109,7 +109,8 @@ class DepthDataModule(ModalityDataModule):
     @property
     @override
     def drawing(self) -> dict[str, Any]:
-        return {"3d": self._depth}
+        other = "normal_frame" if self._depth["encoding"] in {"turbo", "gray"} else ""
+        return {"3d": {name: value for name, value in self._depth.items() if name != other}}
 
     @override
     def find(self, root: Path) -> Mapping[Split, list[SceneFolder]]:

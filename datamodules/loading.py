@@ -14,7 +14,6 @@ from typing_extensions import override
 
 from datamodules.frame_cache import FrameCache, states
 from datamodules.samples import (
-    BadSample,
     Clip,
     Episode,
     FrameBatch,
@@ -137,7 +136,7 @@ class EpisodeDataset(Dataset[LoadedEpisode]):
 
 
 class Careful(Dataset[Any]):
-    """Gives a BadSample instead of raising it, so that it leaves a worker as it is."""
+    """Gives a UserError instead of raising it, so that it leaves a worker as it is."""
 
     def __init__(self, dataset: FrameDataset | EpisodeDataset) -> None:
         self.dataset = dataset
@@ -150,13 +149,13 @@ class Careful(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         try:
             return self.dataset[index]
-        except BadSample as bad:
+        except UserError as bad:
             return bad
 
 
 def gather(batch: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
     """A batch of the samples, or the first that is bad."""
-    return next((sample for sample in samples if isinstance(sample, BadSample)), None) or batch(
+    return next((sample for sample in samples if isinstance(sample, UserError)), None) or batch(
         samples
     )
 
@@ -167,7 +166,7 @@ class Loader(DataLoader[Any]):
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
-            if isinstance(batch, BadSample):
+            if isinstance(batch, UserError):
                 raise batch
             yield batch
 

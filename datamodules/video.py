@@ -55,6 +55,11 @@ class VideoSense(ABC):
     hears: ClassVar[bool] = False
     """Whether it needs the sound track."""
 
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """The settings that pictures depend on."""
+        return asdict(self)
+
     def request(self, sampling: Sampling, size: tuple[int, int]) -> Request | None:
         """Frames to decode for pictures of ``size`` (H, W) beside RGB frames of ``sampling``."""
         return None
@@ -126,7 +131,7 @@ class VideoDataModule(ModalityDataModule):
     @property
     @override
     def drawing(self) -> dict[str, Any]:
-        return {sense.name: asdict(sense) for sense in self.senses}
+        return {sense.name: sense.drawing for sense in self.senses}
 
     @property
     def sampling(self) -> Sampling:

@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from datamodules import DepthDataModule
+from datamodules import DepthDataModule, benchmarks
 from tests.datamodules.conftest import write_scannet_scene
 from vlynx_pl import cli, lightning_cli
 from vlynx_pl.adapters import load_adapter
@@ -276,6 +276,9 @@ def test_every_task_of_the_toy_world_parses(vlynx, configs):
     assert config["model"]["init_args"]["rank"] == 16
     benchmark = config["data"]["init_args"]["benchmark"]
     assert benchmark["init_args"]["annotations"].startswith("data/toyworld/")
+    reader = getattr(benchmarks, benchmark["class_path"].split(".")[-1])(**benchmark["init_args"])
+    split = config["data"]["init_args"]["test_split"]
+    assert reader.files(split) or (split == "val" and not reader.files("test"))
     scored = config["trainer"]["callbacks"][-1]
     assert benchmark["class_path"].endswith(scored["init_args"]["benchmark"])
 

@@ -37,6 +37,10 @@ class AdapterTraining(LightningModule):
         """Folder name → PEFT model and adapter name of everything that is trained."""
         raise NotImplementedError(f"{type(self).__name__} trains no adapter")
 
+    def notes(self) -> dict[str, Any]:
+        """What else is to be saved beside the adapters: plain numbers and names."""
+        return {}
+
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(

@@ -126,6 +126,7 @@ def open_run(
     module: InstructionTuning = _made("model", InstructionTuning, configuration, backbone=backbone)
     gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     read = partial(_read, run, configuration, backbone.frame_size)
+    module.choices = ""  # for the questions of a benchmark; others are answered freely
     return module.eval().to(device or gpu), read
 
 

@@ -55,7 +55,8 @@ class VlynxCLI(LightningCLI):
         if (run / "report.json").exists() or any(run.glob("scores-*.json")):
             raise RunFolderError(
                 f"{run} already holds a finished run; choose another folder with --run=FOLDER "
-                "(make: RUN=FOLDER), or move the old one away"
+                "(make: RUN=FOLDER to align, TUNED=FOLDER to tune, ARGS=--run=FOLDER to test), or "
+                "move the old one away"
             )
 
     @override

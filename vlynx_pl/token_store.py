@@ -54,9 +54,10 @@ class TokenStore:
         Raises:
             UserError: an entry is damaged, or belongs to something else.
         """
-        if not self.holds(clip):
+        try:
+            return {stream: self._load(stream, clip) for stream in self.roads}
+        except FileNotFoundError:
             return None
-        return {stream: self._load(stream, clip) for stream in self.roads}
 
     def save(self, clip: str, streams: Mapping[str, Kept]) -> None:
         """Keep the streams of a clip; those that are there already are left as they are."""
@@ -73,6 +74,8 @@ class TokenStore:
             with safe_open(path, "pt") as entry:
                 note, tokens = entry.metadata(), entry.get_tensor("tokens")
             made_by, times = note["made_by"], tuple(map(float, json.loads(note["times"])))
+        except FileNotFoundError:
+            raise
         except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} is no entry of a token store ({error}); remove it, and it is made again"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftModel
 from torch import Tensor
 from typing_extensions import override
@@ -44,10 +45,11 @@ class InstructionTuning(AdapterTraining):
         modalities: stream → folder of its aligned vision adapter; null reads the stream with the
             untouched base. Streams go to the LLM in this order, after the video; a stream that is
             not named is left out, so none at all is the LoRA-only baseline.
-        rank: LoRA r of the LLM adapter.
-        alpha: LoRA scale numerator.
+        rank: LoRA r of an LLM adapter that begins from nothing.
+        alpha: its LoRA scale numerator.
         dropout: LoRA dropout.
-        llm_adapter: folder of an LLM adapter to begin with, or to evaluate.
+        llm_adapter: folder of an LLM adapter to begin with, or to evaluate, whatever its rank.
+            Vision adapters that were trained along lie beside it, and are loaded with it.
         train_vision: train the vision adapters along; with null folders from nothing, which is the
             paper's "no interface adaptation" (Table 5).
         vision_rank: LoRA r of vision adapters that begin from nothing.
@@ -93,12 +95,20 @@ class InstructionTuning(AdapterTraining):
         self.question_budget, self.max_new_tokens = question_budget, max_new_tokens
         self.choices = choices
         self.token_store: TokenStore | None = None  # where tokens are kept, if they are
+        self._tuned_on: Mapping[str, Any] | None = None  # what the loaded LLM adapter was tuned on
         self._adapters: dict[str, str | None] = {}  # stream → vision adapter that reads it
+        if train_vision and llm_adapter is not None:  # what was trained along lies beside it
+            beside = {name: Path(llm_adapter).parent / f"vision-{name}" for name in self.modalities}
+            self.modalities |= {name: str(path) for name, path in beside.items() if path.is_dir()}
         for name, folder in self.modalities.items():
             self._adapters[name] = self._add_vision(name, folder, vision_rank, vision_alpha)
-        backbone.add_llm_adapter(task, rank, alpha, dropout)
-        if llm_adapter is not None:
-            self._saved(llm_adapter)
+        self.llm_adapter = llm_adapter
+        if llm_adapter is None:
+            backbone.add_llm_adapter(task, rank, alpha, dropout)
+        else:
+            saved = self._saved(llm_adapter)
+            self._tuned_on = saved.made_with.get("reads")
+            backbone.add_llm_adapter(task, saved.rank, saved.alpha, dropout)
             load_adapter(backbone.llm_adapters, task, Path(llm_adapter))
         if checkpointing:
             backbone.checkpoint_llm()
@@ -160,21 +170,47 @@ class InstructionTuning(AdapterTraining):
                 "train_vision changes the tokens at every step, so that none can be kept; take "
                 "callbacks.KeepTokens out of trainer.callbacks"
             )
-        return {
-            stream: json.dumps(
-                {
-                    "backbone": self.backbone.fingerprint,
-                    "dtype": str(self.backbone.newline.dtype),
-                    "adapter": adapter and adapter_hash(self.backbone.vision_adapters, adapter),
-                    "merged": stream in self.merged,
-                    "pooled": stream in self.pooled,
-                }
-            )
-            for stream, adapter in {"video": None, **self._adapters}.items()
+        road = {
+            "backbone": self.backbone.fingerprint,
+            "dtype": str(self.backbone.newline.dtype),
+            "normalisation": self.backbone.normalisation,
         }
+        reads = {"video": {}, **self._reads()}
+        return {stream: json.dumps(road | how) for stream, how in reads.items()}
+
+    def _reads(self) -> dict[str, dict[str, Any]]:
+        """Modality → how its pictures become tokens."""
+        return {
+            stream: {
+                "adapter": adapter and adapter_hash(self.backbone.vision_adapters, adapter),
+                "merged": stream in self.merged,
+                "pooled": stream in self.pooled,
+            }
+            for stream, adapter in self._adapters.items()
+        }
+
+    @override
+    def notes(self) -> dict[str, Any]:
+        return {"reads": self._reads()}
+
+    @override
+    def on_test_start(self) -> None:
+        """An LLM adapter is examined with the senses that it was tuned on.
+
+        Raises:
+            AdapterError: they are others.
+        """
+        if self.llm_adapter is None:
+            rank_zero_warn("model.llm_adapter is null: the untuned LLM answers")
+        elif self._tuned_on is not None and self._tuned_on != self._reads():
+            raise AdapterError(
+                f"{self.llm_adapter} was tuned on {self._tuned_on}, this run reads "
+                f"{self._reads()}; give the model.modalities, pooled and merged of its tuning"
+            )
 
     def kept_bytes(self, streams: Mapping[str, Tensor]) -> int:
         """What a token store takes for an episode's streams, name → (T, 3, H, W)."""
+        self._check(streams)
         bytes_of_one = self.backbone.hidden_size * PRECISION.itemsize
         tokens = 0
         for name in ("video", *self.modalities):
@@ -210,11 +246,7 @@ class InstructionTuning(AdapterTraining):
         return [stream.tokens for stream in streams.values()]
 
     def _read(self, streams: Mapping[str, Tensor]) -> list[Tensor]:
-        if missing := [name for name in ("video", *self.modalities) if name not in streams]:
-            raise UserError(
-                f"the data has no stream {missing[0]!r}, only {', '.join(streams)}; name the "
-                "modalities of model.modalities as the data module does"
-            )
+        self._check(streams)
         with torch.no_grad():
             tokens = [self.backbone.encode(streams["video"][None], None)[0]]
         for name, adapter in self._adapters.items():
@@ -226,6 +258,13 @@ class InstructionTuning(AdapterTraining):
                     read = read.mean(1, keepdim=True)
             tokens.append(read)
         return tokens
+
+    def _check(self, streams: Mapping[str, Tensor]) -> None:
+        if missing := [name for name in ("video", *self.modalities) if name not in streams]:
+            raise UserError(
+                f"the data has no stream {missing[0]!r}, only {', '.join(streams)}; name the "
+                "modalities of model.modalities as the data module does"
+            )
 
     def losses(self, episode: Mapping[str, Any]) -> Tensor:
         """(K,) the loss of each of an episode's questions, answers of its history included."""
@@ -239,7 +278,8 @@ class InstructionTuning(AdapterTraining):
     def asking(self) -> dict[str, Any]:
         """How questions are answered, beside what is loaded: plain numbers and names."""
         how = {"choices": self.choices} if self.choices else {"max_new_tokens": self.max_new_tokens}
-        return {"task": self.task, "modalities": self.modalities, "decoding": "greedy"} | how
+        loaded = {"llm_adapter": self.llm_adapter, "modalities": self.modalities}
+        return {"task": self.task, "decoding": "greedy", **loaded, **how}
 
     def answers(self, episode: Mapping[str, Any]) -> list[str]:
         """Answers to all questions of an episode, whatever mode the module is in."""

@@ -97,7 +97,7 @@ def test_val_is_asked_where_the_answers_of_test_are_kept_back(vlynx, options, da
 def test_an_adapter_reads_pictures_drawn_as_it_was_aligned_on(
     vlynx, backbone, options, tmp_path, setting, capsys
 ):
-    drawing = {"encoding": "turbo", "near_mm": 200.0, "far_mm": 10000.0, "normal_frame": "camera"}
+    drawing = {"encoding": "turbo", "near_mm": 200.0, "far_mm": 10000.0}
     backbone.add_vision_adapter("3d", rank=2)
     made_with = {"fingerprint": backbone.fingerprint, "drawing": {"3d": drawing}}
     save_adapter(backbone.vision_adapters, "3d", tmp_path / "vision-3d", made_with)

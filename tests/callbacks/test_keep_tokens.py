@@ -41,9 +41,9 @@ def counted(monkeypatch):
     return counts
 
 
-def fit(backbone, root, folder, epochs):
+def fit(backbone, root, folder, epochs, workers=0, stream="3d"):
     torch.manual_seed(0)
-    module = InstructionTuning(backbone, "scanqa", {"3d": None}, rank=4, alpha=8)
+    module = InstructionTuning(backbone, "scanqa", {stream: None}, rank=4, alpha=8)
     module_data = DepthDataModule(
         root,
         benchmark=ScanQA(root),
@@ -51,7 +51,7 @@ def fit(backbone, root, folder, epochs):
         frames=2,
         frame_size=backbone.frame_size,
         batch_size=2,
-        num_workers=0,
+        num_workers=workers,
     )
     trainer = Trainer(
         accelerator="cpu",
@@ -104,3 +104,16 @@ def test_a_store_that_does_not_fit_on_the_disk_is_refused_before_it_is_begun(
     with pytest.raises(UserError, match=r"about 0\.00 GB, 0 GB are free; give KeepTokens another"):
         fit(backbone, data, tmp_path / "store", epochs=1)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_damaged_entry_is_one_clear_message_from_a_worker(backbone, data, tmp_path):
+    fit(backbone, data, tmp_path / "store", epochs=1)
+    for entry in (tmp_path / "store").rglob("*.safetensors"):
+        entry.write_bytes(b"no entry")
+    with pytest.raises(UserError, match=r"^\S+\.safetensors is no entry of a token store"):
+        fit(load_backbone(str(MINIATURE), "float32"), data, tmp_path / "store", 1, workers=1)
+
+
+def test_a_sense_that_the_data_has_not_is_named(backbone, data, tmp_path):
+    with pytest.raises(UserError, match="the data has no stream 'sound', only video, 3d"):
+        fit(backbone, data, tmp_path / "store", epochs=1, stream="sound")

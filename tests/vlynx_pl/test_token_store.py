@@ -89,7 +89,8 @@ def test_a_damaged_entry_is_named_with_a_remedy(tmp_path, damage):
 
 
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
-    def fail(*_):
+    def fail(_, path, *rest):
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("vlynx_pl.token_store.save_file", fail)

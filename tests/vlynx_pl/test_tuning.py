@@ -272,3 +272,51 @@ def test_a_bfloat16_backbone_learns_nearly_the_same(fresh, videos, autocast):
     trained = [p for p in module.parameters() if p.requires_grad]
     assert all(p.dtype == torch.float32 and p.grad is not None for p in trained)
     assert len(module.answers(episode(videos, "3d"))) == 2
+
+
+def saved(module, folder):
+    """Everything that a module trains, as a run leaves it."""
+    for adapters, adapter in module.trained_adapters().values():
+        for parameter in adapter_parameters(adapters, adapter).values():
+            parameter.data.normal_(std=0.1)
+    for name, (adapters, adapter) in module.trained_adapters().items():
+        made_with = {"fingerprint": module.backbone.fingerprint, **module.notes()}
+        save_adapter(adapters, adapter, folder / name, made_with)
+    return str(folder / "llm-qa")
+
+
+def test_a_loaded_adapter_keeps_its_own_rank_and_scale(fresh, videos, tmp_path):
+    first = InstructionTuning(fresh, "qa", rank=2, alpha=32, dropout=0.0)
+    folder = saved(first, tmp_path)
+    again = InstructionTuning(
+        load_backbone(str(MINIATURE), "float32"), "qa", **LLM, llm_adapter=folder
+    )
+    assert_close(again.losses(episode(videos)), first.losses(episode(videos)))
+
+
+def test_vision_adapters_that_were_trained_along_are_loaded_with_it(fresh, videos, tmp_path):
+    settings = {"modalities": {"3d": None}, "train_vision": True, "vision_rank": 4, **LLM}
+    first = InstructionTuning(fresh, "qa", **settings)
+    folder = saved(first, tmp_path)
+    backbone = load_backbone(str(MINIATURE), "float32")
+    again = InstructionTuning(backbone, "qa", **settings, llm_adapter=folder).eval()
+    wanted = first.eval().losses(episode(videos, "3d"))
+    assert_close(again.losses(episode(videos, "3d")), wanted)
+    again.on_test_start()
+
+
+def test_an_adapter_is_examined_with_the_senses_that_it_was_tuned_on(fresh, aligned, tmp_path):
+    folder = saved(InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM), tmp_path / "run")
+    for modalities, fits in (({"3d": aligned}, True), ({"3d": None}, False), ({}, False)):
+        backbone = load_backbone(str(MINIATURE), "float32")
+        module = InstructionTuning(backbone, "qa", modalities, **LLM, llm_adapter=folder)
+        if fits:
+            module.on_test_start()
+        else:
+            with pytest.raises(AdapterError, match=r"was tuned on .*3d.*give the model.modalities"):
+                module.on_test_start()
+
+
+def test_an_untuned_model_is_not_examined_in_silence(fresh):
+    with pytest.warns(UserWarning, match=r"llm_adapter is null: the untuned LLM answers"):
+        InstructionTuning(fresh, "qa", **LLM).on_test_start()

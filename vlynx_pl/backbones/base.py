@@ -168,14 +168,21 @@ class VideoBackbone(nn.Module, ABC):
         if not right_size:
             size = list(self.frame_size)
             frames = resize(frames, size, InterpolationMode.BICUBIC, antialias=True)
+        mean, std = (torch.tensor(x, device=frames.device) for x in self.normalisation)
+        pixels = (frames.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+        return pixels.to(self.newline.dtype)
+
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of a channel, of pixels from 0 to 1.
+
+        Raises:
+            ValueError: the backbone was built without a processor.
+        """
         if self.processor is None:
             raise ValueError(f"{self.name} was built without a processor and cannot take frames")
         video = self.processor.video_processor
-        mean, std = (
-            torch.tensor(x, device=frames.device) for x in (video.image_mean, video.image_std)
-        )
-        pixels = (frames.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-        return pixels.to(self.newline.dtype)
+        return list(video.image_mean), list(video.image_std)
 
     def add_vision_adapter(
         self, name: str, rank: int = 64, alpha: int = 128, dropout: float = 0.05
