@@ -38,7 +38,7 @@ def test_two_processes_write_the_same_bytes_as_one(name: str, tmp_path: Path) ->
 
 def test_the_manifest_tells_the_arguments(world: Path) -> None:
     assert json.loads((world / "toyworld.json").read_text()) == {
-        "format": "vlynx-toyworld-1", "world": "3d", "scenes": SCENES, "seed": 3, "frames": 4,
+        "format": "vlynx-toyworld-2", "world": "3d", "scenes": SCENES, "seed": 3, "frames": 4,
         "size": 64,
     }  # fmt: skip
 

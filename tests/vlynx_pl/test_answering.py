@@ -106,6 +106,31 @@ def test_logits_of_every_step_are_those_of_transformers_generate(tuned, streams)
             break
 
 
+@torch.inference_mode()
+def test_answers_are_those_of_a_left_padded_batch(tuned, streams):
+    """The plain way to answer questions of different lengths at once."""
+    prefix = shared_prefix(tuned, streams)
+    prompts = prompts_of(tuned)
+    longest = max(map(len, prompts))
+    rows, masks = [], []
+    for ids in prompts:
+        padding = longest - len(ids)
+        blank = torch.zeros(padding, prefix.shape[1])
+        rows.append(torch.cat([blank, prefix, tuned.embed(torch.tensor(ids))]))
+        masks.append([0] * padding + [1] * (len(prefix) + len(ids)))
+    assert len({sum(mask) for mask in masks}) > 1
+    out = tuned.model.generate(
+        inputs_embeds=torch.stack(rows),
+        attention_mask=torch.tensor(masks),
+        do_sample=False,
+        eos_token_id=STOP_IDS,
+        pad_token_id=0,
+        max_new_tokens=12,
+    )
+    wanted = [[token for token in row if token not in STOP_IDS] for row in out.tolist()]
+    assert generate(SharedCache(tuned, streams, "task"), prompts, 12, 0, STOP_IDS) == wanted
+
+
 def test_together_in_any_order_and_one_by_one_are_the_same(tuned, streams):
     settings = {"max_new_tokens": 10, "llm_adapter": "task"}
     together = answer(tuned, streams, ASKED, **settings)
