@@ -1,7 +1,6 @@
 """Typed access to what Lightning hands to callbacks without types."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -59,18 +58,6 @@ def stage(module: LightningModule, kind: type[_Stage]) -> _Stage:
             "it from trainer.callbacks"
         )
     return module
-
-
-@contextmanager
-def evaluating(module: LightningModule) -> Iterator[None]:
-    """Eval mode for a while; afterwards every part is in the mode it was in."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes.items():
-            part.training = training
 
 
 def data(trainer: Trainer) -> RunData:

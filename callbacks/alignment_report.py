@@ -16,8 +16,9 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from callbacks.access import data, evaluating, is_trial, leaves_files, run_folder, stage
+from callbacks.access import data, is_trial, leaves_files, run_folder, stage
 from callbacks.alignment_figure import save_figure
+from vlynx_pl.adapter_training import evaluating
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.files import atomic_file
 from vlynx_pl.interface_gap import InterfaceGap, InterfaceGapMeter

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from typing_extensions import override
 
-from callbacks.access import data, evaluating, is_trial, leaves_files, run_folder, stage
+from callbacks.access import data, is_trial, leaves_files, run_folder, stage
 from callbacks.answer_sheet import draw_answers, pick
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
@@ -42,12 +42,11 @@ class AnswerScores(Callback):
         if is_trial(trainer):
             return
         module, loader = stage(pl_module, InstructionTuning), data(trainer).val_dataloader()
-        with evaluating(module):
-            for batch in track(loader, "Answering", len(loader), transient=True):
-                moved = trainer.datamodule.transfer_batch_to_device(  # type: ignore[attr-defined]
-                    batch, module.device, 0
-                )
-                self._hear(module, moved, [module.answers(episode) for episode in moved])
+        for batch in track(loader, "Answering", len(loader), transient=True):
+            moved = trainer.datamodule.transfer_batch_to_device(  # type: ignore[attr-defined]
+                batch, module.device, 0
+            )
+            self._hear(module, moved, [module.answers(episode) for episode in moved])
         self._finish(trainer, pl_module, "val")
 
     @override

@@ -4,7 +4,6 @@ An entry is found by what made it: the files' paths, sizes and times of change, 
 and the settings. A changed file or setting makes a new entry; old ones may be removed at any time.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from datamodules.samples import BadSample, Frames
-from vlynx_pl.files import atomic_file
+from vlynx_pl.files import atomic_file, hashed_path
 
 _FORMAT = 1  # of the entries; another number makes all of them new
 # What reading an entry raises that is none, beside FileNotFoundError.
@@ -70,8 +69,7 @@ class FrameCache:
 
     def _path(self, kind: str, name: str, files: tuple[Path, ...]) -> Path:
         made_of = json.dumps([_FORMAT, self.settings, kind, name, states(files)])
-        key = hashlib.sha256(made_of.encode()).hexdigest()
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return hashed_path(self.folder, made_of)
 
 
 def states(files: Sequence[Path]) -> list[tuple[str, int, int]]:

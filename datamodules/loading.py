@@ -116,7 +116,7 @@ class EpisodeDataset(Dataset[LoadedEpisode]):
         episode, streams = self.episodes[index]
         loaded: LoadedEpisode = {
             "name": episode.name,
-            "key": self.key(index),
+            "key": "" if self.tokens is None else self.key(index),
             "streams": {},
             "tokens": {},
             "times": {},

@@ -127,7 +127,7 @@ class LoadedEpisode(TypedDict):
     """An episode with its streams; a batch for tuning is a list of these."""
 
     name: str
-    key: str  # the clip's files, their states and how they are read: equal keys, equal streams
+    key: str  # of the clip in a store of tokens, empty without one: equal keys, equal streams
     streams: dict[str, Tensor]  # uint8 (T, 3, H, W) each, ``video`` first; none with tokens
     tokens: dict[str, Tensor]  # (T, N, D) each, where they were kept of an earlier epoch
     times: dict[str, tuple[float, ...]]  # T moments in s each

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from datamodules import DepthDataModule, benchmarks
-from tests.datamodules.conftest import write_scannet_scene
+from tests.datamodules.conftest import write_scannet_scenes
 from vlynx_pl import cli, lightning_cli
 from vlynx_pl.adapters import load_adapter
 from vlynx_pl.alignment import InterfaceAlignment
@@ -32,9 +32,7 @@ QUICK = ["--data.num_workers=0", "--data.batch_size=2", "--trainer.max_epochs=1"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
-    for number in range(3):
-        frames = [70 * number + 20 * i for i in range(4)]
-        write_scannet_scene(root / "scans" / f"scene000{number}_00", frames)
+    write_scannet_scenes(root, 3)
     return root
 
 

@@ -1,6 +1,7 @@
 """What both stages share: AdamW on the adapters alone, and checkpoints that hold nothing else."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,3 +71,15 @@ class AdapterTraining(LightningModule):
     def _trained(self) -> dict[str, nn.Parameter]:
         """What is trained, by name: the adapters and nothing else."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+
+@contextmanager
+def evaluating(module: LightningModule) -> Iterator[None]:
+    """Eval mode for a while; afterwards every part is in the mode it was in."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -5,7 +5,6 @@ adapter, how tokens are reduced, files and sampling. Nothing else finds it, so r
 ranks may share a folder, and it may be removed at any time.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vlynx_pl.errors import UserError
-from vlynx_pl.files import atomic_file
+from vlynx_pl.files import atomic_file, hashed_path
 
 _FORMAT: Final = 1  # of the entries; another number makes all of them new
 PRECISION: Final = torch.bfloat16
@@ -91,5 +90,4 @@ class TokenStore:
         return json.dumps([_FORMAT, self.roads[stream], stream, clip])
 
     def _path(self, stream: str, clip: str) -> Path:
-        key = hashlib.sha256(self._made_by(stream, clip).encode()).hexdigest()
-        return self.folder / key[:2] / f"{key}.safetensors"
+        return hashed_path(self.folder, self._made_by(stream, clip))

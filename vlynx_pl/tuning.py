@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import Tensor
 from typing_extensions import override
 
-from vlynx_pl.adapter_training import AdapterTraining
+from vlynx_pl.adapter_training import AdapterTraining, evaluating
 from vlynx_pl.adapters import (
     AdapterError,
     SavedAdapter,
@@ -283,17 +283,13 @@ class InstructionTuning(AdapterTraining):
 
     def answers(self, episode: Mapping[str, Any]) -> list[str]:
         """Answers to all questions of an episode, whatever mode the module is in."""
-        training = self.training
-        self.eval()
-        try:
+        with evaluating(self):
             with torch.inference_mode():
                 tokens = self.encode(episode)
             asked = self.backbone, tokens, episode["questions"]
             if self.choices:
                 return choose(*asked, self.choices, llm_adapter=self.task)
             return answer(*asked, max_new_tokens=self.max_new_tokens, llm_adapter=self.task)
-        finally:
-            self.train(training)
 
     @override
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:

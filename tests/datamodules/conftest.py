@@ -36,6 +36,13 @@ def write_scannet_scene(
     return folder
 
 
+def write_scannet_scenes(root: Path, count: int) -> None:
+    """Scenes of four frames under scans/, each darker than the next."""
+    for number in range(count):
+        frames = [70 * number + 20 * i for i in range(4)]
+        write_scannet_scene(root / "scans" / f"scene000{number}_00", frames)
+
+
 @pytest.fixture
 def write_scene() -> WriteScene:
     """Writes a scene: (folder, frames, colour_size, depth_size) -> folder."""

@@ -17,7 +17,7 @@ from datamodules.ego import Take
 from datamodules.toyworld.video_files import write_video
 from datamodules.video import VideoSource
 from tests.conftest import MINIATURE
-from tests.datamodules.conftest import write_scannet_scene
+from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
 from vlynx_pl import cli, lightning_cli
 from vlynx_pl.adapters import adapter_parameters, load_adapter, save_adapter
 from vlynx_pl.asking_command import GivenFiles, open_run, read_configuration
@@ -52,9 +52,7 @@ def ask_scenes(folder: Path) -> Path:
 def world(tmp_path_factory) -> Path:
     """Scenes, a tuned run on them, and no annotations any more."""
     root = tmp_path_factory.mktemp("world")
-    for number in range(2):
-        frames = [70 * number + 20 * i for i in range(4)]
-        write_scannet_scene(root / "scans" / f"scene000{number}_00", frames)
+    write_scannet_scenes(root, 2)
     ask_scenes(root)
     config = yaml.safe_load((EXPERIMENTS / "tune" / "scanqa.yaml").read_text())
     config["trainer"] = {

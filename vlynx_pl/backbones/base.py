@@ -217,7 +217,7 @@ class VideoBackbone(nn.Module, ABC):
         In training mode only; gradients stay the same, memory no longer grows with the layers.
         """
         model: Any = self.language_model
-        # The later name is that of transformers from 5.20 on, which warns of the former.
+        # A later transformers calls it by this name, and warns of the former.
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)(
             {"use_reentrant": False, "context_fn": self._forward_and_again}
