@@ -4,12 +4,20 @@ from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.alignment_report import AlignmentReport
 from callbacks.answer_scores import AnswerScores
 from callbacks.keep_tokens import KeepTokens
+from callbacks.progress_lines import ProgressLines
+from callbacks.provenance import Provenance
 from callbacks.reference_guidance import ReferenceGuidance
+from callbacks.run_checkpoint import RunCheckpoint
+from callbacks.training_faults import TrainingFaults
 
 __all__ = [
     "AdapterCheckpoint",
     "AlignmentReport",
     "AnswerScores",
     "KeepTokens",
+    "ProgressLines",
+    "Provenance",
     "ReferenceGuidance",
+    "RunCheckpoint",
+    "TrainingFaults",
 ]

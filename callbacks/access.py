@@ -15,8 +15,11 @@ _Stage = TypeVar("_Stage", bound=LightningModule)
 class RunData(Protocol):
     """What callbacks need of a data module: batches of frames and clips, or of episodes."""
 
-    def reference_dataloader(self) -> DataLoader[Any]:
-        """Plain RGB videos, for alignment."""
+    def reference_names(self) -> list[str]:
+        """Plain RGB videos, for alignment, in the order in which they are read."""
+
+    def reference_dataloader(self, positions: Sequence[int] | None = None) -> DataLoader[Any]:
+        """Some of these videos, one a batch; None is this rank's share."""
 
     @property
     def test_split(self) -> str:

@@ -5,7 +5,9 @@ plain video for the guidance. *Tuning* reads episodes: a clip's video, its modal
 questions.
 """
 
-from collections.abc import Collection, Mapping
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,8 +16,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from rich.progress import track
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from datamodules.benchmarks.base import Benchmark
@@ -30,9 +31,11 @@ from datamodules.loading import (
     collate,
     gather,
 )
+from datamodules.order import Batches
 from datamodules.recordings import PARTS, Objective, Part, Recording, Recordings
 from datamodules.samples import BadSample, Clip, Episode, LoadedEpisode, Split, Streams
 from vlynx_pl.errors import UserError
+from vlynx_pl.progress import track
 
 
 class ModalityDataModule(LightningDataModule):
@@ -52,8 +55,8 @@ class ModalityDataModule(LightningDataModule):
             training clips, or else split by the same rule.
         frames: moments of a recording that are looked at; a modality says which.
         frame_size: (H, W) of the frames; the command line takes it from the backbone.
-        batch_size: clips, or episodes, a batch.
-        num_workers: processes that read, per loader.
+        batch_size: clips, or episodes, a step: all ranks share them.
+        num_workers: processes that read, per loader and rank.
         seed: seed of the order of training and reference clips.
         on_bad_sample: ``stop`` raises BadSample at the first file that cannot be used. ``skip``
             reads everything once before fitting and leaves out what cannot be used;
@@ -98,6 +101,7 @@ class ModalityDataModule(LightningDataModule):
         self._parts: dict[Part, list[Any]] = {}
         self._unusable: dict[Part, list[Episode]] = {}
         self._tokens: Tokens | None = None
+        self._start: dict[str, int] = {}  # epoch and batch that training begins with
         self._recordings = Recordings(
             self.root, self.reference_root, benchmark, objective, held_out, self.find, self.locate
         )
@@ -236,7 +240,7 @@ class ModalityDataModule(LightningDataModule):
         """Frames of a part's episodes, by their names; those whose media are bad are absent."""
         chosen = self._episodes([item for item in self._parts[part] if item[0].name in names])
         episodes: dict[str, LoadedEpisode] = {}
-        for index in track(range(len(chosen)), "Reading again", transient=True):
+        for index in track(range(len(chosen)), "Reading again"):
             with suppress(BadSample):
                 episode = chosen[index]
                 episodes[episode["name"]] = episode
@@ -257,28 +261,78 @@ class ModalityDataModule(LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader("train", self.batch_size, shuffle=True)
+        start, self._start = self._start, {}
+        return self._loader("train", seed=self.seed, equal=True, **start)
 
     @override
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader("val", self.batch_size, shuffle=False)
+        # L_stat is of all ranks' batch together, so that each must have one.
+        return self._loader("val", equal=self.objective == "alignment")
 
     @override
     def test_dataloader(self) -> DataLoader[Any]:
-        part: Part = self.test_split if self.objective == "tuning" else "val"
-        return self._loader(part, self.batch_size, shuffle=False)
+        return self._loader(self.test_split if self.objective == "tuning" else "val")
 
-    def reference_dataloader(self) -> DataLoader[Any]:
-        """Plain RGB video of the training media, one clip a batch, since their lengths differ.
+    def reference_names(self) -> list[str]:
+        """The reference clips in the order in which they are read, shuffled by ``seed``.
 
-        The order is shuffled, so that guidance from the first few hundred clips is unbiased.
+        So guidance from the first few hundred is unbiased.
         """
         if self.objective != "alignment":
             raise UserError(
                 f"data.objective={self.objective} has no reference videos, which alignment needs; "
                 "set it to alignment"
             )
-        return self._loader("reference", 1, shuffle=True)
+        return [self._part("reference")[i].name for i in self._reference_order()]
+
+    def reference_dataloader(self, positions: Sequence[int] | None = None) -> DataLoader[Any]:
+        """Plain RGB video of the training media, one clip a batch, since their lengths differ.
+
+        Args:
+            positions: which of :meth:`reference_names`, in this order; None is this rank's share.
+        """
+        names, order = self.reference_names(), self._reference_order()
+        if positions is None:
+            rank, ranks = self._rank
+            positions = range(rank, len(names), ranks)
+        dataset = self.dataset("reference", [self._part("reference")[order[i]] for i in positions])
+        return self._reader(dataset, Batches(len(dataset), 1))
+
+    def _reference_order(self) -> list[int]:
+        return [i for [i] in Batches(len(self._part("reference")), 1, seed=self.seed)]
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Where training is in the data, and of what."""
+        assert self.trainer is not None
+        loop: Any = self.trainer.fit_loop
+        # What was processed, since the next batch may be on its way already.
+        seen = loop.epoch_loop.batch_progress.current.processed
+        position = {"epoch": loop.epoch_progress.current.processed, "start": seen}
+        return {"position": position, "order": self._order_of_training()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in the middle of an epoch; raises UserError if the data or their order differ."""
+        saved, here = state_dict["order"], self._order_of_training()
+        if differ := [what for what in here if saved.get(what) != here[what]]:
+            what = differ[0]
+            raise UserError(
+                f"this run was stopped in the middle of other data: its {what} was "
+                f"{saved.get(what)}, now it is {here[what]}, and nothing tells which clips it has "
+                "seen; give it the same data again, or begin a new run in another folder"
+            )
+        self._start = dict(state_dict["position"])
+
+    def _order_of_training(self) -> dict[str, Any]:
+        names = json.dumps([_name(item) for item in self._part("train")])
+        return {
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "preprocessing": json.loads(json.dumps(self.preprocessing)),
+            "number of clips": len(self._part("train")),
+            "list of clips": hashlib.sha256(names.encode()).hexdigest()[:16],
+        }
 
     @override
     def transfer_batch_to_device(
@@ -330,23 +384,38 @@ class ModalityDataModule(LightningDataModule):
                 "Repair the files (vlynx check lists them), or raise data.max_bad_share",
             )
 
-    def _loader(self, part: Part, batch_size: int, shuffle: bool) -> DataLoader[Any]:
+    @property
+    def _rank(self) -> tuple[int, int]:
+        """This process and how many there are."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def _part(self, part: Part) -> list[Any]:
         if part not in self._parts:
             raise RuntimeError(
                 f"call {type(self).__name__}.setup('fit') before asking for {part} batches"
             )
-        dataset = self.dataset(part, self._parts[part])
-        # A generator of its own: the order depends on the seed alone, not on the workers.
-        generator = torch.Generator().manual_seed(self.seed)
-        sampler = (
-            RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
-        )
+        return self._parts[part]
+
+    def _loader(self, part: Part, **order: Any) -> DataLoader[Any]:
+        dataset = self.dataset(part, self._part(part))
+        rank, ranks = self._rank
+        batches = Batches(len(dataset), self.batch_size, rank=rank, ranks=ranks, **order)
+        return self._reader(dataset, batches)
+
+    def _reader(self, dataset: FrameDataset | EpisodeDataset, batches: Batches) -> DataLoader[Any]:
+        stack = partial(collate, frame_size=self.frame_size)
         return Loader(
             Careful(dataset),
-            batch_size,
-            sampler=sampler,
+            batch_sampler=batches,
             num_workers=self.num_workers,
-            collate_fn=partial(gather, collate if self.objective == "alignment" else list),
+            collate_fn=partial(gather, stack if self.objective == "alignment" else list),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
+
+
+def _name(item: Any) -> str:
+    """Of a clip, or of an episode with its streams."""
+    name: str = item.name if isinstance(item, Clip) else item[0].name
+    return name

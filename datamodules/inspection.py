@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.progress import track
-
 from datamodules.recordings import Part, Recording
 from datamodules.samples import BadSample, Episode
+from vlynx_pl.progress import track
 
 # Most of the time goes to waiting for the disk and to libraries that let other threads run.
 _THREADS = 2 * (os.cpu_count() or 1)
@@ -66,7 +65,7 @@ def inspect(
     pool = ThreadPoolExecutor(_THREADS)
     try:
         waiting = [pool.submit(look, *job) for job in jobs]
-        for outcome in track(waiting, title, transient=True):
+        for outcome in track(waiting, title):
             finding = outcome.result()
             if stop and finding.bad:
                 raise finding.bad[0]

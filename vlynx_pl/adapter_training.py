@@ -1,5 +1,6 @@
 """What both stages share: AdamW on the adapters alone, and checkpoints that hold nothing else."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +9,8 @@ import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 from typing_extensions import override
 
@@ -33,6 +35,8 @@ class AdapterTraining(LightningModule):
         """Modality → what its saved adapter was made with, where one was loaded."""
         # Checkpoints hold the adapters only; on_load_checkpoint checks that they are complete.
         self.strict_loading = False
+        self._seed = torch.initial_seed()
+        self._means = nn.ModuleDict()
 
     def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:
         """Folder name → PEFT model and adapter name of everything that is trained."""
@@ -41,6 +45,40 @@ class AdapterTraining(LightningModule):
     def notes(self) -> dict[str, Any]:
         """What else is to be saved beside the adapters: plain numbers and names."""
         return {}
+
+    def sizes(self, batch: Any) -> str:
+        """What a batch asks of the memory, in numbers, and the settings that lower it."""
+        raise NotImplementedError(f"{type(self).__name__} knows no batches")
+
+    def premises(self) -> dict[str, Any]:
+        """What a run that was stopped must find unchanged: plain numbers and names."""
+        return {"backbone": self.backbone.fingerprint}
+
+    @override
+    def setup(self, stage: str) -> None:
+        # DDP would send the frozen weights to all ranks at the start, and buffers at every step.
+        everything = [*self.named_parameters(), *self.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore = [
+            name for name, tensor in everything if not tensor.requires_grad
+        ]
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # Dropout depends on these alone, so that a run which was stopped goes on as if it had not.
+        place = (self._seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7]))
+
+    def log_mean(self, name: str, value: Tensor, count: int) -> None:
+        """Log the mean over all samples of a validation, of which ``value`` is that of ``count``.
+
+        Lightning's own mean over ranks rounds their numbers of samples to whole averages.
+        """
+        if name not in self._means:
+            self._means[name] = MeanMetric().to(self.device)
+        mean = self._means[name]
+        assert isinstance(mean, MeanMetric)
+        mean.update(value, count)
+        self.log(name, mean, batch_size=1, metric_attribute=f"_means.{name}")
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -58,6 +96,8 @@ class AdapterTraining(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._trained()}
+        checkpoint["seed"] = self._seed
+        checkpoint["premises"] = self.premises()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -67,6 +107,13 @@ class AdapterTraining(LightningModule):
                 f"for example {wrong[0]}; resume with the backbone, rank and modality it was "
                 "saved with"
             )
+        for what, now in self.premises().items():
+            if (then := checkpoint["premises"].get(what)) != now:
+                raise AdapterError(
+                    f"the checkpoint was saved with {what} {then}, this run has {now}; go on with "
+                    "what it was begun with, or begin a new run in another folder"
+                )
+        self._seed = checkpoint["seed"]
 
     def _trained(self) -> dict[str, nn.Parameter]:
         """What is trained, by name: the adapters and nothing else."""

@@ -16,8 +16,9 @@ from typing_extensions import override
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.guidance import InterfaceGuidance
+from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
 from vlynx_pl.losses import attention_response_loss, token_statistics_loss
+from vlynx_pl.ranks import ranks, share_of_batch, total_over_ranks
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class InterfaceAlignment(AdapterTraining):
         response: compare after or before the attention's output projection.
         detach_reference: stop the gradient through the reference response.
         include_newline: count the newline token in the token statistics, as the released code does.
+        statistics: the token statistics of a step are those of all ranks' ``batch`` together, so
+            that the number of ranks changes nothing, or each ``rank``'s own, as released.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with a linearly rising rate, before a cosine to zero.
     """
@@ -69,6 +72,7 @@ class InterfaceAlignment(AdapterTraining):
         response: Literal["projected", "context"] = "projected",
         detach_reference: bool = False,
         include_newline: bool = False,
+        statistics: Literal["batch", "rank"] = "batch",
         learning_rate: float = 2e-5,
         warmup: float = 0.03,
     ) -> None:
@@ -77,20 +81,52 @@ class InterfaceAlignment(AdapterTraining):
         self.stat_weight, self.attn_weight = stat_weight, attn_weight
         self.queries, self.response = queries, response
         self.detach_reference, self.include_newline = detach_reference, include_newline
+        self.statistics = statistics
         backbone.add_vision_adapter(modality, rank, alpha, dropout)
         self.train()
         self._guidance: InterfaceGuidance | None = None
+        self._aligned_to: str | None = None  # fingerprint, of a run that goes on
 
     @override
     def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:
         return {f"vision-{self.modality}": (self.backbone.vision_adapters, self.modality)}
 
     def use_guidance(self, guidance: InterfaceGuidance) -> None:
-        """Align to ``guidance`` from now on."""
+        """Align to ``guidance`` from now on.
+
+        Raises:
+            GuidanceError: the run that goes on here was aligned to another one.
+        """
+        if self._aligned_to not in {None, guidance.fingerprint}:
+            raise GuidanceError(
+                f"this run was aligned to guidance {self._aligned_to} until it was stopped, now it "
+                f"is {guidance.fingerprint}; put the run's own guidance.safetensors back, or begin "
+                "a new run in another folder"
+            )
         self._guidance = guidance
         for name in ("keys", "values", "token_mean", "token_var"):
             tensor = getattr(guidance, name).to(self.device)
             self.register_buffer(f"reference_{name}", tensor, persistent=False)
+
+    @override
+    def sizes(self, batch: Mapping[str, Any]) -> str:
+        clips, frames = batch["frames"].shape[:2]
+        rows, columns = self.backbone.patch_grid
+        return (
+            f"{clips} clips of {frames} frames, {clips * frames * rows * columns} patches at once; "
+            "lower data.batch_size (and give trainer.accumulate_grad_batches), data.frames, or "
+            "share the batch between more GPUs with trainer.devices"
+        )
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["guidance"] = self.guidance.fingerprint
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._aligned_to = checkpoint["guidance"]
 
     @property
     def guidance(self) -> InterfaceGuidance:
@@ -143,30 +179,48 @@ class InterfaceAlignment(AdapterTraining):
         step = 2 if self.queries == "pooled" else 1
         return index[::step, ::step].flatten()
 
-    def losses(self, frames: Tensor) -> dict[str, Tensor]:
-        """The two losses and their weighted sum on modality frames (B, T, 3, H, W) (eq. 9)."""
+    def losses(self, frames: Tensor, count: int | None = None) -> dict[str, Tensor]:
+        """The two losses and their weighted sum on modality frames (B, T, 3, H, W) (eq. 9).
+
+        ``attn`` is this rank's mean; see ``statistics`` for ``stat``, which takes the first
+        ``count`` samples into account, all by default.
+        """
         encoded = self.encode(frames, self.modality)
-        rows = self.backbone.token_rows(encoded.tokens, self.include_newline)
+        rows = self.backbone.token_rows(encoded.tokens[:count], self.include_newline)
         attn = encoded.attention_gaps.mean()
-        stat = token_statistics_loss(rows, self.reference_token_mean, self.reference_token_var)
-        return {
-            "attn": attn,
-            "stat": stat,
-            "total": self.attn_weight * attn + self.stat_weight * stat,
-        }
+        stat = token_statistics_loss(
+            rows,
+            self.reference_token_mean,
+            self.reference_token_var,
+            total_over_ranks if self.statistics == "batch" and ranks() > 1 else None,
+        )
+        return self._weighted(attn, stat)
+
+    def _weighted(self, attn: Tensor, stat: Tensor) -> dict[str, Tensor]:
+        total = self.attn_weight * attn + self.stat_weight * stat
+        return {"attn": attn, "stat": stat, "total": total}
+
+    def _losses_of(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Of a rank's part of a batch, which may be empty: then a black frame stands in for it.
+
+        It weighs nothing, but the other ranks wait for this one's gradients.
+        """
+        frames = batch["frames"]
+        if count := len(frames):
+            return self.losses(frames)
+        return self.losses(frames.new_zeros(1, *frames.shape[1:]), count)
 
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        losses = self.losses(batch["frames"])
-        self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, prog_bar=True)
+        losses = self._losses_of(batch)
+        share = share_of_batch(len(batch["frames"]), self.device)
+        stat_share = share if self.statistics == "rank" else 1.0
+        losses = self._weighted(share * losses["attn"], stat_share * losses["stat"])
+        logged = {f"train/{name}": loss for name, loss in losses.items()}
+        self.log_dict(logged, prog_bar=True, sync_dist=True, batch_size=1)
         return losses["total"]
 
     @override
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        frames = batch["frames"]
-        losses = self.losses(frames)
-        self.log_dict(
-            {f"val/{name}": loss for name, loss in losses.items()},
-            batch_size=len(frames),
-            sync_dist=True,
-        )
+        for name, loss in self._losses_of(batch).items():
+            self.log_mean(f"val/{name}", loss, len(batch["frames"]))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vlynx_pl.errors import UserError
+from vlynx_pl.interruption import Interrupted
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
@@ -165,6 +166,9 @@ def main() -> None:
     sys.path.append(str(Path.cwd()))
     try:
         app()
+    except Interrupted as stop:
+        Console(stderr=True).print(f"\n[bold]{escape(str(stop))}[/]", soft_wrap=True)
+        raise
     except (UserError, ImportError, OSError) as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)

@@ -11,22 +11,26 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import SUPPRESS, ArgumentParser
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from rich.console import Console
 from rich.markup import escape
 from typing_extensions import override
 
-from callbacks import AlignmentReport
+from callbacks import AlignmentReport, ProgressLines, Provenance, RunCheckpoint, TrainingFaults
 from datamodules.base import ModalityDataModule
 from vlynx_pl.backbones import VideoBackbone
-from vlynx_pl.errors import UserError, uncovered
-
-
-class RunFolderError(UserError):
-    """The run folder cannot be written into."""
+from vlynx_pl.checkpoints import checkpoints, newest_checkpoint
+from vlynx_pl.errors import uncovered
+from vlynx_pl.interruption import note_signals
+from vlynx_pl.metrics_log import MetricsLog
+from vlynx_pl.progress import on_terminal
+from vlynx_pl.run_folder import refuse_finished, refuse_other_settings, take
 
 
 class VlynxCLI(LightningCLI):
@@ -44,6 +48,7 @@ class VlynxCLI(LightningCLI):
         parser.add_argument(
             "--run", type=str, default="runs/unnamed", help="folder that a run is written into"
         )
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.link_arguments("backbone", "model.init_args.backbone", apply_on="instantiate")
         parser.link_arguments(
             "backbone", "data.init_args.frame_size", _frame_size, apply_on="instantiate"
@@ -51,13 +56,30 @@ class VlynxCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
+        note_signals()
         run = Path(self._get(self.config, "run"))
-        if (run / "report.json").exists() or any(run.glob("scores-*.json")):
-            raise RunFolderError(
-                f"{run} already holds a finished run; choose another folder with --run=FOLDER "
-                "(make: RUN=FOLDER to align, TUNED=FOLDER to tune, ARGS=--run=FOLDER to test), or "
-                "move the old one away"
-            )
+        if self._get(self.config, "trainer").fast_dev_run:
+            return
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            self._lock = take(run)
+        refuse_finished(run)
+        if self.subcommand == "fit" and checkpoints(run):
+            settings = self.config["fit"]
+            saved_as = self._parser("fit").dump(settings, skip_none=False)
+            refuse_other_settings(run, yaml.safe_load(saved_as))
+
+    def before_fit(self) -> None:
+        """Lightning calls this before a fit: it goes on where the run in the folder was stopped."""
+        settings = self.config_init["fit"]
+        settings["weights_only"] = True
+        if settings["ckpt_path"] is not None or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        found, damaged = newest_checkpoint(Path(settings["run"]))
+        for what in damaged:
+            rank_zero_warn(what)
+        if found is not None:
+            rank_zero_info(f"Going on from {found}")
+            settings["ckpt_path"] = str(found)
 
     @override
     def instantiate_classes(self) -> None:
@@ -70,10 +92,18 @@ class VlynxCLI(LightningCLI):
         run = Path(self._get(self.config, "run"))
         if self._get(self.config, "trainer").logger is None:
             kwargs["logger"] = [
-                CSVLogger(run.parent, run.name, ""),
+                MetricsLog(run),
                 TensorBoardLogger(run.parent, run.name, "", sub_dir="tensorboard"),
             ]
-        return super().instantiate_trainer(default_root_dir=str(run), **kwargs)
+        trainer = super().instantiate_trainer(
+            default_root_dir=str(run), use_distributed_sampler=False, **kwargs
+        )
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks += [Provenance(), TrainingFaults()]
+        bar = trainer.progress_bar_callback
+        if isinstance(bar, RichProgressBar) and not on_terminal():  # a log holds no bar
+            callbacks[callbacks.index(bar)] = ProgressLines()
+        return trainer
 
     def after_fit(self) -> None:
         """Lightning calls this when a fit is over."""
@@ -135,7 +165,7 @@ def data_module(arguments: list[str]) -> ModalityDataModule:
     parser = ArgumentParser(prog="vlynx check", description="Options of the data module.")
     parser.add_argument("--config", action="config", help="a configuration of a run, or of data")
     parser.add_subclass_arguments(ModalityDataModule, "data", required=True)
-    for part in ("backbone", "model", "trainer"):  # of a run; they are not looked at
+    for part in ("backbone", "model", "trainer", "checkpoint"):  # of a run; they are not looked at
         parser.add_argument(f"--{part}", type=dict[str, Any] | None, help=SUPPRESS)
     parser.add_argument("--run", type=str, help=SUPPRESS)
     with uncovered():

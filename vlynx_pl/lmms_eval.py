@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import torch
 from lmms_eval.api.model import lmms
-from rich.progress import track
 from typing_extensions import override
 
 from vlynx_pl.errors import UserError
+from vlynx_pl.progress import track
 
 _GREEDY: Final = {"do_sample": False, "temperature": 0, "num_beams": 1, "repetition_penalty": 1}
 _NO_MATTER: Final = {"top_p", "top_k", "seed"}  # the most likely token is the same with any

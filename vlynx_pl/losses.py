@@ -57,14 +57,30 @@ def attention_response_loss(
     return (response.float() - reference.float()).abs().mean()
 
 
-def token_moments(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and population variance per channel of tokens (..., D), in float32 (eq. 3 and 7)."""
+def token_moments(
+    tokens: Tensor, total: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Mean and population variance per channel of tokens (..., D), in float32 (eq. 3 and 7).
+
+    Args:
+        tokens: those of this process.
+        total: sums a tensor over all processes whose tokens belong together, with its gradient.
+    """
     rows = tokens.flatten(0, -2).float()
-    variance, mean = torch.var_mean(rows, dim=0, correction=0)
-    return mean, variance
+    if total is None:
+        variance, mean = torch.var_mean(rows, dim=0, correction=0)
+        return mean, variance
+    count = total(rows.new_tensor(len(rows)))
+    mean = total(rows.sum(0)) / count
+    return mean, total((rows - mean).square().sum(0)) / count
 
 
-def token_statistics_loss(tokens: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+def token_statistics_loss(
+    tokens: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    total: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Distance of the tokens' mean and variance from those of video tokens (eq. 8).
 
     Un-squared Euclidean norms over channels, as released; the paper's text says squared error.
@@ -73,10 +89,11 @@ def token_statistics_loss(tokens: Tensor, mean: Tensor, variance: Tensor) -> Ten
         tokens: (..., D) tokens of one batch.
         mean: (D,) of the guidance.
         variance: (D,) of the guidance.
+        total: see :func:`token_moments`.
 
     Returns:
         Scalar float32, ‖μ_v − μ_m‖₂ + ‖σ²_v − σ²_m‖₂.
     """
-    token_mean, token_variance = token_moments(tokens)
+    token_mean, token_variance = token_moments(tokens, total)
     distance: Tensor = (mean - token_mean).norm() + (variance - token_variance).norm()
     return distance

@@ -33,6 +33,7 @@ from vlynx_pl.prefix_sharing import (
     shared_prefix,
     split_by_budget,
 )
+from vlynx_pl.ranks import share_of_batch
 from vlynx_pl.token_store import PRECISION, Kept, TokenStore
 
 
@@ -194,6 +195,22 @@ class InstructionTuning(AdapterTraining):
         return {"reads": self._reads()}
 
     @override
+    def sizes(self, batch: Sequence[Mapping[str, Any]]) -> str:
+        questions = [len(episode["questions"]) for episode in batch]
+        return (
+            f"{len(batch)} clips with {questions} questions, in sequences of up to "
+            f"model.question_budget={self.question_budget} tokens beside the clip's own; lower it "
+            "or data.batch_size or data.frames, pool tokens (model.pooled), or compute activations "
+            "again instead of keeping them with model.checkpointing=true"
+        )
+
+    @override
+    def premises(self) -> dict[str, Any]:
+        # Vision adapters that are trained along change with every step.
+        reads = {} if self.train_vision else {"reads": self._reads()}
+        return super().premises() | reads
+
+    @override
     def on_test_start(self) -> None:
         """An LLM adapter is examined with the senses that it was tuned on.
 
@@ -293,15 +310,22 @@ class InstructionTuning(AdapterTraining):
 
     @override
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:
-        losses = torch.cat([self.losses(episode) for episode in batch])
-        loss = losses.mean()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(losses))
+        # A rank may have nothing of an epoch's last batch, but the others wait for its gradients.
+        losses = [self.losses(episode) for episode in batch] or [self._nothing()]
+        count = sum(len(episode["questions"]) for episode in batch)
+        loss = torch.cat(losses).mean() * share_of_batch(count, self.device)
+        self.log("train/loss", loss, prog_bar=True, batch_size=1, sync_dist=True)
         return loss
+
+    def _nothing(self) -> Tensor:
+        """(1,) zero, with a gradient of zero for all that is trained."""
+        trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
+        return torch.stack([parameter.sum() * 0 for parameter in trained]).sum()[None]
 
     @override
     def validation_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> None:
         losses = torch.cat([self.losses(episode) for episode in batch])
-        self.log("val/loss", losses.mean(), batch_size=len(losses), sync_dist=True)
+        self.log_mean("val/loss", losses.mean(), len(losses))
 
     @override
     def test_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Mapping[str, Any]:

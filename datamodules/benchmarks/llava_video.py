@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from rich.progress import track
 from typing_extensions import override
 
 from datamodules.benchmarks.base import Asked, Benchmark
 from datamodules.benchmarks.instruct import conversations
 from datamodules.samples import Split
+from vlynx_pl.progress import track
 
 # PAVE's subset: 57k videos of one to three minutes with 114k open-ended questions.
 _PAVE: Final = (
@@ -61,5 +61,5 @@ class LLaVAVideo(Benchmark):
 
     @override
     def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
-        shown = track(files, "Reading LLaVA-Video-178K", transient=True)
+        shown = track(files, "Reading LLaVA-Video-178K")
         yield from conversations(shown, "video", self.per_video, self.folder)

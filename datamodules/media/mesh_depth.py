@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich import print as say
-from rich.progress import track
 from torch import Tensor
 
 from datamodules.libraries import import_library
@@ -20,6 +19,7 @@ from datamodules.media.images import read_colour
 from datamodules.media.prepare import new_scene, write_depth, write_matrix
 from datamodules.media.scannet import read_pose
 from datamodules.samples import BadSample
+from vlynx_pl.progress import track
 
 _FARTHEST_MM = 65535  # that 16 bits hold
 _NEAREST_M = 0.1  # points nearer to the camera are not drawn: no depth camera sees them

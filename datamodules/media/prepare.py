@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 from rich import print as say
-from rich.progress import track
 from torch import Tensor
 
 from datamodules.media.images import read_colour, read_depth
 from datamodules.media.scannet import open_scene
 from datamodules.media.sens import SensFile, SensFrame, open_sens
 from datamodules.samples import BadSample
+from vlynx_pl.progress import track
 
 _NO_DEPTH = 65535  # 7-Scenes' mark of a pixel without measurement; ScanNet's is 0
 _FARTHEST_MM = 65535  # that 16 bits hold

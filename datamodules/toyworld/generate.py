@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 
 from datamodules.samples import BadSample, Split
 from datamodules.toyworld.rooms import Rooms
 from datamodules.toyworld.worlds import WORLDS, World
+from vlynx_pl.progress import track
 
 FORMAT = "vlynx-toyworld-2"
 MANIFEST = "toyworld.json"

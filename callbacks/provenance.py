@@ -1,0 +1,55 @@
+"""Keeps where a run's numbers come from beside them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from typing_extensions import override
+
+from callbacks.access import data, leaves_files, run_folder, stage
+from vlynx_pl.adapter_training import AdapterTraining
+from vlynx_pl.provenance import add_session, provenance
+
+
+class Provenance(Callback):
+    """Adds to ``provenance.json`` in the run folder every time a run starts or goes on.
+
+    An entry says with what code, on which machine, from which step, with which backbone and which
+    data; ``vlynx_pl.provenance.last_session`` is for the files whose numbers come from it.
+    """
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not at the start of the fit, when Lightning has not yet gone to the step of a checkpoint.
+        self._add(trainer, pl_module)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._add(trainer, pl_module)
+
+    def _add(self, trainer: Trainer, module: LightningModule) -> None:
+        if leaves_files(trainer):
+            add_session(run_folder(trainer), _session(trainer, module))
+
+
+def _session(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    backbone = stage(module, AdapterTraining).backbone
+    return provenance() | {
+        "stage": "test" if trainer.testing else "fit",
+        "step": trainer.global_step,
+        "epoch": trainer.current_epoch,
+        "device": module.device.type,
+        "precision": str(trainer.precision),
+        "nodes": trainer.num_nodes,
+        "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
+        "config": _config(run_folder(trainer) / "config.yaml"),
+        "data": {"found": repr(data(trainer)), **data(trainer).report()},
+    }
+
+
+def _config(path: Path) -> dict[str, str] | None:
+    """The run's configuration, as it was now; None for a run without the command line."""
+    if not path.exists():
+        return None
+    return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

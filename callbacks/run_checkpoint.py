@@ -1,0 +1,146 @@
+"""Saves where a run stands, so that the same command goes on there, whatever ended it."""
+
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from typing_extensions import override
+
+from callbacks.access import is_trial, run_folder
+from vlynx_pl.checkpoints import checkpoint_path, checkpoints
+from vlynx_pl.files import atomic_file
+from vlynx_pl.interruption import Interrupted, asked_to_stop, note_signals
+
+_GO_ON, _SAVE, _STOP = 0, 1, 2
+
+
+class RunCheckpoint(Checkpoint):
+    """Writes ``checkpoints/step-*.ckpt`` into the run folder between two steps.
+
+    It saves every so many minutes, before every validation, and when SIGTERM, SIGUSR1 or Ctrl-C
+    asks the run to stop; the one before is kept. All ranks agree before every step on whether to
+    save or to stop, over a group of their own that does not wait for the GPU.
+
+    Args:
+        minutes: time between two checkpoints; 0 saves before every step.
+        keep: how many checkpoints stay.
+        timeout_minutes: how long ranks wait for one that does not answer, before they give up.
+    """
+
+    def __init__(self, minutes: float = 10.0, keep: int = 2, timeout_minutes: float = 30.0) -> None:
+        self.minutes, self.keep, self.timeout_minutes = minutes, keep, timeout_minutes
+        self._saved_at = 0.0  # s of the monotonic clock, which nobody sets
+        self._group: Any = None
+        self._saving = False
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            patience = timedelta(minutes=self.timeout_minutes)
+            self._group = dist.new_group(backend="gloo", timeout=patience)
+        self._saved_at = time.monotonic()
+
+    @override
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        note_signals()  # again, since Lightning has set a handler that acts at once
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        note_signals()
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        note_signals()
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % trainer.accumulate_grad_batches or is_trial(trainer):
+            return  # gradients that are summed up so far are not kept
+        wanted = self._agreed()
+        if wanted >= _SAVE:
+            self._save(trainer)
+        if wanted == _STOP:
+            raise Interrupted(self._farewell(trainer))
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not is_trial(trainer):
+            self._save(trainer)
+
+    @override
+    def on_validation_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        # Ranks may have unlike numbers of batches here, so none asks the others. All is saved.
+        if asked_to_stop() and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            raise Interrupted(self._farewell(trainer))
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        loop = checkpoint["loops"]["fit_loop"]
+        if self._saving and trainer.validating:
+            _validate_again(loop)
+        elif self._saving:
+            counted = not trainer.fit_loop.epoch_loop._should_accumulate()
+            _begin_batch_again(loop, counted)
+
+    def _agreed(self) -> int:
+        due = time.monotonic() - self._saved_at >= 60 * self.minutes
+        wanted = torch.tensor(_STOP if asked_to_stop() else _SAVE if due else _GO_ON)
+        if self._group is not None:
+            dist.all_reduce(wanted, dist.ReduceOp.MAX, self._group)
+        return int(wanted)
+
+    def _save(self, trainer: Trainer) -> None:
+        run = run_folder(trainer)
+        path = checkpoint_path(run, trainer.global_step)
+        self._saving = True
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()  # a metric that is not on disk would be lost with the run
+            with atomic_file(path) as unfinished:
+                trainer.save_checkpoint(unfinished, weights_only=False)
+            for old in checkpoints(run)[self.keep :]:
+                old.unlink()
+        else:
+            trainer.save_checkpoint(path, weights_only=False)  # writes nothing, but takes part
+        self._saving = False
+        self._saved_at = time.monotonic()
+
+    def _farewell(self, trainer: Trainer) -> str:
+        return (
+            f"Stopped at step {trainer.global_step}, as asked; all of it is in "
+            f"{run_folder(trainer) / 'checkpoints'}. Run the same command again to go on."
+        )
+
+
+# Lightning reads from its counters where to go on. It was made to save after a step, when what is
+# logged and validated for that step is still to come and is then lost; these two places have
+# nothing half done. Tests compare every way of going on with a run that was not stopped.
+
+
+def _begin_batch_again(loop: dict[str, Any], counted: bool) -> None:
+    """A batch was fetched and not begun: it is fetched again."""
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = False
+    # Lightning takes a step that is begun for one that is done, and will count it.
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= counted
+
+
+def _validate_again(loop: dict[str, Any]) -> None:
+    """A validation is due or was begun: it is begun anew."""
+    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    validation = loop["epoch_loop.val_loop.batch_progress"]
+    validation |= {"total": dict(begun), "current": dict(begun), "is_last_batch": False}

@@ -1,0 +1,81 @@
+"""The order in which samples are read: a function of seed, epoch and position, and of nothing else.
+
+Batches are global: batch i of an epoch holds the same samples however many ranks share it. So a run
+may stop after any batch and go on with another number of ranks, and sees every sample once.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+from typing_extensions import override
+
+
+class Batches(Sampler[list[int]]):
+    """A rank's share of each batch, as lists of indices.
+
+    Args:
+        count: number of samples.
+        batch_size: samples of a batch, over all ranks.
+        seed: of the shuffled order; None keeps them in order.
+        rank: this process.
+        ranks: how many share each batch.
+        epoch: whose order comes first.
+        start: batches of that epoch that were seen already.
+        equal: as many batches for every rank, where the last may be empty for some; or else each
+            rank leaves its empty ones out.
+
+    Raises:
+        ValueError: there are more ranks than samples in a batch.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        epoch: int = 0,
+        start: int = 0,
+        equal: bool = False,
+    ) -> None:
+        if ranks > batch_size:
+            raise ValueError(
+                f"a batch of {batch_size} cannot be shared by {ranks} ranks; raise "
+                "data.batch_size, which counts the samples of a step over all ranks"
+            )
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.rank, self.ranks = rank, ranks
+        self.epoch, self.start, self.equal = epoch, start, equal
+
+    @property
+    def sampler(self) -> "Batches":
+        """Itself: Lightning tells the epoch to the sampler of a batch sampler."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go on with the order of this epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+    def __len__(self) -> int:
+        """Batches of an epoch, seen ones included."""
+        ends = self.count if self.equal else self.count - self.rank
+        return max(0, -(-ends // self.batch_size))
+
+    @override
+    def __iter__(self) -> Iterator[list[int]]:
+        start, self.start = self.start, 0
+        order = self._order()
+        for first in range(start * self.batch_size, self.count, self.batch_size):
+            share = order[first : first + self.batch_size][self.rank :: self.ranks]
+            if share or self.equal:
+                yield share
+
+    def _order(self) -> list[int]:
+        if self.seed is None:
+            return list(range(self.count))
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        return torch.randperm(self.count, generator=generator).tolist()

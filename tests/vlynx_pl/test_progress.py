@@ -1,0 +1,145 @@
+"""Loops that say how far they are: a bar on a terminal, lines elsewhere, nothing on other ranks."""
+
+import io
+import os
+import subprocess
+import sys
+import time
+from itertools import islice
+
+import pytest
+import rich
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from vlynx_pl.progress import duration, first_rank, so_far, track
+
+
+class Clock:
+    """Time that passes only where a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def taking(self, seconds, items):
+        for item in items:
+            self.now += seconds
+            yield item
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def test_a_short_loop_is_one_line(clock, capsys):
+    assert list(track(clock.taking(0.1, range(200)), "Checking", 200)) == list(range(200))
+    assert capsys.readouterr() == ("", "Checking: 0 of 200\n")
+
+
+def test_a_long_loop_says_how_far_it_is_every_half_minute(clock, capsys):
+    assert len(list(track(clock.taking(1, "x" * 75), "Checking", 75))) == 75
+    assert capsys.readouterr().err.splitlines() == [
+        "Checking: 0 of 75",
+        "Checking: 30 of 75, 30 s, 45 s left",
+        "Checking: 60 of 75, 1 min 0 s, 15 s left",
+        "Checking: 75 of 75, 1 min 15 s",
+    ]
+
+
+def test_lines_are_seldom_however_slow_an_item_is(clock, capsys):
+    list(track(clock.taking(100, range(3)), "Rendering"))
+    assert capsys.readouterr().err.splitlines() == [
+        "Rendering: 0",
+        "Rendering: 1, 1 min 40 s",
+        "Rendering: 2, 3 min 20 s",
+        "Rendering: 3, 5 min 0 s",
+    ]
+
+
+def test_what_knows_its_length_is_asked_for_it(capsys):
+    assert list(track([], "Copying")) == []
+    assert list(track({"a": 1}.items(), "Copying")) == [("a", 1)]
+    assert capsys.readouterr().err == "Copying: 0 of 0\nCopying: 0 of 1\n"
+
+
+def test_items_are_taken_one_by_one_and_errors_come_through(capsys):
+    taken = []
+
+    def items():
+        for i in range(10):
+            taken.append(i)
+            yield i
+        raise ValueError("the last one")
+
+    assert list(islice(track(items(), "Reading"), 3)) == [0, 1, 2] and taken == [0, 1, 2]
+    with pytest.raises(ValueError, match="the last one"):
+        list(track(items(), "Reading"))
+
+
+def test_a_terminal_has_a_bar_that_is_gone_afterwards(monkeypatch, capsys):
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=80)
+    monkeypatch.setattr(rich, "_console", console)
+    assert list(track(range(3), "Checking")) == [0, 1, 2]
+    assert "Checking" in screen.getvalue() and "100%" in screen.getvalue()
+    assert screen.getvalue().endswith("\x1b[2K"), "the last thing is that the line is wiped"
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("rank", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
+def test_other_ranks_are_silent(monkeypatch, capsys, rank):
+    monkeypatch.setenv(rank, "3")
+    assert list(track(range(3), "Checking")) == [0, 1, 2]
+    monkeypatch.setenv(rank, "0")
+    assert list(track(range(3), "Checking", disable=True)) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+    assert list(track(range(3), "Checking")) == [0, 1, 2]
+    assert capsys.readouterr().err == "Checking: 0 of 3\n"
+
+
+def test_the_first_rank_of_every_node_but_the_first_is_another_rank():
+    assert first_rank({}) and first_rank({"RANK": "0", "LOCAL_RANK": "0", "SLURM_PROCID": ""})
+    assert not first_rank({"RANK": "8", "LOCAL_RANK": "0"})
+    assert not first_rank({"NODE_RANK": "1"})
+
+
+def test_lines_are_in_the_log_when_the_process_is_killed():
+    code = (
+        "import os\nfrom vlynx_pl.progress import track\n"
+        "for _ in track([1], 'Checking'): os.kill(os.getpid(), 9)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == -9 and run.stdout == "" and run.stderr == "Checking: 0 of 1\n"
+
+
+def test_it_is_a_leaf():
+    code = "import sys, vlynx_pl.progress; print(*{m.partition('.')[0] for m in sys.modules})"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert not {"torch", "lightning", "numpy", "datamodules"} & set(run.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (41, "41 s"), (59.7, "1 min 0 s"), (3599.6, "1 h 0 min"), (90061, "25 h 1 min")],
+)
+def test_durations_are_said_as_people_say_them(seconds, said):
+    assert duration(seconds) == said
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**6), st.floats(0, 1e6))
+def test_the_time_left_is_of_the_same_pace(count, more, seconds):
+    line = so_far("Checking", count, count + more, seconds)
+    wanted = f", {duration(seconds * more / count)} left"
+    assert line.startswith(f"Checking: {count} of {count + more}, {duration(seconds)}")
+    assert (" left" in line) == (more > 0)
+    if more and abs((seconds * more / count) % 1 - 0.5) > 1e-6:
+        assert line.endswith(wanted)

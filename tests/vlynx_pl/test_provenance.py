@@ -1,0 +1,143 @@
+"""What is known of where a number comes from, and what is kept out of it."""
+
+import json
+import os
+import socket
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlynx_pl import provenance as module
+from vlynx_pl.errors import UserError
+from vlynx_pl.provenance import (
+    add_session,
+    commit,
+    last_session,
+    nameless,
+    provenance,
+    sessions,
+)
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def package(tmp_path) -> Path:
+    """A package in a checkout of its own."""
+    folder = tmp_path / "checkout" / "sense"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    git(tmp_path / "checkout", "init", "-q")
+    git(tmp_path / "checkout", "add", ".")
+    git(tmp_path / "checkout", "commit", "-qm", "Begin")
+    return folder
+
+
+def test_everything_is_plain_data_and_known(monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setattr("sys.argv", ["vlynx", "fit", "--data.frames=4"])
+    known = provenance()
+    assert json.loads(json.dumps(known)) == known
+    assert known["command"] == ["vlynx", "fit", "--data.frames=4"]
+    assert known["seed"] == 7 and known["slurm_job"] == "4711" and known["processes"] == 1
+    for name in ("torch", "torchvision", "torchaudio", "lightning", "transformers", "peft", "av"):
+        assert known["versions"][name] == version(name)
+    assert known["versions"].keys() >= {"vlynx", "torchmetrics", "open3d"}
+    assert known["cpu"]["name"] and known["cpu"]["count"] == len(os.sched_getaffinity(0))
+    assert len(known["gpu"]["names"]) == torch.cuda.device_count()
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+    assert provenance()["seed"] == torch.initial_seed()
+
+
+def test_neither_host_nor_user_is_told(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/alice")
+    monkeypatch.setattr("sys.argv", ["/home/alice/bin/vlynx", "--run=/scratch/alice/runs/3d"])
+    known = json.dumps(provenance())
+    assert "alice" not in known and socket.gethostname() not in known.split('"')
+    assert provenance()["command"] == ["~/bin/vlynx", "--run=/scratch/$USER/runs/3d"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("/home/al", "~"),
+        ("--data.root=/home/al/data", "--data.root=~/data"),
+        ("Depth(/home/al/data: 3 train clips)", "Depth(~/data: 3 train clips)"),
+        ("Depth(/scratch/al: 3 train clips)", "Depth(/scratch/$USER: 3 train clips)"),
+        ("/home/alan/data", "/home/alan/data"),
+        ("/nfs/home/al/data", "/nfs/home/$USER/data"),
+        ("runs/al", "runs/$USER"),
+        ("al", "al"),
+    ],
+)
+def test_paths_lose_the_name_of_whoever_runs(monkeypatch, text, said):
+    monkeypatch.setenv("HOME", "/home/al")
+    assert nameless({"at": [text, 1.5, None]}) == {"at": [said, 1.5, None]}
+
+
+@given(st.recursive(st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
+def test_without_a_home_nothing_changes(data):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", "/")
+        assert nameless(data) == data
+
+
+def test_the_commit_is_that_of_the_checkout(package):
+    head = git(package, "rev-parse", "HEAD")
+    assert commit(package) == {"commit": head, "dirty": False}
+    (package / "depth.py").write_text("")
+    assert commit(package) == {"commit": head, "dirty": True}
+    git(package, "add", ".")
+    git(package, "commit", "-qm", "Go on")
+    assert commit(package) == {"commit": git(package, "rev-parse", "HEAD"), "dirty": False}
+
+
+def test_another_checkout_around_an_installed_package_is_not_its_own(package):
+    installed = package / ".venv" / "sense"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("")
+    assert commit(installed) is None
+
+
+def test_there_may_be_neither_checkout_nor_git(package, tmp_path, monkeypatch):
+    (tmp_path / "__init__.py").write_text("")
+    assert commit(tmp_path) is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit(package) is None
+    assert provenance()["git"] is None
+
+
+def test_what_is_not_installed_has_no_version(monkeypatch):
+    monkeypatch.setattr(module, "PACKAGES", ("torch", "no-such-package-here"))
+    versions = provenance()["versions"]
+    assert versions["no-such-package-here"] is None and versions["torch"] == version("torch")
+
+
+def test_starts_are_added_and_the_last_is_quoted(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/alice")
+    assert sessions(tmp_path) == [] and last_session(tmp_path) is None
+    add_session(tmp_path, {"step": 0, "data": {"skipped": ["/home/alice/a.wav: is empty"]}})
+    add_session(tmp_path, {"step": 40})
+    first, second = sessions(tmp_path)
+    assert first == {"step": 0, "data": {"skipped": ["~/a.wav: is empty"]}}
+    assert last_session(tmp_path) == second == {"step": 40}
+    assert [path.name for path in tmp_path.iterdir()] == ["provenance.json"]
+
+
+@pytest.mark.parametrize("content", ["[{", "{}", "[1]"])
+def test_a_damaged_file_is_one_clear_message_and_stays(tmp_path, content):
+    path = tmp_path / "provenance.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"provenance\.json cannot be read .* move it away"):
+        add_session(tmp_path, {"step": 0})
+    assert path.read_text() == content

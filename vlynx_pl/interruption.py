@@ -1,0 +1,61 @@
+"""Signals that ask a run to end, and the exit codes by which a batch script tells why it ended.
+
+A handler only takes note. Whoever is at a place where nothing is lost looks at the note, saves, and
+raises :class:`Interrupted`; an exit in the middle of a step could leave half of it behind.
+"""
+
+import signal
+from types import FrameType
+from typing import Final, Self
+
+PREEMPTED: Final = 75
+"""Exit code of a run that was asked to make room and goes on when it is started again: sysexits'
+EX_TEMPFAIL. 0 is a finished run, anything else a failed one."""
+
+_INTERRUPTED: Final = 130  # what shells say of a command ended by Ctrl-C
+_asked: list[signal.Signals] = []
+
+
+class Interrupted(SystemExit):
+    """Ends the process with the exit code that belongs to a signal.
+
+    Args:
+        message: what was saved and how to go on.
+        code: of the process; None goes by the signal that was noted last.
+    """
+
+    def __init__(self, message: str, code: int | None = None) -> None:
+        by_hand = _asked[-1:] == [signal.SIGINT]
+        super().__init__((_INTERRUPTED if by_hand else PREEMPTED) if code is None else code)
+        self.message = message
+
+    def __str__(self) -> str:
+        """The message."""
+        return self.message
+
+    @classmethod
+    def asked_for(cls, message: str) -> Self | None:
+        """What to raise if a signal was noted, else None."""
+        return cls(message) if _asked else None
+
+
+def note_signals() -> None:
+    """From now on take note of SIGTERM, SIGUSR1 and Ctrl-C; a second Ctrl-C ends at once."""
+    for wanted in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(wanted, _take_note)
+
+
+def asked_to_stop() -> bool:
+    """Whether a signal was noted."""
+    return bool(_asked)
+
+
+def forget_signals() -> None:
+    """Nothing was asked; for tests and for whoever runs more than one fit in a process."""
+    _asked.clear()
+
+
+def _take_note(number: int, frame: FrameType | None) -> None:
+    if number == signal.SIGINT and signal.SIGINT in _asked:
+        raise KeyboardInterrupt
+    _asked.append(signal.Signals(number))

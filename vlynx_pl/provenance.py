@@ -1,0 +1,148 @@
+"""Where a number comes from: the code, libraries, machine, seed and command that made it.
+
+Every time a run starts or goes on, ``<run>/provenance.json`` gets one more entry, and files with
+scores quote the last one. No entry names a user or a host; SLURM's job number leads to both.
+"""
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from vlynx_pl.doctor import PACKAGES
+from vlynx_pl.errors import UserError
+from vlynx_pl.files import atomic_file
+from vlynx_pl.ranks import ranks
+
+_GIT_S: Final = 20.0  # that a slow disk may take
+
+
+def provenance() -> dict[str, Any]:
+    """What this process runs, where and how, as plain data.
+
+    A value is None where nobody knows it: a package that is not installed, or the commit where the
+    package lies in no git checkout.
+    """
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": nameless(sys.argv),
+        "seed": torch.initial_seed() if seed is None else int(seed),
+        "git": commit(Path(__file__).parent),
+        "versions": {name: _version(name) for name in ("vlynx", *PACKAGES)},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": {"name": _cpu(), "count": _usable_cpus()},
+        "gpu": {"names": _gpus(), "cuda": torch.version.cuda},
+        "processes": ranks(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+
+
+def add_session(run: Path, session: Mapping[str, Any]) -> None:
+    """Append what is known of a start to ``<run>/provenance.json``.
+
+    Raises:
+        UserError: the file is there and is no list of sessions.
+    """
+    with atomic_file(run / "provenance.json") as unfinished:
+        unfinished.write_text(json.dumps([*sessions(run), nameless(session)], indent=1))
+
+
+def last_session(run: Path) -> dict[str, Any] | None:
+    """What files with scores quote of ``<run>/provenance.json``; None where there is none.
+
+    Raises:
+        UserError: the file is there and is no list of sessions.
+    """
+    return next(reversed(sessions(run)), None)
+
+
+def sessions(run: Path) -> list[dict[str, Any]]:
+    """All entries of ``<run>/provenance.json``, the first start first; see :func:`add_session`."""
+    path = run / "provenance.json"
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(found, list) or not all(isinstance(session, dict) for session in found):
+        raise _damaged(path, "it is no list of sessions")
+    return found
+
+
+def commit(folder: Path) -> dict[str, Any] | None:
+    """The git commit of the checkout that a Python package belongs to.
+
+    Returns:
+        ``commit`` and ``dirty``, whether anything differs from it that git does not ignore; None
+        without git or a checkout, or where the checkout is another project's around the package.
+    """
+    if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    head, changes = _git(folder, "rev-parse", "HEAD"), _git(folder, "status", "--porcelain")
+    return None if head is None or changes is None else {"commit": head, "dirty": changes != ""}
+
+
+def nameless(data: Any) -> Any:
+    """Plain data with ``~`` for the home folder, and ``$USER`` for its owner's other folders."""
+    if isinstance(data, str):
+        home = os.environ.get("HOME", "").rstrip("/")
+        if not home:
+            return data
+        data = re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", data)
+        return re.sub(rf"(?<=/){re.escape(Path(home).name)}(?![\w.-])", "$USER", data)
+    if isinstance(data, Mapping):
+        return {name: nameless(value) for name, value in data.items()}
+    return [nameless(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # Without locks, since a user may be at work in the checkout.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    try:
+        run = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_GIT_S, errors="replace"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    facts = Path("/proc/cpuinfo")
+    text = facts.read_text(errors="replace") if facts.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _usable_cpus() -> int | None:
+    """Of the machine's, those that a batch system left to this process."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count()
+
+
+def _gpus() -> list[str]:
+    """Those that this process can see."""
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def _damaged(path: Path, why: str) -> UserError:
+    return UserError(f"{path} cannot be read ({why}); move it away, and a new one is begun")
