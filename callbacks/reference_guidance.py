@@ -1,74 +1,197 @@
-"""Computes the interface guidance before fitting, or loads one that fits (paper section 3.2)."""
+"""Computes the interface guidance before fitting, or loads one that fits (paper section 3.2).
 
-from collections.abc import Iterable, Iterator
+A pass that was stopped goes on: each rank keeps its sums, and which videos they are of. The order
+of the pass is the data module's; its positions are what ranks share and what files note.
+"""
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from rich.progress import track
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from typing_extensions import override
 
 from callbacks.access import data, is_trial, leaves_files, run_folder, stage
 from vlynx_pl.alignment import InterfaceAlignment
-from vlynx_pl.guidance import InterfaceGuidance, estimate_guidance, with_videos
+from vlynx_pl.errors import UserError
+from vlynx_pl.files import atomic_file
+from vlynx_pl.guidance import (
+    GuidanceError,
+    GuidanceSource,
+    GuidanceStatistics,
+    InterfaceGuidance,
+)
+from vlynx_pl.interruption import Interrupted, asked_to_stop
+from vlynx_pl.progress import track
+
+_FORMAT: Final = "vlynx-unfinished-guidance-1"
+_OF_A_RANK: Final = re.compile(r"rank-(\d+)-of-\d+\.safetensors")
 
 
 class ReferenceGuidance(Callback):
     """Gives the LightningModule its guidance, and leaves it in the run folder.
+
+    What an earlier session of the run left there is used where it fits: the guidance itself, or
+    ``guidance.unfinished``, the sums of a pass that was stopped, by any number of ranks.
 
     Args:
         path: a guidance file to use; None computes one from the data module's
             ``reference_dataloader()``, plain RGB videos.
         max_batches: stop after so many batches of reference videos; a few hundred clips are as
             good as a hundred thousand (paper, Table 7).
+        save_every: keep the sums after so many videos of a rank; some 350 MB a rank for SigLIP
+            so400m. Ranks wait for each other there, and once more to merge, so that none may fall
+            behind by more than the process group's time-out, 30 minutes by default.
     """
 
-    def __init__(self, path: str | None = None, max_batches: int | None = None) -> None:
+    def __init__(
+        self, path: str | None = None, max_batches: int | None = None, save_every: int = 100
+    ) -> None:
+        if save_every < 1:
+            raise UserError(f"save_every={save_every} must be 1 or more; it counts videos")
         self.path = path
         self.max_batches = max_batches
+        self.save_every = save_every
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = stage(pl_module, InterfaceAlignment)
-        if self.path is not None:
-            guidance = InterfaceGuidance.load(Path(self.path))
-            guidance.check(module.backbone, module.include_newline, Path(self.path))
-        else:
-            guidance = self._estimate(trainer, module)
+        if self.path is None:
+            module.use_guidance(self._of_the_run(trainer, module))
+            return
+        guidance = InterfaceGuidance.load(Path(self.path))
+        guidance.check(module.backbone, module.include_newline, Path(self.path))
         if leaves_files(trainer):
             guidance.save(run_folder(trainer) / "guidance.safetensors")
         module.use_guidance(guidance)
 
-    def _estimate(self, trainer: Trainer, module: InterfaceAlignment) -> InterfaceGuidance:
-        loader = data(trainer).reference_dataloader()
-        limit = 1 if is_trial(trainer) else self.max_batches
-        total = len(loader) if limit is None else min(limit, len(loader))
-        videos: list[str] = []
-        # Ranks take turns; what they saw is merged when the guidance is computed.
-        own = islice(loader, trainer.global_rank, total, trainer.world_size)
-        batches = track(
-            _frames(own, videos),
-            "Guidance from RGB videos",
-            len(range(trainer.global_rank, total, trainer.world_size)),
-            transient=True,
+    def _of_the_run(self, trainer: Trainer, module: InterfaceAlignment) -> InterfaceGuidance:
+        videos = data(trainer).reference_names()[: 1 if is_trial(trainer) else self.max_batches]
+        source = GuidanceSource.of(
+            module.backbone, module.include_newline, videos, data(trainer).preprocessing
         )
-        guidance = estimate_guidance(module.backbone, batches, module.include_newline)
-        return with_videos(guidance, _of_all_ranks(videos, trainer.world_size))
+        path = run_folder(trainer) / "guidance.safetensors"
+        unfinished = path.with_suffix(".unfinished")
+        # Only the first rank looks, since folders on network disks may not look alike from all.
+        if trainer.strategy.broadcast(leaves_files(trainer) and _fits(path, source)):
+            guidance = InterfaceGuidance.load(path)
+        else:
+            statistics = self._read(trainer, module, source, unfinished)
+            if statistics is None:
+                raise Interrupted(
+                    "Stopped while reading reference videos, as asked; what they gave is in "
+                    f"{unfinished}. Run the same command again to go on."
+                )
+            guidance = replace(statistics.guidance(), source=source)
+            if leaves_files(trainer):
+                guidance.save(path)
+        if leaves_files(trainer):  # the others have merged theirs, so they write no more
+            shutil.rmtree(unfinished, ignore_errors=True)
+        return guidance
+
+    def _read(
+        self, trainer: Trainer, module: InterfaceAlignment, source: GuidanceSource, folder: Path
+    ) -> GuidanceStatistics | None:
+        """What this rank has of the pass; None when a rank was asked to stop, with all saved."""
+        rank, ranks, trial = trainer.global_rank, trainer.world_size, is_trial(trainer)
+        before = trainer.strategy.broadcast(_kept(folder, source) if leaves_files(trainer) else {})
+        seen = {position for positions in before.values() for position in positions}
+        if seen:
+            rank_zero_info(f"Going on after {len(seen)} of {len(source.videos)} reference videos")
+        shares = [
+            [position for position in range(r, len(source.videos), ranks) if position not in seen]
+            for r in range(ranks)
+        ]
+        statistics = GuidanceStatistics(module.backbone, module.include_newline)
+        statistics.to(device := module.backbone.newline.device)
+        former = [name for name in before if _rank(name) % ranks == rank]
+        done = [position for name in former for position in before[name]]
+        for name in former:
+            statistics.merge_state(load_file(folder / name, str(device)))
+        loader = data(trainer).reference_dataloader(shares[rank])
+        batches = track(loader, "Guidance from RGB videos", len(shares[rank]))
+        left = zip(shares[rank], batches, strict=True)
+        # As many rounds on every rank, so that all meet after each and stop together.
+        for _ in range(0, max(map(len, shares)), self.save_every):
+            count = len(done)
+            for position, batch in islice(left, self.save_every):
+                statistics.update(batch["frames"].to(device))
+                done.append(position)
+                if asked_to_stop():
+                    break
+            if len(done) > count and not trial:
+                path = folder / f"rank-{rank}-of-{ranks}.safetensors"
+                _keep(path, statistics, done, source)
+                for name in {*former} - {path.name}:  # they are in it now
+                    (folder / name).unlink(missing_ok=True)
+            if trainer.strategy.reduce_boolean_decision(asked_to_stop(), all=False):
+                return None
+        next(left, None)  # lets the progress bar end
+        return statistics
 
 
-def _frames(batches: Iterable[dict[str, Any]], videos: list[str]) -> Iterator[Tensor]:
-    for batch in batches:
-        videos.extend(batch["clips"])
-        yield batch["frames"]
+def _fits(path: Path, source: GuidanceSource) -> bool:
+    """Whether an earlier session left a guidance made of the very same; says why not."""
+    if not path.exists():
+        return False
+    try:
+        differs = InterfaceGuidance.load(path).source.difference(source)
+    except GuidanceError as error:
+        differs = str(error.__cause__)
+    if differs:
+        rank_zero_info(f"{path} does not fit this run and is computed anew: {differs}")
+    return not differs
 
 
-def _of_all_ranks(names: list[str], ranks: int) -> list[str]:
-    """Names seen on any rank, sorted."""
-    every = [names]
-    if ranks > 1:
-        every = [[] for _ in range(ranks)]
-        torch.distributed.all_gather_object(every, names)
-    return sorted(name for part in every for name in part)
+def _keep(
+    path: Path, statistics: GuidanceStatistics, positions: list[int], source: GuidanceSource
+) -> None:
+    """Write what a rank has summed up, and over which positions of the pass."""
+    state: Mapping[str, Any] = statistics.metric_state
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    with atomic_file(path) as unfinished:
+        notes = {"format": _FORMAT, **source.notes()}
+        save_file({**tensors, "positions": torch.tensor(positions)}, unfinished, notes)
+
+
+def _kept(folder: Path, source: GuidanceSource) -> dict[str, list[int]]:
+    """Files of an earlier session that can be gone on from, and the positions that each holds."""
+    found = {}
+    for path in sorted(folder.glob("rank-*")):
+        if _OF_A_RANK.fullmatch(path.name):
+            try:
+                found[path.name] = _positions(path, source)
+            except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                rank_zero_info(f"{path} is left out and its videos are read again: {error}")
+    usable: dict[str, list[int]] = {}
+    every: set[int] = set()
+    # A session killed after it saved may leave what it had gone on from, which is a part of that.
+    for name in sorted(found, key=lambda name: -len(found[name])):
+        if every.isdisjoint(found[name]):
+            usable[name] = found[name]
+            every.update(found[name])
+    return usable
+
+
+def _positions(path: Path, source: GuidanceSource) -> list[int]:
+    with safe_open(path, "pt") as file:
+        notes = file.metadata() or {}
+        if notes.get("format") != _FORMAT:
+            raise ValueError(f"its format is {notes.get('format')!r}, not {_FORMAT!r}")
+        if differs := GuidanceSource.of_notes(notes).difference(source):
+            raise ValueError(differs)
+        positions: list[int] = file.get_tensor("positions").tolist()
+        return positions
+
+
+def _rank(name: str) -> int:
+    """Whose file it is."""
+    return int(name.split("-")[1])

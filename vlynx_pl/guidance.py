@@ -6,8 +6,11 @@ backbone and which videos made it.
 """
 
 import json
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchmetrics import Metric
 
+from vlynx_pl.adapters import tensors_hash
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.errors import UserError
@@ -38,7 +42,61 @@ class GuidanceSource:
     fingerprint: str
     frame_size: tuple[int, int]
     include_newline: bool
-    videos: tuple[str, ...] = ()
+    videos: tuple[str, ...] = ()  # clips in the order of the pass
+    preprocessing: str = "{}"  # how their frames were made, as JSON
+
+    @classmethod
+    def of(
+        cls,
+        backbone: VideoBackbone,
+        include_newline: bool,
+        videos: Sequence[str] = (),
+        preprocessing: Mapping[str, object] | None = None,
+    ) -> Self:
+        """What a guidance that is made here and now is made of."""
+        made = json.dumps(dict(preprocessing or {}), sort_keys=True)
+        road = (backbone.name, backbone.fingerprint, backbone.frame_size, include_newline)
+        return cls(*road, tuple(videos), made)
+
+    def difference(self, here: Self) -> str | None:
+        """The first thing that is not as it is here, in words; names of backbones do not count."""
+        for what in ("fingerprint", "frame_size", "include_newline", "preprocessing"):
+            made_with, wanted = getattr(self, what), getattr(here, what)
+            if made_with != wanted:
+                return f"its {what} is {made_with}, here it is {wanted}"
+        clips = enumerate(zip_longest(self.videos, here.videos, fillvalue="none"), 1)
+        return next(
+            (
+                f"its clip {i} is {one}, here it is {other}"
+                for i, (one, other) in clips
+                if one != other
+            ),
+            None,
+        )
+
+    def notes(self) -> dict[str, str]:
+        """As the metadata of a safetensors file."""
+        return {
+            "backbone": self.backbone,
+            "fingerprint": self.fingerprint,
+            "frame_size": json.dumps(self.frame_size),
+            "include_newline": json.dumps(self.include_newline),
+            "videos": json.dumps(self.videos),
+            "preprocessing": self.preprocessing,
+        }
+
+    @classmethod
+    def of_notes(cls, notes: Mapping[str, str]) -> Self:
+        """From the metadata of a file; raises KeyError, TypeError or ValueError if it has none."""
+        height, width = json.loads(notes["frame_size"])
+        return cls(
+            notes["backbone"],
+            notes["fingerprint"],
+            (height, width),
+            json.loads(notes["include_newline"]),
+            tuple(json.loads(notes["videos"])),
+            notes.get("preprocessing", "{}"),  # files of old do not say it
+        )
 
 
 @dataclass(frozen=True)
@@ -62,11 +120,7 @@ class InterfaceGuidance:
             "format": _FORMAT,
             "num_frames": str(self.num_frames),
             "num_videos": str(self.num_videos),
-            "backbone": self.source.backbone,
-            "fingerprint": self.source.fingerprint,
-            "frame_size": json.dumps(self.source.frame_size),
-            "include_newline": json.dumps(self.source.include_newline),
-            "videos": json.dumps(self.source.videos),
+            **self.source.notes(),
         }
         tensors = {name: getattr(self, name).cpu().contiguous() for name in _TENSORS}
         with atomic_file(path) as unfinished:
@@ -85,16 +139,9 @@ class InterfaceGuidance:
                 if metadata.get("format") != _FORMAT:
                     raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            height, width = json.loads(metadata["frame_size"])
-            source = GuidanceSource(
-                metadata["backbone"],
-                metadata["fingerprint"],
-                (height, width),
-                json.loads(metadata["include_newline"]),
-                tuple(json.loads(metadata["videos"])),
-            )
+            source = GuidanceSource.of_notes(metadata)
             counts = int(metadata["num_frames"]), int(metadata["num_videos"])
-        except (OSError, SafetensorError, ValueError, KeyError) as error:
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise GuidanceError(
                 f"guidance file {path} cannot be used: {error}. Delete it, or leave the path out, "
                 "and it is computed again from the reference videos"
@@ -102,34 +149,39 @@ class InterfaceGuidance:
         return cls(**tensors, num_frames=counts[0], num_videos=counts[1], source=source)
 
     def check(self, backbone: VideoBackbone, include_newline: bool, path: Path) -> None:
-        """Refuse a guidance that does not fit the run.
+        """Refuse a guidance that does not fit the run, whatever videos made it.
 
         Raises:
             GuidanceError: another backbone, frame size or newline setting; both are named.
         """
-        here = _source(backbone, include_newline)
-        for what in ("fingerprint", "frame_size", "include_newline"):
-            made_with, wanted = getattr(self.source, what), getattr(here, what)
-            if made_with != wanted:
-                raise GuidanceError(
-                    f"guidance file {path} does not fit this run: its {what} is {made_with} (made "
-                    f"with {self.source.backbone}), here it is {wanted} ({here.backbone}). Leave "
-                    "the path out to compute the guidance anew, or use the backbone it was made for"
-                )
+        road = GuidanceSource.of(backbone, include_newline)
+        here = replace(road, videos=self.source.videos, preprocessing=self.source.preprocessing)
+        if differs := self.source.difference(here):
+            raise GuidanceError(
+                f"guidance file {path} does not fit this run: {differs} (it was made with "
+                f"{self.source.backbone}, here is {here.backbone}). Leave the path out to compute "
+                "the guidance anew, or use the backbone it was made for"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of its tensors."""
+        return tensors_hash({name: getattr(self, name) for name in _TENSORS})
 
 
 def merge_moments(parts: Tensor) -> Tensor:
     """Merge count, mean and summed squared deviation of disjoint sets by Chan's formula.
 
     Args:
-        parts: (P, 3, D) float64 rows of count, mean and M2.
+        parts: (P, 3, D) float64 rows of count, mean and M2; empty sets change no bit of the others.
 
     Returns:
         (3, D) of the union.
     """
     counts, means, deviations = parts.unbind(1)  # each (P, D)
     total = counts.sum(0)
-    mean = (counts * means).sum(0) / total.clamp(min=1)
+    origin = means.gather(0, counts.argmax(0, keepdim=True))  # (1, D) of the largest set
+    mean = origin[0] + (counts * (means - origin)).sum(0) / total.clamp(min=1)
     deviation = deviations.sum(0) + (counts * (means - mean).square()).sum(0)
     return torch.stack([total, mean, deviation])
 
@@ -203,11 +255,14 @@ class GuidanceStatistics(Metric):
         Raises:
             GuidanceError: no video was seen.
         """
-        means = self.compute()
+        with warnings.catch_warnings():
+            # A rank may have seen none itself, or have merged what was seen before.
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+            means = self.compute()
         frames, videos = int(means.pop("num_frames")), int(means.pop("num_videos"))
         if videos == 0:
             raise GuidanceError("no reference video was seen; check the reference data folder")
-        source = _source(self._backbone[0], self.include_newline)
+        source = GuidanceSource.of(self._backbone[0], self.include_newline)
         return InterfaceGuidance(**means, num_frames=frames, num_videos=videos, source=source)
 
 
@@ -228,15 +283,6 @@ def estimate_guidance(
     for frames in batches:
         statistics.update(frames.to(backbone.newline.device))
     return statistics.guidance()
-
-
-def with_videos(guidance: InterfaceGuidance, videos: Iterable[str]) -> InterfaceGuidance:
-    """The same guidance, noting the names of the videos that made it."""
-    return replace(guidance, source=replace(guidance.source, videos=tuple(videos)))
-
-
-def _source(backbone: VideoBackbone, include_newline: bool) -> GuidanceSource:
-    return GuidanceSource(backbone.name, backbone.fingerprint, backbone.frame_size, include_newline)
 
 
 def _attention_shape(backbone: VideoBackbone) -> tuple[int, int, int]:

@@ -1,7 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -10,12 +13,12 @@ from tests.conftest import MINIATURE
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.guidance import (
     GuidanceError,
+    GuidanceSource,
     GuidanceStatistics,
     InterfaceGuidance,
     estimate_guidance,
     merge_moments,
     moments,
-    with_videos,
 )
 from vlynx_pl.parameter_counts import published_backbone
 
@@ -87,6 +90,29 @@ def test_moments_merge_whatever_the_split():
     assert_close(deviation / count, rows.var(0, correction=0), rtol=1e-6, atol=0)
 
 
+@given(st.integers(0, 2**32), st.integers(1, 10**6), st.integers(0, 3))
+def test_an_empty_set_changes_no_bit(seed, count, position):
+    generator = torch.Generator().manual_seed(seed)
+    part = torch.rand(3, 50, dtype=torch.float64, generator=generator) + 1
+    part[0] = count
+    parts = torch.zeros(4, 3, 50, dtype=torch.float64)
+    parts[position] = part
+    assert torch.equal(merge_moments(parts), part)
+    assert not merge_moments(torch.zeros(2, 3, 5, dtype=torch.float64)).any()
+
+
+def test_sums_merged_in_any_order_are_those_of_one_pass_to_rounding(backbone, batches):
+    whole, merged = GuidanceStatistics(backbone), GuidanceStatistics(backbone)
+    for frames in batches:
+        whole.update(frames)
+    for frames in reversed(batches):
+        part = GuidanceStatistics(backbone)
+        part.update(frames)
+        merged.merge_state(dict(part.metric_state))
+    for name, wanted in whole.metric_state.items():
+        assert_close(merged.metric_state[name], wanted, atol=1e-12, rtol=1e-12)
+
+
 @pytest.mark.parametrize("include_newline", [False, True])
 @torch.no_grad()
 def test_the_newline_is_counted_once_a_video_if_at_all(backbone, batches, include_newline):
@@ -116,7 +142,8 @@ def test_no_video_is_an_error(backbone):
 @pytest.fixture
 def saved(backbone, batches, tmp_path):
     path = tmp_path / "guidance.safetensors"
-    with_videos(estimate_guidance(backbone, batches), ["a/0,1", "b/0"]).save(path)
+    source = GuidanceSource.of(backbone, False, ["a/0,1", "b/0"], {"frames": 2, "size": (64, 64)})
+    replace(estimate_guidance(backbone, batches), source=source).save(path)
     return path
 
 
@@ -125,9 +152,43 @@ def test_a_saved_guidance_comes_back_whole(backbone, batches, saved):
     for name in ("keys", "values", "token_mean", "token_var"):
         assert torch.equal(getattr(loaded, name), getattr(guidance, name))
     assert loaded.source.videos == ("a/0,1", "b/0")
+    assert json.loads(loaded.source.preprocessing) == {"frames": 2, "size": [64, 64]}
     assert loaded.source.fingerprint == backbone.fingerprint
     loaded.check(backbone, False, saved)
     assert [path.name for path in saved.parent.iterdir()] == [saved.name], "no temporary file left"
+
+
+def test_the_fingerprint_is_of_the_tensors_alone(backbone, batches, saved):
+    guidance = estimate_guidance(backbone, batches)
+    assert InterfaceGuidance.load(saved).fingerprint == guidance.fingerprint
+    for name in ("keys", "values", "token_mean", "token_var"):
+        other = getattr(guidance, name).clone()
+        other.view(-1)[-1] += 1e-3
+        assert replace(guidance, **{name: other}).fingerprint != guidance.fingerprint
+
+
+def test_a_source_says_what_differs(backbone):
+    source = GuidanceSource.of(backbone, False, ["a", "b"], {"fps": 1.0, "size": (64, 64)})
+    assert source.difference(replace(source, backbone="the same under another name")) is None
+    for change, words in (
+        ({"fingerprint": "0"}, f"its fingerprint is {source.fingerprint}, here it is 0"),
+        ({"frame_size": (1, 2)}, "its frame_size is (64, 64), here it is (1, 2)"),
+        ({"include_newline": True}, "its include_newline is False, here it is True"),
+        ({"preprocessing": "{}"}, 'is {"fps": 1.0, "size": [64, 64]}, here it is {}'),
+        ({"videos": ("a",)}, "its clip 2 is b, here it is none"),
+        ({"videos": ("a", "c")}, "its clip 2 is b, here it is c"),
+        ({"videos": ("a", "b", "c")}, "its clip 3 is none, here it is c"),
+    ):
+        assert words in source.difference(replace(source, **change))
+
+
+def test_a_file_that_does_not_say_how_its_frames_were_made_can_be_used(backbone, saved):
+    tensors = load_file(saved)
+    with safe_open(saved, "pt") as file:
+        metadata = file.metadata()
+    del metadata["preprocessing"]
+    save_file(tensors, saved, metadata)
+    InterfaceGuidance.load(saved).check(backbone, False, saved)
 
 
 def test_a_damaged_file_is_one_clear_error(saved):

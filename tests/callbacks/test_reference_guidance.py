@@ -1,0 +1,357 @@
+"""A guidance pass is not repeated where it fits, goes on where it stopped, and ranks share it."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+from functools import partial
+
+import pytest
+import torch
+from lightning import LightningDataModule, Trainer
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from callbacks import ReferenceGuidance
+from tests.conftest import MINIATURE
+from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.errors import UserError
+from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
+from vlynx_pl.interruption import PREEMPTED, Interrupted, forget_signals, note_signals
+
+TENSORS = ("keys", "values", "token_mean", "token_var")
+COUNT = 7
+LENGTHS = [1 + position % 2 for position in range(COUNT)]
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+class Videos(LightningDataModule):
+    """Noise in the place of reference videos; notes what is read, and lets things happen then."""
+
+    def __init__(self, log, events=None, count=COUNT, frames=20):
+        super().__init__()
+        self.log, self.events, self.count = log, events or {}, count
+        self.preprocessing = {"frames": frames, "frame_size": (64, 64)}
+
+    def reference_names(self):
+        return [f"room{position}/0,20" for position in range(self.count)]
+
+    def reference_dataloader(self, positions):
+        return map(self.read, positions)
+
+    def read(self, position):
+        with self.log.open("a") as log:
+            log.write(f"{position} ")
+        self.events.get(position, lambda: None)()
+        generator = torch.Generator().manual_seed(position)
+        shape = (1, LENGTHS[position], 3, 64, 64)
+        frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+        return {"frames": frames, "clips": self.reference_names()[position]}
+
+    def train_dataloader(self):
+        return []
+
+
+class Run:
+    """Sessions in one folder."""
+
+    def __init__(self, folder, module):
+        self.folder, self.module = folder, module
+        self.log = folder.with_suffix(".read")
+        self.unfinished = folder / "guidance.unfinished"
+
+    def session(self, events=None, ranks=1, trial=False, count=COUNT, frames=20, **settings):
+        """Go on until the guidance is there; gives it and the positions read for it."""
+        self.log.write_text("")
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=ranks,
+            strategy="ddp" if ranks > 1 else "auto",
+            callbacks=[ReferenceGuidance(**settings)],
+            limit_train_batches=0,
+            default_root_dir=self.folder,
+            fast_dev_run=trial,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(self.module, datamodule=Videos(self.log, events, count, frames))
+        return self.module.guidance, self.read()
+
+    def read(self):
+        return sorted(map(int, self.log.read_text().split()))
+
+    def two_ranks(self, **arguments):
+        """A session of two processes; gives their exit codes and the positions read."""
+        meeting = self.folder.with_suffix(f".meet{len(list(self.folder.parent.iterdir()))}")
+        context = multiprocessing.get_context("fork")  # a spawned one imports torch for seconds
+        processes = [
+            context.Process(target=self._of_a_rank, args=(rank, meeting), kwargs=arguments)
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        return [process.exitcode for process in processes], self.read()
+
+    def _of_a_rank(self, rank, meeting, **arguments):
+        torch.distributed.init_process_group(
+            "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2
+        )
+        os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+        guidance, _ = self.session(ranks=2, **arguments)
+        assert guidance.num_videos == arguments.get("count", COUNT)
+        torch.save(guidance.token_mean, self.folder.with_suffix(f".of{rank}"))
+
+    @property
+    def guidance(self):
+        return InterfaceGuidance.load(self.folder / "guidance.safetensors")
+
+
+@pytest.fixture(scope="module")
+def module():
+    return InterfaceAlignment(load_backbone(str(MINIATURE), "float32"), "3d", 4, 8)
+
+
+@pytest.fixture
+def run(tmp_path, module):
+    return Run(tmp_path / "run", module)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, module):
+    """The guidance of a pass that nothing disturbed."""
+    guidance, read = Run(tmp_path_factory.mktemp("whole") / "run", module).session()
+    assert read == list(range(COUNT))
+    return guidance
+
+
+@pytest.fixture
+def signals():
+    """Signals are noted, as in a run."""
+    wanted = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in wanted]
+    note_signals()
+    yield
+    for number, handler in zip(wanted, before, strict=True):
+        signal.signal(number, handler)
+    forget_signals()
+
+
+@pytest.fixture
+def stop(run, signals):
+    """A session that is asked to stop while it reads a position; gives what it read."""
+
+    def stopped(position, run=run, **settings):
+        ask = partial(signal.raise_signal, signal.SIGUSR1)
+        with pytest.raises(Interrupted, match="Run the same command again to go on") as stop:
+            run.session({position: ask}, **settings)
+        assert stop.value.code == PREEMPTED
+        forget_signals()
+        return run.read()
+
+    return stopped
+
+
+def fail():
+    raise RuntimeError("killed")
+
+
+def same(found, wanted):
+    assert found.source == wanted.source
+    assert (found.num_frames, found.num_videos) == (wanted.num_frames, wanted.num_videos)
+    return all(torch.equal(getattr(found, name), getattr(wanted, name)) for name in TENSORS)
+
+
+def close(found, wanted):
+    assert found.source == wanted.source
+    assert (found.num_frames, found.num_videos) == (sum(LENGTHS), COUNT)
+    for name in TENSORS:
+        assert_close(getattr(found, name), getattr(wanted, name), atol=1e-7, rtol=1e-6)
+
+
+def test_a_stopped_pass_goes_on_and_is_bit_for_bit_that_of_one_session(run, stop, whole, caplog):
+    assert stop(2) == [0, 1, 2]
+    assert stop(4) == [3, 4]
+    with caplog.at_level("INFO"):
+        guidance, read = run.session()
+    assert read == [5, 6]
+    assert "Going on after 5 of 7 reference videos" in caplog.text
+    assert same(guidance, whole) and same(run.guidance, whole)
+    assert [path.name for path in run.folder.iterdir()] == ["guidance.safetensors"]
+
+
+def test_a_killed_pass_goes_on_from_the_last_save(run, whole):
+    with pytest.raises(RuntimeError, match="killed"):
+        run.session({5: fail}, save_every=2)
+    guidance, read = run.session(save_every=2)
+    assert read == [4, 5, 6]
+    assert same(guidance, whole)
+
+
+def test_a_pass_that_was_asked_to_stop_at_its_last_video_reads_nothing_again(run, stop, whole):
+    assert stop(COUNT - 1) == list(range(COUNT))
+    guidance, read = run.session()
+    assert read == [] and same(guidance, whole)
+
+
+def test_two_processes_give_the_guidance_of_one_and_each_reads_its_own(run, whole):
+    codes, read = run.two_ranks(save_every=2)
+    assert codes == [0, 0] and read == list(range(COUNT))
+    close(run.guidance, whole)
+    for rank in range(2):
+        mean = torch.load(run.folder.with_suffix(f".of{rank}"))
+        assert torch.equal(mean, run.guidance.token_mean), "all ranks have the same"
+    assert not run.unfinished.exists()
+
+
+def test_two_killed_processes_go_on_bit_for_bit(run, tmp_path, module):
+    together = Run(tmp_path / "together", module)
+    assert together.two_ranks()[0] == [0, 0]
+    codes, _ = run.two_ranks(
+        events={4: partial(os._exit, 9), 5: partial(os._exit, 9)}, save_every=1
+    )
+    assert 0 not in codes
+    codes, read = run.two_ranks()
+    assert codes == [0, 0] and read == [4, 5, 6]
+    assert same(run.guidance, together.guidance)
+
+
+def test_when_one_process_is_asked_to_stop_both_save_and_stop(run, signals):
+    ask = partial(signal.raise_signal, signal.SIGUSR1)
+    codes, read = run.two_ranks(events={2: ask}, save_every=2)
+    assert codes == [PREEMPTED, PREEMPTED] and read == [0, 1, 2, 3]
+    codes, read = run.two_ranks()
+    assert codes == [0, 0] and read == [4, 5, 6]
+    assert (run.guidance.num_videos, run.guidance.num_frames) == (COUNT, sum(LENGTHS))
+
+
+def test_another_number_of_processes_goes_on_and_counts_nothing_twice(
+    run, stop, whole, tmp_path, module
+):
+    assert stop(1) == [0, 1]
+    codes, read = run.two_ranks(
+        events={4: partial(os._exit, 9), 5: partial(os._exit, 9)}, save_every=1
+    )
+    assert 0 not in codes and {2, 3} <= set(read)
+    assert {path.name for path in run.unfinished.glob("rank*")} == {
+        "rank-0-of-2.safetensors",
+        "rank-1-of-2.safetensors",
+    }
+    alone = Run(tmp_path / "alone", module)
+    assert stop(6) == [4, 5, 6] and stop(6, alone) == list(range(COUNT))
+    sums = [load_file(one.unfinished / "rank-0-of-1.safetensors") for one in (run, alone)]
+    assert [path.name for path in run.unfinished.iterdir()] == ["rank-0-of-1.safetensors"]
+    assert sorted(sums[0].pop("positions")) == sorted(sums[1].pop("positions"))
+    for name, found in sums[0].items():
+        assert_close(found, sums[1][name], atol=1e-12, rtol=1e-12)
+    close(run.session()[0], whole)
+    close(run.guidance, whole)
+
+
+def test_a_process_without_any_video_waits_for_the_others(run):
+    codes, read = run.two_ranks(count=1)
+    assert codes == [0, 0] and read == [0]
+    assert run.guidance.num_videos == 1 and run.guidance.keys.isfinite().all()
+
+
+def test_a_file_that_another_went_on_from_is_not_counted_again(run, stop, whole):
+    stop(1)
+    before = run.unfinished / "rank-0-of-1.safetensors"
+    shutil.copy(before, run.folder.parent / "before")
+    stop(3)
+    shutil.copy(run.folder.parent / "before", run.unfinished / "rank-1-of-2.safetensors")
+    guidance, read = run.session()
+    assert read == [4, 5, 6] and same(guidance, whole)
+
+
+def test_a_damaged_part_is_named_and_its_videos_are_read_again(run, stop, whole, caplog):
+    stop(3)
+    (part,) = run.unfinished.iterdir()
+    part.write_bytes(part.read_bytes()[:-100])
+    with caplog.at_level("INFO"):
+        guidance, read = run.session()
+    assert f"{part} is left out and its videos are read again" in caplog.text
+    assert read == list(range(COUNT)) and same(guidance, whole)
+
+
+def test_a_part_of_other_frames_is_named_and_never_used(run, stop, whole, caplog):
+    stop(3, frames=8)
+    with caplog.at_level("INFO"):
+        guidance, read = run.session()
+    assert 'its preprocessing is {"frame_size": [64, 64], "frames": 8}, here it is' in caplog.text
+    assert read == list(range(COUNT)) and same(guidance, whole)
+
+
+def test_a_guidance_of_the_run_that_fits_is_used_and_no_video_is_read(run):
+    first, _ = run.session()
+    written = (run.folder / "guidance.safetensors").stat().st_mtime_ns
+    run.unfinished.mkdir()  # as after a kill between the last two steps
+    again, read = run.session()
+    assert read == [] and same(again, first)
+    assert (run.folder / "guidance.safetensors").stat().st_mtime_ns == written
+    assert not run.unfinished.exists()
+    assert run.two_ranks() == ([0, 0], [])
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"frames": 8}, 'its preprocessing is {"frame_size": [64, 64], "frames": 20}, here it is'),
+        ({"max_batches": 3}, "its clip 4 is room3/0,20, here it is none"),
+    ],
+)
+def test_a_guidance_of_the_run_that_does_not_fit_is_computed_anew(run, caplog, changed, reason):
+    run.session()
+    with caplog.at_level("INFO"):
+        _, read = run.session(**changed)
+    assert read == list(range(changed.get("max_batches", COUNT)))
+    assert "guidance.safetensors does not fit this run and is computed anew" in caplog.text
+    assert reason in caplog.text
+    assert run.session(**changed)[1] == []
+
+
+def test_a_guidance_of_another_backbone_is_computed_anew(run, caplog):
+    run.session()
+    other = load_backbone(str(MINIATURE), "float32")
+    with torch.no_grad():
+        other.newline[0] += 1
+    with caplog.at_level("INFO"):
+        _, read = Run(run.folder, InterfaceAlignment(other, "3d", 4, 8)).session()
+    assert read == list(range(COUNT)) and "its fingerprint is" in caplog.text
+
+
+def test_a_damaged_guidance_of_the_run_is_computed_anew(run, whole, caplog):
+    run.session()
+    path = run.folder / "guidance.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with caplog.at_level("INFO"):
+        guidance, read = run.session()
+    assert f"{path} does not fit this run and is computed anew" in caplog.text
+    assert read == list(range(COUNT)) and same(guidance, whole) and same(run.guidance, whole)
+
+
+def test_a_given_guidance_may_be_of_any_videos(run, tmp_path, module):
+    Run(tmp_path / "other", module).session(frames=8, max_batches=2)
+    path = tmp_path / "other" / "guidance.safetensors"
+    guidance, read = run.session(path=str(path))
+    assert read == [] and guidance.num_videos == 2 and run.guidance.num_videos == 2
+
+
+def test_sums_are_kept_after_one_video_or_more():
+    with pytest.raises(UserError, match="save_every=0 must be 1 or more"):
+        ReferenceGuidance(save_every=0)
+
+
+def test_no_reference_video_is_an_error(run):
+    with pytest.raises(GuidanceError, match="no reference video was seen"):
+        run.session(count=0)
+
+
+def test_a_fast_dev_run_reads_one_video_and_leaves_no_files(run):
+    guidance, read = run.session(trial=True)
+    assert read == [0] and guidance.num_videos == 1
+    assert not run.folder.exists()
