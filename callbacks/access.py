@@ -1,6 +1,6 @@
 """Typed access to what Lightning hands to callbacks without types."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -38,6 +38,12 @@ class RunData(Protocol):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """What is held out."""
+
+    def episodes(self, part: Any) -> list[Any]:
+        """Episodes whose media can be used, in order."""
+
+    def leave_unread(self, names: Collection[str]) -> None:
+        """Give episodes of these names without streams."""
 
     def unusable(self, part: Any) -> list[Any]:
         """Episodes whose media were left out."""

@@ -51,6 +51,9 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         note_signals()
+        # Of a batch that is fetched again, Lightning forgets that it was fetched before.
+        batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        batches.ready = batches.started
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -31,7 +31,7 @@ from datamodules.loading import (
     collate,
     gather,
 )
-from datamodules.order import Batches
+from datamodules.order import Batches, position, refuse_other_order
 from datamodules.recordings import PARTS, Objective, Part, Recording, Recordings
 from datamodules.samples import BadSample, Clip, Episode, LoadedEpisode, Split, Streams
 from vlynx_pl.errors import UserError
@@ -101,6 +101,7 @@ class ModalityDataModule(LightningDataModule):
         self._parts: dict[Part, list[Any]] = {}
         self._unusable: dict[Part, list[Episode]] = {}
         self._tokens: Tokens | None = None
+        self._unread: frozenset[str] = frozenset()
         self._start: dict[str, int] = {}  # epoch and batch that training begins with
         self._recordings = Recordings(
             self.root, self.reference_root, benchmark, objective, held_out, self.find, self.locate
@@ -209,6 +210,14 @@ class ModalityDataModule(LightningDataModule):
         """All parts that there may be: splits, and the reference videos of alignment."""
         return self._recordings.parts()
 
+    def episodes(self, part: Part) -> list[Episode]:
+        """The episodes of a part whose media can be used, in order."""
+        return [episode for episode, _ in self._part(part)]
+
+    def leave_unread(self, names: Collection[str]) -> None:
+        """From now on episodes of these names come without streams; their files are not opened."""
+        self._unread = frozenset(names)
+
     def unusable(self, part: Part) -> list[Episode]:
         """The episodes of a part that were left out because their media are bad."""
         return self._unusable.get(part, [])
@@ -221,7 +230,7 @@ class ModalityDataModule(LightningDataModule):
     def dataset(self, part: Part, usable: list[Any]) -> FrameDataset | EpisodeDataset:
         """What ``inspect`` found usable in a part, as a dataset."""
         if self.objective == "tuning":
-            return self._episodes(usable, self._tokens)
+            return self._episodes(usable, self._tokens, self._unread)
         kind = "reference" if part == "reference" else "modality"
         return FrameDataset(usable, self.frame_size, self._cache, kind)
 
@@ -246,8 +255,11 @@ class ModalityDataModule(LightningDataModule):
                 episodes[episode["name"]] = episode
         return episodes
 
-    def _episodes(self, usable: list[Any], tokens: Tokens | None = None) -> EpisodeDataset:
-        return EpisodeDataset(usable, self.frame_size, self._settings, self._cache, tokens)
+    def _episodes(
+        self, usable: list[Any], tokens: Tokens | None = None, unread: Collection[str] = ()
+    ) -> EpisodeDataset:
+        settings, cache = self._settings, self._cache
+        return EpisodeDataset(usable, self.frame_size, settings, cache, tokens, unread)
 
     @property
     def _settings(self) -> list[Any]:
@@ -303,35 +315,24 @@ class ModalityDataModule(LightningDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Where training is in the data, and of what."""
+        """Where training is in the data, and in which order of which data."""
         assert self.trainer is not None
-        loop: Any = self.trainer.fit_loop
-        # What was processed, since the next batch may be on its way already.
-        seen = loop.epoch_loop.batch_progress.current.processed
-        position = {"epoch": loop.epoch_progress.current.processed, "start": seen}
-        return {"position": position, "order": self._order_of_training()}
+        return {"position": position(self.trainer), "order": self._order()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on in the middle of an epoch; raises UserError if the data or their order differ."""
-        saved, here = state_dict["order"], self._order_of_training()
-        if differ := [what for what in here if saved.get(what) != here[what]]:
-            what = differ[0]
-            raise UserError(
-                f"this run was stopped in the middle of other data: its {what} was "
-                f"{saved.get(what)}, now it is {here[what]}, and nothing tells which clips it has "
-                "seen; give it the same data again, or begin a new run in another folder"
-            )
+        refuse_other_order(state_dict["order"], self._order())
         self._start = dict(state_dict["position"])
 
-    def _order_of_training(self) -> dict[str, Any]:
-        names = json.dumps([_name(item) for item in self._part("train")])
+    def _order(self) -> dict[str, Any]:
+        names = [_name(item) for item in self._part("train")]
         return {
             "batch_size": self.batch_size,
             "seed": self.seed,
             "preprocessing": json.loads(json.dumps(self.preprocessing)),
-            "number of clips": len(self._part("train")),
-            "list of clips": hashlib.sha256(names.encode()).hexdigest()[:16],
+            "number of clips": len(names),
+            "list of clips": hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16],
         }
 
     @override

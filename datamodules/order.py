@@ -4,11 +4,15 @@ Batches are global: batch i of an epoch holds the same samples however many rank
 may stop after any batch and go on with another number of ranks, and sees every sample once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
+from lightning import Trainer
 from torch.utils.data import Sampler
 from typing_extensions import override
+
+from vlynx_pl.errors import UserError
 
 
 class Batches(Sampler[list[int]]):
@@ -79,3 +83,22 @@ class Batches(Sampler[list[int]]):
             return list(range(self.count))
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         return torch.randperm(self.count, generator=generator).tolist()
+
+
+def position(trainer: Trainer) -> dict[str, int]:
+    """Epoch, and the batches of it that were seen; arguments of :class:`Batches`."""
+    loop: Any = trainer.fit_loop
+    # What was processed, since the next batch may be on its way already.
+    seen = loop.epoch_loop.batch_progress.current.processed
+    return {"epoch": loop.epoch_progress.current.processed, "start": seen}
+
+
+def refuse_other_order(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise UserError where training cannot go on, since what makes its order has changed."""
+    for what in now:
+        if then.get(what) != now[what]:
+            raise UserError(
+                f"this run was stopped in the middle of other data: its {what} was "
+                f"{then.get(what)}, now it is {now[what]}, and nothing tells which clips it has "
+                "seen; give it the same data again, or begin a new run in another folder"
+            )

@@ -244,6 +244,14 @@ def test_a_run_goes_on_as_if_it_had_not_been_stopped(place, stage, undisturbed, 
     assert_same(tmp_path, undisturbed(stage, 1))
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_may_be_stopped_again_and_again(stage, undisturbed, data, tmp_path):
+    for place in PLACES.values():
+        sessions(1, data, tmp_path, stage, place)
+    sessions(1, data, tmp_path, stage)
+    assert_same(tmp_path, undisturbed(stage, 1))
+
+
 @pytest.mark.parametrize("place", ["mid-epoch", "in validation", "last batch of an epoch"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_workers_read_on_where_they_were(place, stage, undisturbed, data, tmp_path):
@@ -267,10 +275,17 @@ def test_two_ranks_go_on_from_everywhere(place, stage, workers, undisturbed, dat
 
 
 @pytest.mark.parametrize(
-    "trainer", [{"val_check_interval": 2}, {"accumulate_grad_batches": 2}], ids=str
+    "trainer",
+    [
+        {"val_check_interval": 2},
+        {"val_check_interval": 2, "check_val_every_n_epoch": None},
+        {"accumulate_grad_batches": 2},
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("place", ["mid-epoch", "last batch of an epoch", "in validation"])
 def test_validation_within_an_epoch_and_accumulation(place, trainer, undisturbed, data, tmp_path):
+    sessions(1, data, tmp_path, "alignment", ("end", 0, 0), **trainer)
     stopped_and_resumed(1, data, tmp_path, "alignment", PLACES[place], **trainer)
     assert_same(tmp_path, undisturbed("alignment", 1, **trainer))
 

@@ -1,0 +1,71 @@
+"""The order of samples depends on seed, epoch and position alone."""
+
+from itertools import zip_longest
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datamodules.order import Batches
+
+counts = st.integers(0, 40)
+sizes = st.integers(1, 9)
+epochs = st.integers(0, 5)
+
+
+def joined(shares: list[list[list[int]]]) -> list[list[int]]:
+    """Batches of all ranks together, each sorted."""
+    return [
+        sorted(index for share in batch for index in share)
+        for batch in zip_longest(*shares, fillvalue=[])
+    ]
+
+
+@given(counts, sizes, st.integers(1, 9), epochs, st.integers(0, 9))
+def test_ranks_share_the_very_batches_of_one(count, size, ranks, epoch, seed):
+    alone = list(Batches(count, size, seed=seed, epoch=epoch, equal=True))
+    if ranks > size:
+        with pytest.raises(ValueError, match=r"raise data\.batch_size"):
+            Batches(count, size, ranks=ranks)
+        return
+    order = {"seed": seed, "epoch": epoch, "ranks": ranks}
+    shares = [list(Batches(count, size, rank=r, equal=True, **order)) for r in range(ranks)]
+    assert len({len(share) for share in shares}) == 1
+    assert joined(shares) == [sorted(batch) for batch in alone]
+    assert sorted(index for batch in alone for index in batch) == list(range(count))
+    unequal = [list(Batches(count, size, rank=r, **order)) for r in range(ranks)]
+    assert all(share for shares in unequal for share in shares)
+    assert joined(unequal) == joined(shares)
+
+
+@given(counts, sizes, st.integers(1, 4), st.data())
+def test_a_later_start_leaves_out_what_was_seen(count, size, ranks, data):
+    ranks = min(ranks, size)
+    rank = data.draw(st.integers(0, ranks - 1))
+    order = {"seed": 3, "rank": rank, "ranks": ranks, "equal": True}
+    every = list(Batches(count, size, epoch=2, **order))
+    start = data.draw(st.integers(0, len(every)))
+    batches = Batches(count, size, epoch=2, start=start, **order)
+    assert len(batches) == len(every)  # Lightning counts the seen ones too
+    batches.set_epoch(2)  # the epoch that it is in: Lightning says it again
+    assert list(batches) == every[start:]
+    assert list(batches) == every
+    batches.start = start
+    batches.set_epoch(3)
+    assert list(batches) == list(Batches(count, size, epoch=3, **order))
+
+
+@given(counts, sizes, st.integers(1, 4), st.booleans())
+def test_the_length_is_the_number_of_batches(count, size, ranks, equal):
+    ranks = min(ranks, size)
+    for rank in range(ranks):
+        batches = Batches(count, size, rank=rank, ranks=ranks, equal=equal)
+        assert len(batches) == len(list(batches))
+
+
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = {
+        tuple(index for [index] in Batches(20, 1, seed=seed, epoch=epoch))
+        for seed, epoch in [(None, 0), (0, 0), (0, 1), (7, 0)]
+    }
+    assert len(orders) == 4

@@ -1,0 +1,104 @@
+"""One run at a time in a folder, with one configuration, to one end."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlynx_pl.run_folder import RunFolderError, refuse_finished, refuse_other_settings, take
+
+SETTINGS = {
+    "seed_everything": 42,
+    "run": "runs/a",
+    "trainer": {"max_epochs": 2, "devices": 1, "callbacks": [{"class_path": "x"}]},
+    "model": {"class_path": "M", "init_args": {"learning_rate": 1e-3, "modalities": {}}},
+    "data": {"class_path": "D", "init_args": {"root": "/old", "batch_size": 8, "num_workers": 2}},
+    "checkpoint": {"minutes": 10.0},
+}
+
+
+def _hold(run: Path, ready, go) -> None:
+    take(run)
+    ready.set()
+    go.wait(30)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_folder_has_one_process_at_a_time_and_is_free_when_that_is_killed(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    ready, go = fork.Event(), fork.Event()
+    holder = fork.Process(target=_hold, args=(tmp_path, ready, go))
+    holder.start()
+    assert ready.wait(30)
+    with pytest.raises(RunFolderError, match=f"in use by process {holder.pid} on "):
+        take(tmp_path)
+    holder.kill()
+    holder.join()
+    os.close(take(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_into_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match=r"file/run cannot be written into .*--run=FOLDER"):
+        take(tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("result", ["report.json", "scores-val.json"])
+def test_a_finished_run_is_not_written_over(result, tmp_path):
+    refuse_finished(tmp_path)
+    (tmp_path / result).touch()
+    with pytest.raises(RunFolderError, match="already holds a finished run"):
+        refuse_finished(tmp_path)
+
+
+def changed(path: str, value: object) -> dict:
+    settings = yaml.safe_load(yaml.safe_dump(SETTINGS))
+    *above, name = path.split(".")
+    part = settings
+    for key in above:
+        part = part[key]
+    part[name] = value
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("model.init_args.learning_rate", 2e-3),
+        ("model.init_args.modalities", {"3d": None}),
+        ("data.init_args.batch_size", 4),
+        ("data.class_path", "E"),
+        ("trainer.max_epochs", 3),
+        ("seed_everything", 1),
+    ],
+)
+def test_another_configuration_does_not_go_on_with_a_run(path, value, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(SETTINGS))
+    with pytest.raises(RunFolderError, match=path.replace(".", r"\.")):
+        refuse_other_settings(tmp_path, changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("run", "elsewhere/a"),
+        ("trainer.devices", 2),
+        ("trainer.strategy", "ddp"),
+        ("data.init_args.root", "/new"),
+        ("data.init_args.num_workers", 0),
+        ("checkpoint.minutes", 1.0),
+    ],
+)
+def test_where_a_run_runs_may_change(path, value, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(SETTINGS))
+    refuse_other_settings(tmp_path, changed(path, value))
+
+
+@pytest.mark.parametrize("text", [None, "a: [", "!!python/object/apply:os.system [true]"])
+def test_without_a_configuration_a_run_does_not_go_on(text, tmp_path):
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(RunFolderError, match=r"config\.yaml cannot be read"):
+        refuse_other_settings(tmp_path, SETTINGS)
