@@ -14,6 +14,7 @@ ALIGNED ?= $(RUN)/adapters/vision-$(MODALITY)
 TUNED_TASK := $(if $(filter videomme mvbench mlvu,$(TASK)),llava_video,$(TASK))
 TUNED ?= runs/$(TUNED_TASK)-$(ON)
 ARGS ?=
+N ?= 50
 SCENES ?= $(if $(filter 3d,$(MODALITY)),1200,600)
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -24,7 +25,7 @@ TUNING := --model.modalities='{$(MODALITY): $(ALIGNED)}' \
   $(if $(TOY),,--data.root="$(DATA)" $(if $(ANNOTATIONS),--data.benchmark.init_args.annotations="$(ANNOTATIONS)"))
 
 .DEFAULT_GOAL := help
-.PHONY: help align tune eval test test-slow bench fuzz backbone install doctor params system-libraries
+.PHONY: help align tune eval test test-slow crash-test slurm-test bench fuzz faults backbone install doctor params system-libraries
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' \
@@ -55,6 +56,12 @@ test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on
 test-slow: $(INSTALLED)  ## tests that take minutes
 	$(BIN)/pytest -m slow
 
+crash-test: $(INSTALLED)  ## kill runs N=50 times at random moments; each must end like one that nobody killed (10 minutes)
+	$(BIN)/python -m experiments.robustness.crash_test --kills $(N) $(ARGS)
+
+slurm-test: $(INSTALLED)  ## stop jobs of a real SLURM in every way (a few minutes); as root it is installed if missing
+	$(BIN)/python -m experiments.slurm.trial
+
 bench: $(INSTALLED)  ## speed and memory of alignment, tuning, answering and reading, as ratios to the plain ways
 	$(BIN)/python -m experiments.speed.alignment_step
 	$(BIN)/python -m experiments.speed.prefix_sharing
@@ -63,6 +70,9 @@ bench: $(INSTALLED)  ## speed and memory of alignment, tuning, answering and rea
 
 fuzz: $(INSTALLED)  ## thousands of damaged files and annotations; none may crash, hang or lead out of its folder
 	$(BIN)/python -m experiments.robustness.damaged_inputs $(ARGS)
+
+faults: $(INSTALLED)  ## full disks, lost mounts, hanging workers, signals, killed ranks: what a run says and what it leaves
+	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.robustness.faults $(ARGS)
 
 backbone: $(INSTALLED)  ## train the miniature backbone anew (about an hour) and write its card, in data/backbone
 	$(BIN)/python -m experiments.miniature.train --config experiments/miniature/recipe.yaml \

@@ -5,33 +5,41 @@ user must see that happen, so the table says how much variation is left, relativ
 """
 
 import json
+from dataclasses import asdict
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from callbacks.access import data, is_trial, leaves_files, run_folder, stage
+from callbacks.access import data, is_trial, leaves_files, run_folder
+from callbacks.access import stage as as_stage
 from callbacks.alignment_figure import save_figure
+from callbacks.meeting import Meeting
 from vlynx_pl.adapter_training import evaluating
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.files import atomic_file
 from vlynx_pl.interface_gap import InterfaceGap, InterfaceGapMeter
+from vlynx_pl.interruption import Interrupted, asked_to_stop
+from vlynx_pl.progress import track
+from vlynx_pl.provenance import last_session
+
+_KEPT: Final = "It is measured anew, and nothing else is lost. Run the same command again to go on."
 
 
 class AlignmentReport(Callback):
     """Measures held-out modality frames before and after fitting, beside plain RGB video.
 
     Writes ``report.json``, which also marks the run as finished, and ``alignment.png`` into the run
-    folder; :meth:`show` prints the table, as the command line does at the end.
+    folder; :meth:`show` prints the table, as the command line does at the end. Each rank measures
+    its share; what was measured before fitting is kept in checkpoints.
 
     Args:
-        max_batches: measure at most so many batches of each stream.
+        max_batches: measure at most so many batches of each stream, counted over all ranks.
         healthy_share: warn when less than this share of the between-sample variance or effective
             rank is left, of that before alignment or of the RGB video tokens', the smaller. On the
             miniature 1.05 is left of the rank with both losses and 0.24 with L_attn alone.
@@ -43,30 +51,53 @@ class AlignmentReport(Callback):
         self.gaps: dict[str, InterfaceGap] = {}
         self.modality = ""
 
+    @property
+    @override
+    def state_key(self) -> str:
+        # What was measured on other batches is not taken from a checkpoint.
+        return self._generate_state_key(max_batches=self.max_batches)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {when: asdict(gap) for when, gap in self.gaps.items()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.gaps = {when: InterfaceGap(**gap) for when, gap in state_dict.items()}
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.gaps = {}  # of a fit before this one; a checkpoint is loaded later
+
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not is_trial(trainer):
-            module = stage(pl_module, InterfaceAlignment)
-            videos, held_out = data(trainer).reference_dataloader(), data(trainer).val_dataloader()
-            self.gaps["video"] = self._measure(module, videos, None, "RGB video")
-            self.gaps["before"] = self._measure(module, held_out, None, "Before")
+        if is_trial(trainer) or self.gaps:
+            return
+        module, run_data = as_stage(pl_module, InterfaceAlignment), data(trainer)
+        positions = range(len(run_data.reference_names()))[: self.max_batches]
+        share = positions[trainer.global_rank :: trainer.world_size]
+        videos, held_out = run_data.reference_dataloader(share), run_data.val_dataloader()
+        self.gaps["video"] = self._measure(module, videos, None, "RGB video")
+        self.gaps["before"] = self._measure(module, held_out, None, "Before")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not is_trial(trainer):
-            module, held_out = stage(pl_module, InterfaceAlignment), data(trainer).val_dataloader()
+            module = as_stage(pl_module, InterfaceAlignment)
+            held_out = data(trainer).val_dataloader()
             self.gaps["after"] = self._measure(module, held_out, module.modality, "After")
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not leaves_files(trainer):
             return
-        module = stage(pl_module, InterfaceAlignment)
+        module = as_stage(pl_module, InterfaceAlignment)
         run, self.modality = run_folder(trainer), module.modality
         save_figure(self.gaps, module.guidance, run / "alignment.png")
         with atomic_file(run / "report.json") as unfinished:
-            report = summary(self.gaps) | {"warnings": self.warnings()}
+            report: dict[str, Any] = {**summary(self.gaps), "warnings": self.warnings()}
             report["data"] = data(trainer).report()
+            report["provenance"] = last_session(run)
             unfinished.write_text(json.dumps(report, indent=1))
 
     def warnings(self) -> list[str]:
@@ -91,12 +122,16 @@ class AlignmentReport(Callback):
     ) -> InterfaceGap:
         meter = InterfaceGapMeter(module.guidance, module.backbone.tokens_per_frame)
         meter.to(module.device)
+        meeting = Meeting()
         total = min(self.max_batches, len(loader))
-        batches = track(islice(loader, total), f"Measuring: {what}", total, transient=True)
         with evaluating(module):
-            for batch in batches:
-                encoded = module.encode(batch["frames"].to(module.device), adapter)
-                meter.update(encoded.tokens, encoded.attention_gaps)
+            for batch in track(islice(loader, total), f"Measuring: {what}", total):
+                if asked_to_stop():
+                    raise Interrupted(f"Stopped while measuring, as asked. {_KEPT}")
+                if len(batch["frames"]):  # a rank may have nothing of the last batch
+                    encoded = module.encode(batch["frames"].to(module.device), adapter)
+                    meter.update(encoded.tokens, encoded.attention_gaps)
+        meeting.wait(_KEPT)
         return meter.gap()
 
 

@@ -1,21 +1,28 @@
 """Asks a benchmark's questions, scores the answers, and keeps what was said."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
-from rich.progress import track
 from typing_extensions import override
 
-from callbacks.access import data, is_trial, leaves_files, run_folder, stage
+from callbacks.access import data, is_trial, leaves_files, run_folder
+from callbacks.access import stage as as_stage
 from callbacks.answer_sheet import draw_answers, pick
+from callbacks.kept_answers import KeptAnswers
+from callbacks.meeting import Meeting
+from vlynx_pl.adapters import adapter_hash
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
+from vlynx_pl.interruption import Interrupted, asked_to_stop
 from vlynx_pl.metrics import Answered, headline, scores_for, submission, table
+from vlynx_pl.progress import track
+from vlynx_pl.provenance import last_session
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -27,6 +34,10 @@ class AnswerScores(Callback):
     as finished; then the ten worst and the ten best answers with their frames are drawn into
     ``answers-<split>.png``. Questions whose media were left out count as failed.
 
+    Each rank answers its share. Until there are scores, answers are kept as they come (see
+    :class:`callbacks.kept_answers.KeptAnswers`): a run that is started again neither reads nor asks
+    about a clip whose questions were all answered.
+
     Args:
         benchmark: name of the reader, such as ``ScanQA``.
     """
@@ -34,20 +45,51 @@ class AnswerScores(Callback):
     def __init__(self, benchmark: str) -> None:
         self.benchmark = benchmark
         self.scores = scores_for(benchmark)
-        # Question id → moments of each stream, in the order of asking.
-        self._times: dict[str, Mapping[str, Any]] = {}
+        self._kept: KeptAnswers | None = None  # nothing is, in a fast_dev_run
+        self._earlier: dict[str, list[Answered]] = {}  # clip → answers of an earlier session
+        self._meeting: Meeting | None = None
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_trial(trainer):
             return
-        module, loader = stage(pl_module, InstructionTuning), data(trainer).val_dataloader()
-        for batch in track(loader, "Answering", len(loader), transient=True):
-            moved = trainer.datamodule.transfer_batch_to_device(  # type: ignore[attr-defined]
-                batch, module.device, 0
+        module = as_stage(pl_module, InstructionTuning)
+        self._recall(trainer, module, "val")
+        self._begin(trainer, module)
+        loader = data(trainer).val_dataloader()
+        for batch in track(loader, "Answering", len(loader)):
+            left = trainer.datamodule.transfer_batch_to_device(  # type: ignore[attr-defined]
+                self._unanswered(batch), module.device, 0
             )
-            self._hear(module, moved, [module.answers(episode) for episode in moved])
-        self._finish(trainer, pl_module, "val")
+            with trainer.precision_plugin.test_step_context():
+                said = [module.answers(episode) for episode in left]
+            self._hear(trainer, left, said)
+        self._finish(trainer, module, "val")
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Loaders begin to read before on_test_start.
+        if stage == "test":
+            module = as_stage(pl_module, InstructionTuning)
+            self._recall(trainer, module, data(trainer).test_split)
+
+    @override
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        module = as_stage(pl_module, InstructionTuning)
+        # Again, since a checkpoint may have been loaded meanwhile.
+        self._recall(trainer, module, data(trainer).test_split)
+        self._begin(trainer, module)
+
+    @override
+    def on_test_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        batch[:] = self._unanswered(batch)  # in place: test_step is given the same list
 
     @override
     def on_test_batch_end(
@@ -59,56 +101,100 @@ class AnswerScores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._hear(stage(pl_module, InstructionTuning), batch, outputs["answers"])
+        self._hear(trainer, batch, outputs["answers"])
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(trainer, pl_module, data(trainer).test_split)
+        module = as_stage(pl_module, InstructionTuning)
+        self._finish(trainer, module, data(trainer).test_split)
 
-    def _hear(self, module: LightningModule, episodes: Any, answers: list[list[str]]) -> None:
+    def _recall(self, trainer: Trainer, module: InstructionTuning, split: str) -> None:
+        """Find the clips that an earlier session has answered all questions of."""
+        found: dict[str, Answered] = {}
+        if not is_trial(trainer):
+            made_with = {
+                "asking": module.asking,
+                "llm_adapter": adapter_hash(module.backbone.llm_adapters, module.task),
+                **module.notes(),
+                "backbone": module.backbone.fingerprint,
+                "dtype": str(module.backbone.newline.dtype),
+                "precision": trainer.precision,
+                "frames": data(trainer).preprocessing,
+                "drawing": data(trainer).drawing,
+            }
+            self._kept = KeptAnswers(run_folder(trainer), split, made_with, trainer.global_rank)
+            # What the first rank reads, since all must leave out the same.
+            found = self._kept.read() if trainer.is_global_zero else {}
+            found = trainer.strategy.broadcast(found)
+        self._earlier = {}
+        for episode in data(trainer).episodes(split):
+            asked = [_answered(episode.name, question, None) for question in episode.questions]
+            answers = [found[one.id] for one in asked if one.id in found]
+            if [replace(answer, prediction=None, times={}) for answer in answers] == asked:
+                self._earlier[episode.name] = answers
+        data(trainer).leave_unread(self._earlier)
+
+    def _begin(self, trainer: Trainer, module: InstructionTuning) -> None:
+        if self._kept is not None and trainer.is_global_zero:
+            for path in self._kept.remove_others():
+                rank_zero_info(f"Removed {path}: its answers were made with other settings")
+        if self._earlier:
+            count = sum(map(len, self._earlier.values()))
+            rank_zero_info(f"{count} questions were answered before and are not asked again")
         self.scores.to(module.device)
-        for episode, said in zip(episodes, answers, strict=True):
-            heard = [
-                _answered(episode["name"], question, text)
-                for question, text in zip(episode["questions"], said, strict=True)
-            ]
-            self.scores.update(heard)
-            self._times |= dict.fromkeys((answer.id for answer in heard), episode["times"])
+        self._meeting = Meeting()
 
-    def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
-        failed = [
-            _answered(episode.name, question, None)
-            for episode in data(trainer).unusable(split)
-            for question in episode.questions
+    def _unanswered(self, batch: Sequence[Any]) -> list[Any]:
+        return [episode for episode in batch if episode["name"] not in self._earlier]
+
+    def _hear(self, trainer: Trainer, episodes: Any, answers: list[list[str]]) -> None:
+        heard = [
+            _answered(episode["name"], question, text, episode["times"])
+            for episode, said in zip(episodes, answers, strict=True)
+            for question, text in zip(episode["questions"], said, strict=True)
         ]
-        if failed:
-            self.scores.update(failed)
+        if heard:
+            self.scores.update(heard)
+            if self._kept is not None:
+                self._kept.keep(heard)
+        if asked_to_stop():
+            raise Interrupted(f"Stopped while answering, as asked. {_kept_in(trainer)}")
+
+    def _finish(self, trainer: Trainer, module: InstructionTuning, split: str) -> None:
+        asked, unusable = data(trainer).episodes(split), data(trainer).unusable(split)
+        known = [answer for answers in self._earlier.values() for answer in answers]
+        known += [_answered(e.name, question, None) for e in unusable for question in e.questions]
+        if known and trainer.is_global_zero:
+            self.scores.update(known)
+        assert self._meeting is not None
+        self._meeting.wait(_kept_in(trainer))
         with self.scores.sync_context():
             everything = self.scores.answered()
-            figures = self.scores.compute()
         self.scores.reset()
+        data(trainer).leave_unread(())
+        if not trainer.is_global_zero:
+            return
+        ids = [question.id for episode in (*asked, *unusable) for question in episode.questions]
+        places = {identifier: place for place, identifier in enumerate(ids)}
+        everything.sort(key=lambda answer: places[answer.id])
+        figures = self.scores.figures(everything)
         if trainer.logger is not None:
             trainer.logger.log_metrics(figures, trainer.global_step)
         if leaves_files(trainer):
-            settings = stage(module, InstructionTuning).asking
-            self._write(run_folder(trainer), split, everything, settings)
+            self._write(run_folder(trainer), split, everything, module.asking)
             with atomic_file(run_folder(trainer) / f"scores-{split}.json") as unfinished:
-                unfinished.write_text(json.dumps(figures, indent=1))
+                made_by = {"provenance": last_session(run_folder(trainer))}
+                unfinished.write_text(json.dumps({**figures, **made_by}, indent=1))
+            if self._kept is not None:
+                self._kept.remove()
             Console().print(table(figures))
             self._draw(trainer, split, everything, figures)
-        self._times.clear()
 
     def _write(
         self, run: Path, split: str, answered: list[Answered], settings: Mapping[str, Any]
     ) -> None:
-        place = {identifier: i for i, identifier in enumerate(self._times)}
-        # What other ranks heard comes last, without its moments.
-        answered = sorted(answered, key=lambda answer: place.get(answer.id, len(place)))
         with atomic_file(run / f"predictions-{split}.jsonl") as unfinished:
-            rows = [
-                asdict(answer) | {"times": self._times.get(answer.id, {}), "settings": settings}
-                for answer in answered
-            ]
+            rows = [asdict(answer) | {"settings": settings} for answer in answered]
             unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
         try:
             official = submission(self.benchmark, answered)
@@ -136,7 +222,16 @@ class AnswerScores(Callback):
         )
 
 
-def _answered(clip: str, question: Any, prediction: str | None) -> Answered:
+def _kept_in(trainer: Trainer) -> str:
+    return f"Every answer so far is in {run_folder(trainer)}. Run the same command again to go on."
+
+
+def _answered(
+    clip: str,
+    question: Any,
+    prediction: str | None,
+    times: Mapping[str, Sequence[float]] | None = None,
+) -> Answered:
     return Answered(
         question.id,
         prediction,
@@ -145,4 +240,5 @@ def _answered(clip: str, question: Any, prediction: str | None) -> Answered:
         question.labels,
         clip,
         question.prompt,
+        times or {},
     )

@@ -49,8 +49,8 @@ class TrainingFaults(Callback):
         raise UserError(
             f"the gradient of step {trainer.global_step} is not finite, and the adapter was left "
             f"as it was; this rank's batch, of {', '.join(_names(self._batch))}, is kept in "
-            f"{kept}. Look at these clips (vlynx check), lower model.learning_rate, or give "
-            "trainer.gradient_clip_val"
+            f"{kept}. Look at these clips (vlynx check); or lower model.learning_rate or give "
+            "trainer.gradient_clip_val, in another folder with --run=FOLDER"
         )
 
     @override
@@ -70,7 +70,7 @@ class TrainingFaults(Callback):
     ) -> None:
         if self._batch is not None and _is_lack_of_memory(exception):
             sizes = as_stage(pl_module, AdapterTraining).sizes(self._batch)
-            reason = str(exception).partition("\n")[0]
+            reason = str(exception).partition("\n")[0] or type(exception).__name__
             raise UserError(
                 f"out of memory at step {trainer.global_step} ({reason}). The batch of "
                 f"{', '.join(_names(self._batch))} has {sizes}"

@@ -58,6 +58,7 @@ class ModalityDataModule(LightningDataModule):
         batch_size: clips, or episodes, a step: all ranks share them.
         num_workers: processes that read, per loader and rank.
         seed: seed of the order of training and reference clips.
+        timeout: how long a worker may take for a clip before it is given up, in s; 0 is forever.
         on_bad_sample: ``stop`` raises BadSample at the first file that cannot be used. ``skip``
             reads everything once before fitting and leaves out what cannot be used;
             ``bad_samples`` lists it with reasons. Nothing is ever put in its place.
@@ -79,6 +80,7 @@ class ModalityDataModule(LightningDataModule):
         batch_size: int = 8,
         num_workers: int = 4,
         seed: int = 0,
+        timeout: float = 600.0,
         on_bad_sample: Literal["stop", "skip"] = "stop",
         max_bad_share: float = 0.1,
         cache_dir: str | Path | None = None,
@@ -95,6 +97,7 @@ class ModalityDataModule(LightningDataModule):
         self.reference_root = None if reference_root is None else Path(reference_root)
         self.frames, self.frame_size = frames, frame_size
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.timeout = timeout
         self.on_bad_sample, self.max_bad_share = on_bad_sample, max_bad_share
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.bad_samples: list[BadSample] = []
@@ -413,6 +416,7 @@ class ModalityDataModule(LightningDataModule):
             collate_fn=partial(gather, stack if self.objective == "alignment" else list),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            timeout=self.timeout if self.num_workers > 0 else 0,
         )
 
 

@@ -1,18 +1,19 @@
 """Clips and episodes as datasets: uint8 pictures of one size, read by the loaders' workers."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 from typing_extensions import override
 
 from datamodules.frame_cache import FrameCache, states
+from datamodules.mishaps import Reading, explained, starting
 from datamodules.samples import (
     Clip,
     Episode,
@@ -21,6 +22,7 @@ from datamodules.samples import (
     LoadedEpisode,
     Streams,
 )
+from datamodules.watching import Watched, make_board, noted, share
 from vlynx_pl.errors import UserError
 
 
@@ -46,6 +48,10 @@ class FrameDataset(Dataset[tuple[Tensor, str]]):
     def __len__(self) -> int:
         """Number of clips."""
         return len(self.clips)
+
+    def reading(self, index: int) -> Reading:
+        """What is read for a clip."""
+        return Reading(self.clips[index].name, self.clips[index].files)
 
     @override
     def __getitem__(self, index: int) -> tuple[Tensor, str]:
@@ -88,6 +94,7 @@ class EpisodeDataset(Dataset[LoadedEpisode]):
         settings: how it is read, in plain numbers and names.
         cache: where pictures are kept, if at all.
         tokens: where tokens are kept, if at all; a clip that it holds is not read.
+        unread: names of episodes that are given without streams.
     """
 
     def __init__(
@@ -97,13 +104,19 @@ class EpisodeDataset(Dataset[LoadedEpisode]):
         settings: Sequence[Any] = (),
         cache: FrameCache | None = None,
         tokens: Tokens | None = None,
+        unread: Collection[str] = (),
     ) -> None:
         self.episodes, self.frame_size, self.settings = episodes, frame_size, settings
-        self.cache, self.tokens = cache, tokens
+        self.cache, self.tokens, self.unread = cache, tokens, unread
 
     def __len__(self) -> int:
         """Number of episodes."""
         return len(self.episodes)
+
+    def reading(self, index: int) -> Reading:
+        """What is read for an episode."""
+        episode, streams = self.episodes[index]
+        return Reading(episode.name, streams.files)
 
     def key(self, index: int) -> str:
         """Of an episode's clip; raises BadSample where a file of it is missing."""
@@ -116,12 +129,16 @@ class EpisodeDataset(Dataset[LoadedEpisode]):
         episode, streams = self.episodes[index]
         loaded: LoadedEpisode = {
             "name": episode.name,
-            "key": "" if self.tokens is None else self.key(index),
+            "key": "",
             "streams": {},
             "tokens": {},
             "times": {},
             "questions": episode.questions,
         }
+        if episode.name in self.unread:
+            return loaded
+        if self.tokens is not None:
+            loaded["key"] = self.key(index)
         if self.tokens is not None and (kept := self.tokens.load(loaded["key"])) is not None:
             loaded["tokens"] = {name: stream.tokens for name, stream in kept.items()}
             loaded["times"] = {name: stream.times for name, stream in kept.items()}
@@ -136,7 +153,13 @@ class EpisodeDataset(Dataset[LoadedEpisode]):
 
 
 class Careful(Dataset[Any]):
-    """Gives a UserError instead of raising it, so that it leaves a worker as it is."""
+    """Gives a UserError instead of raising it, so that it leaves a worker as it is.
+
+    Attributes:
+        board: where workers note what they read, if there are any.
+    """
+
+    board: Tensor | None = None
 
     def __init__(self, dataset: FrameDataset | EpisodeDataset) -> None:
         self.dataset = dataset
@@ -148,35 +171,62 @@ class Careful(Dataset[Any]):
     @override
     def __getitem__(self, index: int) -> Any:
         try:
-            return self.dataset[index]
+            with noted(self.board, index), explained(self.dataset.reading(index)):
+                return self.dataset[index]
         except UserError as bad:
             return bad
 
 
 def gather(batch: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
-    """A batch of the samples, or the first that is bad."""
-    return next((sample for sample in samples if isinstance(sample, UserError)), None) or batch(
-        samples
-    )
+    """A batch of the samples, or what is bad about the first that is; UserErrors are given."""
+    if bad := [sample for sample in samples if isinstance(sample, UserError)]:
+        return bad[0]
+    try:
+        made = batch(samples)
+        # Torch would do it later in a thread, where it loses a batch that finds no room.
+        if get_worker_info() is not None:
+            share(made)
+    except UserError as bad_batch:
+        return bad_batch
+    return made
 
 
 class Loader(DataLoader[Any]):
-    """Raises what a worker found bad in the process that trains, as one message."""
+    """Raises what a worker found bad, or became of it, as one message where the training is.
+
+    Its dataset is a :class:`Careful` one. ``timeout`` is the time in s that one clip may take.
+    """
+
+    dataset: Careful
+
+    @override
+    def _get_iterator(self) -> Any:
+        if self.num_workers == 0:
+            return super()._get_iterator()
+        with starting(self.num_workers):
+            self.dataset.board = make_board(self.num_workers)
+            return Watched(self, self.dataset.board, self.dataset.dataset.reading)
 
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        try:
+            for batch in super().__iter__():
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
+        except UserError:
+            self._iterator = None  # its workers may be gone; another try has new ones
+            raise
 
 
-def collate(samples: list[tuple[Tensor, str]]) -> FrameBatch:
-    """Stack clips of one length into a batch.
+def collate(samples: list[tuple[Tensor, str]], frame_size: tuple[int, int]) -> FrameBatch:
+    """Stack clips of one length into a batch; none at all are a batch of one frame each.
 
     Raises:
         UserError: their lengths differ.
     """
+    if not samples:
+        return {"frames": torch.empty(0, 1, 3, *frame_size, dtype=torch.uint8), "clips": []}
     frames, names = zip(*samples, strict=True)
     lengths = {len(clip): name for clip, name in samples}
     if len(lengths) > 1:

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.files import atomic_folder
 
 
@@ -219,14 +219,21 @@ def saved_config(folder: Path) -> SavedAdapter:
         config = json.loads((folder / "adapter_config.json").read_text())
         note = folder / "made_with.json"
         made_with = json.loads(note.read_text()) if note.is_file() else {}
-        return SavedAdapter(
-            int(config["r"]),
-            int(config["lora_alpha"]),
-            float(config["lora_dropout"]),
-            dict(made_with),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        rank = int(config["r"])
+        # A few bytes of settings must not make the model as large as they like.
+        if rank not in (ranks := _ranks(folder / "adapter_model.safetensors")):
+            raise ValueError(f"its settings say rank {rank}, its weights {sorted(ranks)}")
+        alpha, dropout = int(config["lora_alpha"]), float(config["lora_dropout"])
+        return SavedAdapter(rank, alpha, dropout, dict(made_with))
+    except (*FOREIGN, SafetensorError) as error:
         raise AdapterError(
             f"{folder} is no PEFT adapter ({error}); align or tune it first, or give the folder "
             "that holds adapter_config.json, such as runs/…/adapters/vision-3d"
         ) from error
+
+
+def _ranks(weights: Path) -> set[int]:
+    """Ranks of the matrices in a file, of which the header alone is read."""
+    with safe_open(weights, "pt") as file:
+        names = [name for name in file.keys() if ".lora_A." in name]  # noqa: SIM118
+        return {file.get_slice(name).get_shape()[0] for name in names}

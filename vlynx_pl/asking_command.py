@@ -24,7 +24,7 @@ from datamodules.benchmarks.base import Asked, Benchmark
 from datamodules.loading import squash
 from datamodules.samples import BadSample, Frames, Question, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
-from vlynx_pl.errors import UserError, uncovered
+from vlynx_pl.errors import FOREIGN, UserError, uncovered
 from vlynx_pl.tuning import InstructionTuning
 
 _WHAT: Final = {
@@ -142,7 +142,7 @@ def read_configuration(run: Path) -> dict[str, Any]:
         parts = {part: _part(saved[part]) for part in ("backbone", "model", "data")}
         model = parts["model"]["init_args"]
         modalities = dict(model.get("modalities") or {})
-    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+    except (*FOREIGN, yaml.YAMLError, AttributeError) as error:
         raise UserError(
             f"{path}: is no configuration of a run ({error}); give the folder of a finished "
             "vlynx fit with --run"

@@ -8,13 +8,23 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.errors import FOREIGN, UserError
 
-_PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "premises", "seed")
+_TORCHS: Final = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    EOFError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+)
+"""What torch raises at a file that is not its own."""
+_PARTS: Final = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "premises", "seed")
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -58,8 +68,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(found, dict) or (missing := [p for p in _PARTS if p not in found]):
             raise ValueError("it holds no run" if not isinstance(found, dict) else f"no {missing}")
-    except (OSError, ValueError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).partition("\n")[0]
+    except (*FOREIGN, *_TORCHS) as error:
+        # Torch advises to execute what it does not know; nobody shall.
+        unknown = isinstance(error, pickle.UnpicklingError)
+        reason = (
+            "it holds more than tensors and plain types"
+            if unknown
+            else str(error).partition("\n")[0]
+        )
         raise UserError(
             f"checkpoint {path} cannot be used ({reason}); remove it, and the run goes on from the "
             "one before, or from the beginning"

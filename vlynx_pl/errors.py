@@ -2,6 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
+
+FOREIGN: Final = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
+"""What reading a file raises, beside its library's own errors, that holds anything at all."""
 
 
 class UserError(ValueError):

@@ -23,7 +23,7 @@ from torchmetrics import Metric
 from vlynx_pl.adapters import tensors_hash
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.files import atomic_file
 
 _TENSORS = ("keys", "values", "token_mean", "token_var")
@@ -141,7 +141,7 @@ class InterfaceGuidance:
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
             source = GuidanceSource.of_notes(metadata)
             counts = int(metadata["num_frames"]), int(metadata["num_videos"])
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (*FOREIGN, SafetensorError) as error:
             raise GuidanceError(
                 f"guidance file {path} cannot be used: {error}. Delete it, or leave the path out, "
                 "and it is computed again from the reference videos"

@@ -81,13 +81,13 @@ class InterfaceGapMeter(Metric):
         }
 
     def gap(self) -> InterfaceGap:
-        """The gap of everything seen so far, on all ranks."""
+        """The gap of everything seen so far, on all ranks; its tensors are on the CPU."""
         seen = self.compute()
         token_mean, token_var = seen["token_mean"], seen["token_var"]
         return InterfaceGap(
-            attention=seen["attention"],
-            token_mean=token_mean,
-            token_var=token_var,
+            attention=seen["attention"].cpu(),
+            token_mean=token_mean.cpu(),
+            token_var=token_var.cpu(),
             mean_distance=float((self.guidance.token_mean.to(token_mean) - token_mean).norm()),
             var_distance=float((self.guidance.token_var.to(token_var) - token_var).norm()),
             sample_variance=float(seen["sample_variance"]),

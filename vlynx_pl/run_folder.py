@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.errors import FOREIGN, UserError
 
 # What may change when a run goes on: where it runs and where files lie, but nothing of what it
 # computes. Clips are compared by name when training goes on.
@@ -99,7 +99,7 @@ def refuse_other_settings(run: Path, now: Mapping[str, Any]) -> None:
     path = run / "config.yaml"
     try:
         then = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (*FOREIGN, yaml.YAMLError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({error}), and nothing else tells what the run was begun with; "
             "choose another folder with --run=FOLDER"

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.files import atomic_file, hashed_path
 
 _FORMAT: Final = 1  # of the entries; another number makes all of them new
@@ -75,7 +75,7 @@ class TokenStore:
             made_by, times = note["made_by"], tuple(map(float, json.loads(note["times"])))
         except FileNotFoundError:
             raise
-        except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+        except (*FOREIGN, SafetensorError) as error:
             raise UserError(
                 f"{path} is no entry of a token store ({error}); remove it, and it is made again"
             ) from error

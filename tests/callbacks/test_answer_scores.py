@@ -1,19 +1,23 @@
 """Tuning on a toy task through the command line: trained, asked, scored, written."""
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from callbacks import AnswerScores
-from datamodules.samples import Episode, Question
+from callbacks.kept_answers import KeptAnswers
+from datamodules.loading import EpisodeDataset
 from vlynx_pl import cli
 from vlynx_pl.adapters import save_adapter
+from vlynx_pl.interruption import PREEMPTED, forget_signals
+from vlynx_pl.metrics import Answered
 from vlynx_pl.tuning import InstructionTuning
 
 REPOSITORY = Path(__file__).parents[2]
@@ -86,11 +90,48 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path, capsys):
     assert rows_of_frames(tmp_path / "test" / "answers-test.png") == 2
 
 
-def test_val_is_asked_where_the_answers_of_test_are_kept_back(vlynx, options, data, tmp_path):
+@pytest.fixture
+def signals():
+    """As they were, after a run has noted some."""
+    wanted = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in wanted]
+    yield
+    for number, handler in zip(wanted, before, strict=True):
+        signal.signal(number, handler)
+    forget_signals()
+
+
+def test_val_is_asked_where_the_answers_of_test_are_kept_back_and_goes_on_when_stopped(
+    vlynx, options, data, tmp_path, monkeypatch, signals
+):
+    asked, answers = [], InstructionTuning.answers
+    read, load = [], EpisodeDataset.__getitem__
+
+    def answering(self, episode):
+        asked.append(episode["name"])
+        os.kill(os.getpid(), signal.SIGTERM)
+        return answers(self, episode)
+
+    def loading(self, index):
+        loaded = load(self, index)
+        read.append(list(loaded["streams"]))
+        return loaded
+
     (data / "ScanQA_v1.0_test_w_obj.json").unlink()
-    assert vlynx("test", *options, "--data.test_split=val", f"--run={tmp_path / 'run'}") == 0
+    monkeypatch.setattr(InstructionTuning, "answers", answering)
+    command = "test", *options, "--data.test_split=val", f"--run={tmp_path / 'run'}"
+    assert vlynx(*command) == PREEMPTED
+    forget_signals()
+    assert [path.name for path in (tmp_path / "run").glob("*unfinished*")] == [
+        "answers-val.0.unfinished.jsonl"
+    ]
+    monkeypatch.setattr(EpisodeDataset, "__getitem__", loading)
+    assert vlynx(*command) == 0
+    assert asked == ["scene0002_00"]
+    assert read == [[], ["video", "3d"]], "not read to be asked, but to be shown"
     scores = json.loads((tmp_path / "run" / "scores-val.json").read_text())
-    assert scores["scanqa/n_total"] == 2
+    assert scores["scanqa/n_total"] == 2 and scores["scanqa/n_failed"] == 0
+    assert not list((tmp_path / "run").glob("*unfinished*"))
 
 
 @pytest.mark.parametrize("setting", ["encoding=gray", "far_mm=4000", "frames=3"])
@@ -115,41 +156,38 @@ def test_a_finished_run_is_not_written_into_again(vlynx, options, tmp_path, caps
     assert "already holds a finished run" in capsys.readouterr().err
 
 
-class Rooms:
-    """A data module of one clip that was asked about, and of one whose media are bad."""
-
-    test_split = "test"
-
-    def __init__(self) -> None:
-        self.read: list[tuple[str, list[str]]] = []
-
-    def unusable(self, part):
-        asked = Question("2", "What is it?", ("B",), labels={"task": "Audio"})
-        return [Episode("broken", {}, (asked,))]
-
-    def loaded(self, part, names):
-        self.read.append((part, list(names)))
-        return {
-            "room": {
-                "streams": {"video": torch.zeros(2, 3, 8, 8).byte()},
-                "times": {"video": (0.0, 1.0)},
-            }
-        }
+def said(number, **fields):
+    return Answered(f"{number}", "a dög\n", ("a dog",), times={"video": [0.0, 0.5]}, **fields)
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_only_the_first_rank_reads_frames_again_and_draws(backbone, tmp_path, first):
-    trainer = SimpleNamespace(
-        is_global_zero=first,
-        fast_dev_run=False,
-        default_root_dir=tmp_path,
-        logger=None,
-        datamodule=Rooms(),
-    )
-    questions = [Question(i, "What is it?", ("A",), labels={"task": "Audio"}) for i in "01"]
-    clip = {"name": "room", "times": {"video": (0.0, 1.0)}, "questions": questions}
-    module, callback = InstructionTuning(backbone, "avut", rank=2), AnswerScores("AVUT")
-    callback.on_test_batch_end(trainer, module, {"answers": [["A", "B"]]}, [clip], 0)
-    callback.on_test_epoch_end(trainer, module)
-    assert trainer.datamodule.read == ([("test", ["broken", "room"])] if first else [])
-    assert (tmp_path / "answers-test.png").exists() == first
+def test_kept_answers_are_those_of_all_processes_with_these_settings(tmp_path):
+    made_with = {"tokens": 3, "frames": (1, 2)}
+    for rank in range(3):
+        KeptAnswers(tmp_path, "val", made_with, rank).keep([said(rank), said(rank + 10)])
+    KeptAnswers(tmp_path, "test", made_with).keep([said("another split")])
+    KeptAnswers(tmp_path, "val", {"tokens": 4}, 3).keep([said("other settings")])
+    kept = KeptAnswers(tmp_path, "val", made_with)
+    assert kept.read() == {f"{n}": said(n) for n in (0, 10, 1, 11, 2, 12)}
+    assert [path.name for path in kept.remove_others()] == ["answers-val.3.unfinished.jsonl"]
+    assert len(kept.read()) == 6
+    kept.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["answers-test.0.unfinished.jsonl"]
+
+
+@given(st.data())
+def test_what_a_kill_left_half_written_is_asked_again_and_nothing_else(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("kept")
+    kept = KeptAnswers(folder, "val", {"tokens": 3})
+    ends = [0]
+    for number in range(3):
+        kept.keep([said(number)])
+        ends.append((folder / "answers-val.0.unfinished.jsonl").stat().st_size)
+    end = data.draw(st.integers(0, ends[-1]))
+    os.truncate(folder / "answers-val.0.unfinished.jsonl", end)
+    again = KeptAnswers(folder, "val", {"tokens": 3})
+    # The last byte is a line's end, which nothing hangs on.
+    assert list(again.read()) == [f"{n}" for n in range(3) if ends[n + 1] - 1 <= end]
+    known = again.read()
+    again.remove_others()
+    again.keep([said("new")])
+    assert again.read() == known | {"new": said("new")}

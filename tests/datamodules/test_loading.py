@@ -20,7 +20,7 @@ def test_frames_are_squashed_as_transformers_does(size):
 
 def test_a_batch_keeps_names_in_order():
     frames = [torch.full((2, 3, 4, 5), i, dtype=torch.uint8) for i in range(3)]
-    batch = collate([(frames[i], f"clip {i}") for i in range(3)])
+    batch = collate([(frames[i], f"clip {i}") for i in range(3)], (4, 5))
     assert batch["clips"] == ["clip 0", "clip 1", "clip 2"]
     assert torch.equal(batch["frames"], torch.stack(frames))
 
@@ -28,7 +28,7 @@ def test_a_batch_keeps_names_in_order():
 def test_clips_of_two_lengths_name_both_and_the_remedy():
     short, long = (torch.zeros(length, 3, 4, 5, dtype=torch.uint8) for length in (2, 3))
     with pytest.raises(ValueError, match=r"a has 2 frames and b has 3, .*data\.fps=null"):
-        collate([(short, "a"), (long, "b")])
+        collate([(short, "a"), (long, "b")], (4, 5))
 
 
 def test_a_bad_sample_says_file_reason_and_remedy():

@@ -1,5 +1,6 @@
 """From a folder or hub name to a frozen backbone; the only place that knows all families."""
 
+import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.errors import FOREIGN, UserError
 
 FAMILIES: dict[str, type[LlavaOnevisionBackbone]] = {"llava_onevision": LlavaOnevisionBackbone}
 
@@ -61,8 +62,9 @@ def _family(config: PretrainedConfig, path: str) -> type[LlavaOnevisionBackbone]
 
 def _load(auto_class: Any, path: str, **options: object) -> Any:
     try:
-        return auto_class.from_pretrained(path, **options)
-    except (OSError, SafetensorError, ValueError) as error:
+        # Asked for neither here nor by a question: code that lies beside the weights.
+        return auto_class.from_pretrained(path, trust_remote_code=False, **options)
+    except (*FOREIGN, SafetensorError, pickle.UnpicklingError, AttributeError) as error:
         kind = "folder" if Path(path).exists() else "neither a folder here nor reachable on the hub"
         raise BackboneError(
             f"backbone {path!r} ({kind}) cannot be loaded: {error}\nGive a folder written by "

@@ -20,6 +20,7 @@ class Answered:
         labels: what scores are broken down by.
         clip: the recording that it is about.
         question: what the user said.
+        times: moments in s of each stream's pictures that it was answered from.
     """
 
     id: str
@@ -29,6 +30,7 @@ class Answered:
     labels: Mapping[str, str] = field(default_factory=dict)
     clip: str = ""
     question: str = ""
+    times: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     @property
     def failed(self) -> bool:

@@ -60,7 +60,10 @@ class Scores(Metric):
         Raises:
             UserError: there is nothing to score, or something that can't be scored.
         """
-        answered = self.answered()
+        return self.figures(self.answered())
+
+    def figures(self, answered: Sequence[Answered]) -> Figures:
+        """The figures of answers, each question once, whoever holds them; raises UserError."""
         return self.protocol.figures(answered) | counts(self.protocol.name, answered)
 
     def answered(self) -> list[Answered]:

@@ -1,0 +1,51 @@
+"""Where ranks wait for each other, and still hear a signal that asks them to stop.
+
+A rank that waits in a collective call hears nothing, and one that was told to stop never comes to
+the meeting: so both look at their signals while they wait.
+"""
+
+import time
+from datetime import timedelta
+from typing import Any, Final
+
+import torch
+import torch.distributed as dist
+
+from vlynx_pl.errors import UserError
+from vlynx_pl.interruption import Interrupted, asked_to_stop
+from vlynx_pl.ranks import ranks
+
+_PATIENCE: Final = timedelta(days=1)  # the share of one rank may take hours longer than another's
+
+
+class Meeting:
+    """All ranks make one at the same place of the program, work, and wait for each other."""
+
+    def __init__(self) -> None:
+        # A group of its own, since the GPU's gives up after half an hour.
+        several = ranks() > 1
+        self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if several else None
+
+    def wait(self, kept: str) -> None:
+        """Return when all ranks are here.
+
+        Args:
+            kept: what is not lost if there is no meeting, and how to go on.
+
+        Raises:
+            Interrupted: this process was asked to stop.
+            UserError: another one has ended.
+        """
+        if self._group is None:
+            return
+        try:
+            arrival = dist.all_reduce(torch.zeros(()), group=self._group, async_op=True)
+            while not arrival.is_completed():
+                if asked_to_stop():
+                    raise Interrupted(f"Stopped while waiting for other ranks, as asked. {kept}")
+                time.sleep(0.05)
+            arrival.wait()
+        except RuntimeError as error:
+            raise UserError(
+                f"another process of this run has ended; see what it said. {kept}"
+            ) from error

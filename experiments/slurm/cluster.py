@@ -1,0 +1,248 @@
+"""A SLURM of one node on this machine, for as long as a trial needs it.
+
+Its three daemons, their configuration and all they write lie in one folder, and its ports are its
+own, so that it neither sees nor disturbs another SLURM.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+_PACKAGES: Final = ("slurm-wlm", "munge")  # Debian's
+_PROGRAMS: Final = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "scancel")
+_PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+_OTHERS: Final = ("SLURM_", "SBATCH_", "SRUN_")  # variables, of jobs of another SLURM
+_POLL: Final = 0.2  # s
+# Two partitions, that a job of the one can preempt jobs of the other, as many clusters have them.
+_CONFIGURATION: Final = """\
+ClusterName=trial
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none
+JobRequeue=1
+ReturnToService=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+PartitionName=usual Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE
+PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF
+"""
+
+
+class UnavailableError(Exception):
+    """There is no SLURM here, and none can be installed."""
+
+
+class Cluster:
+    """What :func:`running` gives: a SLURM to submit jobs to.
+
+    Args:
+        folder: for everything it writes; must exist.
+        cpus: that jobs may take, whatever the machine has.
+    """
+
+    def __init__(self, folder: Path, cpus: int = 4) -> None:
+        self.folder, self.cpus = folder, cpus
+        configuration = f"SLURM_CONF={folder}/slurm.conf"
+        self._mark = configuration.encode()  # of all processes that are the cluster's
+        own = dict(item for item in os.environ.items() if not item[0].startswith(_OTHERS))
+        self.environment = own | {"PATH": _PATH, "SLURM_CONF": configuration.partition("=")[2]}
+        self._daemons: list[subprocess.Popen[bytes]] = []
+
+    def run(self, *command: str, **variables: str) -> str:
+        """What a command of SLURM prints.
+
+        Raises:
+            RuntimeError: it fails.
+        """
+        done = subprocess.run(
+            command,
+            env=self.environment | variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def job(self, job: str) -> dict[str, str]:
+        """What SLURM knows of a job: JobState, ExitCode, Restarts, ..."""
+        shown = self.run("scontrol", "--oneliner", "show", "job", job)
+        return dict(item.split("=", 1) for item in shown.split() if "=" in item)
+
+    def wait_for_state(self, job: str, state: str, seconds: float = 120) -> dict[str, str]:
+        """Wait until a job is in a state.
+
+        Raises:
+            TimeoutError: it is not, though so many seconds went by.
+        """
+        found: dict[str, str] = {}
+
+        def reached() -> bool:
+            found.update(self.job(job))
+            return found["JobState"] == state
+
+        wait_until(reached, seconds, lambda: f"job {job} is {found['JobState']}, not {state}")
+        return found
+
+    def last_words(self) -> str:
+        """The ends of the daemons' logs."""
+        logs = sorted(self.folder.glob("*.log"))
+        return "\n".join(
+            f"{log.name}: ...{log.read_text(errors='replace')[-1500:]}" for log in logs
+        )
+
+    def start(self) -> None:
+        """Start its daemons and wait for them."""
+        for name in ("state", "spool"):
+            (self.folder / name).mkdir()
+        key = self.folder / "munge.key"
+        key.touch(0o600)
+        key.write_bytes(secrets.token_bytes(128))
+        (self.folder / "slurm.conf").write_text(
+            _CONFIGURATION.format(
+                folder=self.folder,
+                host=socket.gethostname().partition(".")[0],
+                ports=_free_ports(2),
+                user=pwd.getpwuid(os.getuid()).pw_name,
+                cpus=self.cpus,
+            )
+        )
+        munge = {"key-file": key} | {
+            f"{name}-file": self.folder / f"munge.{name}" for name in ("pid", "log", "seed")
+        }
+        options = [f"--{name}={path}" for name, path in munge.items()]
+        # --force: it warns of folders that others may write into, such as /tmp.
+        socket_path = self.folder / "munge.socket"
+        self._daemon("munged", "--foreground", "--force", f"--socket={socket_path}", *options)
+        wait_until(socket_path.exists, 20, lambda: f"munged does not start\n{self.last_words()}")
+        self._daemon("slurmctld", "-D")
+        self._daemon("slurmd", "-D")
+        wait_until(self._is_up, 60, lambda: f"the node does not come up\n{self.last_words()}")
+
+    def _daemon(self, *command: str) -> None:
+        # A session of its own: Ctrl-C in a terminal is not for them.
+        with (self.folder / f"{command[0]}.output.log").open("wb") as log:
+            daemon = subprocess.Popen(
+                command,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._daemons.append(daemon)
+
+    def _is_up(self) -> bool:
+        try:
+            return self.run("sinfo", "--noheader", "--partition=usual", "--format=%T") == "idle"
+        except RuntimeError:
+            return False  # slurmctld does not answer yet
+
+    def end(self) -> None:
+        """End everything that it started, jobs too."""
+        # SLURM's steps outlive its daemons, so everything is ended that knows the configuration.
+        while found := list(self._processes()):
+            for process in found:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+            time.sleep(_POLL)
+        for daemon in self._daemons:
+            daemon.wait()
+
+    def _processes(self) -> Iterator[int]:
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self._mark in (folder / "environ").read_bytes().split(b"\0"):
+                    yield int(folder.name)
+            except OSError:
+                continue  # it has ended, or is another user's
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Cluster]:
+    """A SLURM while the ``with`` block lasts; no process of it is left behind."""
+    cluster = Cluster(folder)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.end()
+
+
+def install() -> None:
+    """Install Debian's SLURM if there is none.
+
+    Raises:
+        UnavailableError: it cannot be installed; says why.
+    """
+    missing = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
+    if not missing:
+        return
+    by_hand = f"apt-get install {' '.join(_PACKAGES)}"
+    if shutil.which("apt-get") is None:
+        raise UnavailableError(f"{missing[0]} is missing, and there is no apt-get to install it")
+    if os.getuid() != 0:
+        raise UnavailableError(f"{missing[0]} is missing; as root: {by_hand}")
+    print(f"Installing {' and '.join(_PACKAGES)}", flush=True)
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update", "-qq"], ["install", "-y", "-qq", *_PACKAGES]):
+        done = subprocess.run(
+            ["apt-get", *command], env=quiet, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
+            raise UnavailableError(f"{by_hand} does not succeed: {reason}")
+
+
+def wait_until(holds: Callable[[], object], seconds: float, otherwise: Callable[[], str]) -> None:
+    """Wait until something holds.
+
+    Raises:
+        TimeoutError: it does not, though so many seconds went by.
+    """
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"after {seconds:.0f} s {otherwise()}")
+        time.sleep(_POLL)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports

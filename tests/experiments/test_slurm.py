@@ -1,0 +1,255 @@
+"""The jobs without SLURM: what they would run, and what becomes of its exit code.
+
+`make slurm-test` runs them in a real one.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from experiments.slurm import trial
+from experiments.slurm.cluster import UnavailableError
+
+REPOSITORY = Path(__file__).parents[2]
+FOLDER = REPOSITORY / "experiments" / "slurm"
+STAGES = ("align", "tune", "eval")
+SENSES = ("3d", "audio", "highfps", "ego")
+TASKS = ("scanqa", "sqa3d", "avsd", "avqa", "music_avqa", "avut", "llava_video", "egoexo")
+EXAMINED = (*TASKS, "videomme", "mvbench", "mlvu")
+RUNNING, ALONE = {"STATE": "RUNNING"}, {"SLURM_JOB_ID": "7"}
+ARRAY = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7"}
+# Neither may ever be SLURM's own: an invented job could be somebody's.
+FAKES = {
+    "srun": r"""printf '%s\n' "$@" > "$NOTES/srun"; exit "${EXIT:-0}" """,
+    "scontrol": r"""echo "$*" >> "$NOTES/scontrol"
+        case $* in *show*) echo "JobId=7 JobState=$STATE Reason=None" ;; esac""",
+}
+
+
+@pytest.fixture
+def submit(tmp_path):
+    """Runs a script as SLURM would; gives exit code, stderr, srun's words and scontrol's calls."""
+    for name, code in FAKES.items():
+        fake = tmp_path / name
+        fake.write_text(f"#!/bin/bash\n{code}\n")
+        fake.chmod(0o755)
+
+    def run(script, *options, **variables):
+        notes = {name: tmp_path / "notes" / name for name in FAKES}
+        notes["srun"].parent.mkdir(exist_ok=True)
+        for note in notes.values():
+            note.write_text("")
+        of_slurm = {"SLURM_SUBMIT_DIR": str(REPOSITORY), "SLURM_NNODES": "1", **ALONE}
+        path = {"PATH": f"{tmp_path}:{os.defpath}", "NOTES": str(tmp_path / "notes")}
+        done = subprocess.run(
+            ["bash", str(FOLDER / f"{script}.sbatch"), *options],
+            env=of_slurm | path | variables,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        said, called = (notes[name].read_text().splitlines() for name in FAKES)
+        return done.returncode, done.stderr, said, called
+
+    return run
+
+
+def value(words, option):
+    [found] = [word.partition("=")[2] for word in words if word.startswith(f"{option}=")]
+    return found
+
+
+@pytest.mark.parametrize("name", [*(f"{stage}.sbatch" for stage in STAGES), "job.sh"])
+def test_scripts_parse(name):
+    subprocess.run(["bash", "-n", str(FOLDER / name)], check=True)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_all_jobs_are_requeued_and_warned_but_not_their_scripts(stage):
+    text = (FOLDER / f"{stage}.sbatch").read_text()
+    for option in ("signal=USR1@120", "requeue", "open-mode=append", "output=%x-%j.log"):
+        assert f"#SBATCH --{option}\n" in text
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("ids", "name"), [(ALONE, "7"), (ARRAY | {"SLURM_ARRAY_TASK_ID": "3"}, "7_3")]
+)
+def test_a_job_that_made_room_is_requeued_once(submit, stage, ids, name):
+    code, said, _, called = submit(stage, EXIT="75", **RUNNING, **ids)
+    assert called == [f"--oneliner show job {name}", f"requeue {name}"]
+    assert code == 75
+    assert f"job {name}: made room; goes back into the queue" in said
+
+
+@pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING", "PREEMPTED"])
+def test_a_job_that_is_cancelled_or_requeued_already_is_not_requeued(submit, state):
+    code, said, _, called = submit("align", EXIT="75", STATE=state)
+    assert code == 75
+    assert called == ["--oneliner show job 7"]
+    assert "goes back" not in said
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("code", "word"), [(0, "finished"), (1, "failed"), (130, "failed"), (137, "failed")]
+)
+def test_other_exit_codes_are_the_jobs_own(submit, stage, code, word):
+    ended, said, _, called = submit(stage, EXIT=str(code), **RUNNING)
+    assert ended == code
+    assert called == []
+    assert word in said
+
+
+def test_a_dead_rank_ends_the_others_but_not_at_once(submit):
+    _, _, words, _ = submit("align")
+    assert {"--kill-on-bad-exit=0", "--wait=300"} <= set(words)
+
+
+@pytest.mark.parametrize(
+    ("stage", "names", "runs"), [("align", SENSES, 12), ("tune", TASKS, 24), ("eval", EXAMINED, 33)]
+)
+def test_an_array_is_all_names_times_three_seeds(submit, stage, names, runs):
+    folders = []
+    for index in (*range(len(names)), len(names), runs - 1):
+        code, _, words, _ = submit(stage, SLURM_ARRAY_TASK_ID=str(index), **ARRAY)
+        seed = ("42", "1", "2")[index // len(names)]
+        name = names[index % len(names)]
+        folder = value(words, "--run")
+        assert code == 0
+        assert value(words, "--seed_everything") == seed
+        assert f"experiments/{'align' if stage == 'align' else 'tune'}/" in " ".join(words)
+        assert any(word.endswith(f"/{name}.yaml") for word in words)
+        assert folder.removesuffix(f"/eval-{name}").endswith(f"-miniature-toyworld-seed{seed}")
+        folders.append(folder)
+    assert len(set(folders)) == len(folders)
+    code, said, words, _ = submit(stage, SLURM_ARRAY_TASK_ID=str(runs), **ARRAY)
+    assert (code, words) == (2, [])
+    assert f"--array=0-{runs - 1}" in said
+
+
+def test_what_is_given_takes_the_place_of_the_lists(submit):
+    for index, seed in enumerate("567"):
+        _, _, words, _ = submit(
+            "align", MODALITY="ego", SEED="5 6 7", SLURM_ARRAY_TASK_ID=str(index), RUN="R", **ARRAY
+        )
+        assert value(words, "--run") == f"R/ego-miniature-toyworld-seed{seed}"
+        assert "experiments/align/ego.yaml" in words
+    _, _, words, _ = submit("align", MODALITY="ego", SEED="5", RUN="R")
+    assert value(words, "--run") == "R"
+    _, _, words, _ = submit("align")
+    assert value(words, "--run") == "runs/3d-miniature-toyworld-seed42"
+
+
+def test_tuning_goes_on_from_the_alignment_of_the_same_seed(submit):
+    for index in range(3):
+        variables = {"SLURM_ARRAY_TASK_ID": str(index), **ARRAY}
+        _, _, words, _ = submit("align", MODALITY="audio", **variables)
+        _, _, tuned, _ = submit("tune", TASK="avqa", **variables)
+        _, _, examined, _ = submit("eval", TASK="avqa", **variables)
+        aligned = f"{{audio: {value(words, '--run')}/adapters/vision-audio}}"
+        assert value(tuned, "--model.modalities") == aligned
+        assert value(examined, "--model.modalities") == aligned
+        run = value(tuned, "--run")
+        assert value(examined, "--model.llm_adapter") == f"{run}/adapters/llm-avqa"
+
+
+@pytest.mark.parametrize(
+    ("stage", "variables"),
+    [
+        *(("align", {"MODALITY": sense}) for sense in SENSES),
+        *(("tune", {"TASK": task}) for task in TASKS),
+        *(("eval", {"TASK": task}) for task in EXAMINED),
+        ("align", {"MODALITY": "audio", "DATA": "/d/mine/", "BACKBONE": "llava_ov_7b"}),
+        ("tune", {"TASK": "avut", "DATA": "/d/mine", "ANNOTATIONS": "/a b"}),
+        ("eval", {"TASK": "mlvu", "DATA": "/d/mine", "ANNOTATIONS": "/a", "ALIGNED": "/al"}),
+    ],
+)
+def test_they_run_what_make_runs(submit, stage, variables):
+    variables |= {"RUN": "aligned", "TUNED": "tuned"}
+    given = [f"{name}={text}" for name, text in variables.items()]
+    made = subprocess.run(
+        ["make", "--dry-run", "--no-print-directory", stage, *given],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = made.stdout.replace("\\\n", " ").splitlines()
+    [command] = [line for line in lines if "vlynx fit" in line or "vlynx test" in line]
+    wanted = shlex.split(command)
+    _, _, words, _ = submit(stage, "--model.rank=8", **variables)
+    words = words[2:]  # after srun's own options
+    assert words[:2] == wanted[:2]
+    assert configurations(words) == configurations(wanted)
+    assert all((REPOSITORY / path).is_file() for path in configurations(words))
+    more = set(words) - {word.replace("mine/", "mine") for word in wanted}
+    assert more == {
+        "--seed_everything=42",
+        "--trainer.num_nodes=1",
+        "--trainer.devices=1",
+        "--model.rank=8",
+    }
+    assert len(words) == len(wanted) + len(more)
+
+
+def configurations(words):
+    return [after for word, after in pairwise(words) if word == "--config"]
+
+
+def test_ranks_follow_from_what_slurm_gave(submit):
+    _, _, words, _ = submit("tune", SLURM_NNODES="2", SLURM_NTASKS_PER_NODE="4")
+    assert value(words, "--trainer.num_nodes") == "2"
+    assert value(words, "--trainer.devices") == "4"
+    assert value(words, "--trainer.strategy") == "ddp"
+
+
+def test_mistakes_are_told(submit, tmp_path):
+    code, said, _, _ = submit("align", ARGS="--model.rank=8")
+    assert code == 2
+    assert "behind the script" in said
+    code, said, words, _ = submit("align", SLURM_SUBMIT_DIR=str(tmp_path))
+    assert (code, words) == (2, [])
+    assert "experiments/slurm/job.sh" in said
+
+
+def test_the_trial_says_why_it_is_skipped(monkeypatch, capsys):
+    def install():
+        raise UnavailableError("there is no apt-get")
+
+    monkeypatch.setattr(trial, "install", install)
+    assert trial.main() == 0
+    assert capsys.readouterr().out == "skipped because there is no apt-get\n"
+
+
+def test_the_trial_sees_the_smallest_difference(tmp_path):
+    runs = tmp_path / "one", tmp_path / "other"
+    for run in runs:
+        write_run(run, weight=1.0, loss=0.5)
+    trial.compare(*runs)
+    write_run(runs[1], weight=1.0000001, loss=0.5)
+    with pytest.raises(AssertionError, match="1 of 1 tensors differ"):
+        trial.compare(*runs)
+    write_run(runs[1], weight=1.0, loss=0.5000000000000001)
+    with pytest.raises(AssertionError, match="differ in 'after'"):
+        trial.compare(*runs)
+    write_run(runs[1], weight=1.0, loss=0.5)
+    (runs[1] / "metrics.csv").write_text("step\n5\n")
+    with pytest.raises(AssertionError, match=r"differ in 1 rows, first in \[\(None, '5'\)\]"):
+        trial.compare(*runs)
+
+
+def write_run(run, weight, loss):
+    adapter = run / "adapters" / "vision-3d"
+    adapter.mkdir(parents=True, exist_ok=True)
+    save_file({"w": torch.tensor([weight])}, adapter / "adapter_model.safetensors")
+    report = {"video": {}, "before": {"stat": 1.0}, "after": {"stat": loss}}
+    (run / "report.json").write_text(json.dumps(report))
+    (run / "metrics.csv").write_text("step\n")
