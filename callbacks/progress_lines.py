@@ -39,7 +39,7 @@ class ProgressLines(ProgressBar):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._told = time.monotonic()
+        self._told = self._began_epoch = time.monotonic()
         self._start = self._line = (self._told, trainer.global_step)
         self._say(f"Training begins at step {_steps(trainer)}")
 

@@ -43,6 +43,7 @@ PLACES = {
     "end of training": ("training end",),
     "inside a signal": ("signal", 1, 1),
 }
+slow = pytest.mark.slow
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
@@ -237,14 +238,23 @@ def stopped_and_resumed(ranks, data, run, stage, place, **options) -> None:
     sessions(ranks, data, run, stage, **options)
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("stage", STAGES)
+# Both stages are stopped and go on in the same code; the slow tests try all that is left out here.
+SOME = ("mid-epoch", "last batch of an epoch", "in the last validation", "inside a signal")
+WITH_WORKERS = {("alignment", "mid-epoch"), ("tuning", "in validation")}
+EVERYWHERE = [
+    pytest.param(stage, place, marks=[] if stage == "alignment" or place in SOME else slow)
+    for stage in STAGES
+    for place in PLACES
+]
+
+
+@pytest.mark.parametrize(("stage", "place"), EVERYWHERE)
 def test_a_run_goes_on_as_if_it_had_not_been_stopped(place, stage, undisturbed, data, tmp_path):
     stopped_and_resumed(1, data, tmp_path, stage, PLACES[place])
     assert_same(tmp_path, undisturbed(stage, 1))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["alignment", pytest.param("tuning", marks=slow)])
 def test_a_run_may_be_stopped_again_and_again(stage, undisturbed, data, tmp_path):
     for place in PLACES.values():
         sessions(1, data, tmp_path, stage, place)
@@ -252,20 +262,26 @@ def test_a_run_may_be_stopped_again_and_again(stage, undisturbed, data, tmp_path
     assert_same(tmp_path, undisturbed(stage, 1))
 
 
-@pytest.mark.parametrize("place", ["mid-epoch", "in validation", "last batch of an epoch"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [
+        pytest.param(stage, place, marks=[] if (stage, place) in WITH_WORKERS else slow)
+        for stage in STAGES
+        for place in PLACES
+    ],
+)
 def test_workers_read_on_where_they_were(place, stage, undisturbed, data, tmp_path):
     stopped_and_resumed(1, data, tmp_path, stage, PLACES[place], workers=2)
     assert_same(tmp_path, undisturbed(stage, 1))
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["alignment", pytest.param("tuning", marks=slow)])
 def test_two_ranks_go_on_together(stage, undisturbed, data, tmp_path):
     stopped_and_resumed(2, data, tmp_path, stage, PLACES["inside a signal"])
     assert_same(tmp_path, undisturbed(stage, 2))
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("stage", STAGES)
@@ -283,7 +299,9 @@ def test_two_ranks_go_on_from_everywhere(place, stage, workers, undisturbed, dat
     ],
     ids=str,
 )
-@pytest.mark.parametrize("place", ["mid-epoch", "last batch of an epoch", "in validation"])
+@pytest.mark.parametrize(
+    "place", ["mid-epoch", *(pytest.param(p, marks=slow) for p in ("in validation", "first batch"))]
+)
 def test_validation_within_an_epoch_and_accumulation(place, trainer, undisturbed, data, tmp_path):
     sessions(1, data, tmp_path, "alignment", ("end", 0, 0), **trainer)
     stopped_and_resumed(1, data, tmp_path, "alignment", PLACES[place], **trainer)

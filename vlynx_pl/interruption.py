@@ -57,5 +57,5 @@ def forget_signals() -> None:
 
 def _take_note(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and signal.SIGINT in _asked:
-        raise KeyboardInterrupt
+        raise Interrupted("Ended at once. Run the same command again to go on from what was saved.")
     _asked.append(signal.Signals(number))

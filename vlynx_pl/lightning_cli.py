@@ -176,6 +176,7 @@ def data_module(arguments: list[str]) -> ModalityDataModule:
 def _quieten() -> None:
     """Keep the screen for what matters: a frozen model is meant, advertisements are not."""
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
+    warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before the epoch")
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # lightning's own, torch >= 2.13
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()

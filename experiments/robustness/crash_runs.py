@@ -25,7 +25,7 @@ _OPTIONS: Final[Mapping[str, Any]] = {
     "data.batch_size": 4,
     "model.dropout": 0.1,
     "trainer.max_epochs": 3,
-    "trainer.log_every_n_steps": 7,  # not the last, where Lightning itself would save what is logged
+    "trainer.log_every_n_steps": 7,  # not the last step, where Lightning saves what is logged
 }
 _WORKERS: Final = {"alignment": 2, "tuning": 0}
 _SAVE_EVERY: Final = 3  # reference videos

@@ -227,7 +227,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "SIGTERM in a step": Fault(asked(_TERM, "in step 3"), (75,), _STOPPED),
     "SIGUSR1 in a step": Fault(asked(_USR1, "in step 3"), (75,), _STOPPED),
     "Ctrl-C in a step": Fault(asked(_INT, "in step 3"), (130,), _STOPPED),
-    "Ctrl-C twice in a step": Fault(asked(_INT, "in step 3", 2), (1, 130), r""),
+    "Ctrl-C twice in a step": Fault(asked(_INT, "in step 3", 2), (130,), r"Ended at once"),
     "Ctrl-C at the guidance": Fault(asked(_INT, _GUIDANCE), (130,), _STOPPED),
     "SIGTERM at the report": Fault(asked(_TERM, _REPORT), (75,), _STOPPED),
     "Ctrl-C at the answers": Fault(asked(_INT, "answers 1", kind="test"), (130,), _STOPPED),

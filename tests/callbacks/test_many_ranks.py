@@ -339,6 +339,7 @@ def test_another_number_of_processes_goes_on(run, whole):
     assert same(run, whole) and run.unfinished == []
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_one_that_was_stopped_hears_that_it_shall_stop_too(run, whole):
     ended = run.folder.with_suffix(".ended0")
 
@@ -361,6 +362,7 @@ def test_a_process_that_waits_for_one_that_was_stopped_hears_that_it_shall_stop_
     assert same(run, whole) and run.unfinished == []
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_one_that_ended_says_where_to_look(run, capfd):
     codes, _ = run.session(partial(examining, events={1: {"room1": partial(os._exit, 9)}}), 2)
     assert codes == [1, 9]
@@ -369,6 +371,7 @@ def test_a_process_that_waits_for_one_that_ended_says_where_to_look(run, capfd):
     assert "Every answer so far is in" in said
 
 
+@pytest.mark.slow
 def test_after_a_fit_answering_goes_on_too(run):
     codes, log = run.session(partial(fitting, events={0: {"room4": stop}}))
     assert codes == [PREEMPTED] and run.unfinished == ["answers-val.0.unfinished.jsonl"]
@@ -377,6 +380,7 @@ def test_after_a_fit_answering_goes_on_too(run):
     assert len(run.rows("val")) == 11 and run.unfinished == []
 
 
+@pytest.mark.slow
 def test_when_all_is_answered_there_are_only_scores_to_write(run, whole):
     codes, _ = run.session(partial(examining, events={0: {"room2": stop}}))
     assert codes == [PREEMPTED]
@@ -450,6 +454,7 @@ def test_what_was_measured_before_fitting_is_not_measured_again(run):
     assert "video0" in run.session(partial(again, max_batches=2))[1]
 
 
+@pytest.mark.slow
 def test_measuring_stops_when_it_is_asked_to(run):
     def stopped(*arguments):
         stop()

@@ -74,8 +74,14 @@ def hang_with_all_that_python_has():
     ctypes.PyDLL(None).pause()  # keeps the interpreter's lock, as a library may
 
 
-@pytest.mark.parametrize("hang", [partial(time.sleep, 600), hang_with_all_that_python_has])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "hang",
+    [
+        partial(time.sleep, 600),
+        pytest.param(hang_with_all_that_python_has, marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_worker_that_hangs_is_named_with_its_clip(hang, workers):
     began = time.monotonic()
     said = fault(loader(hang, workers, timeout=1))
@@ -87,11 +93,13 @@ def test_a_worker_that_hangs_is_named_with_its_clip(hang, workers):
     assert "data.num_workers=0" in said and "data.timeout" in said
 
 
+@pytest.mark.slow
 def test_many_slow_clips_are_no_hang():
     slow = loader(partial(time.sleep, 0.5), batches=[[2] * 5], timeout=2)
     assert names(slow) == ["clip 2"] * 5
 
 
+@pytest.mark.slow
 def test_a_job_that_was_suspended_has_not_hung():
     child = os.fork()
     if child == 0:
@@ -144,6 +152,7 @@ def test_training_is_not_interrupted_by_a_death_but_told_of_it_at_the_next_batch
     assert "a worker that was reading nothing was killed by SIGKILL" in fault(batches)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_amid_a_long_message_is_told():
     def stop() -> None:
         time.sleep(0.3)  # clip 1 is on its way and fills the pipe
@@ -182,6 +191,7 @@ def test_after_a_fault_one_can_try_again(tmp_path):
         assert names(batches) == [f"clip {i}" for i in range(4)]
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_be_killed_does_not_keep_the_process(monkeypatch):
     """As one that waits for a disk."""
     monkeypatch.setattr("datamodules.watching._PATIENCE", 0.1)
@@ -212,9 +222,10 @@ print(time.monotonic())
 """
 
 
+@pytest.mark.slow
 def test_a_process_with_workers_that_hang_can_leave():
     command = [sys.executable, "-c", LEAVE]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500)
     left = time.monotonic()
     message, ended = said.stdout.strip().split("\n")
     assert "finds no end" in message and not said.stderr
@@ -347,6 +358,7 @@ def read_in_another_process() -> torch.Tensor:
     return frames()
 
 
+@pytest.mark.slow
 def test_spawned_workers_are_watched_too():
     episode = Episode("scene0000_00", {}, ())
     streams = Streams(read_streams, (Path("/data/a/1.png"), Path("/data/a/2/2.png")))
