@@ -94,6 +94,8 @@ class AlignmentReport(Callback):
         module = as_stage(pl_module, InterfaceAlignment)
         run, self.modality = run_folder(trainer), module.modality
         save_figure(self.gaps, module.guidance, run / "alignment.png")
+        for logger in trainer.loggers:
+            logger.save()  # the report says that the run is finished, so all else comes first
         with atomic_file(run / "report.json") as unfinished:
             report: dict[str, Any] = {**summary(self.gaps), "warnings": self.warnings()}
             report["data"] = data(trainer).report()

@@ -182,13 +182,16 @@ class AnswerScores(Callback):
             trainer.logger.log_metrics(figures, trainer.global_step)
         if leaves_files(trainer):
             self._write(run_folder(trainer), split, everything, module.asking)
+            self._draw(trainer, split, everything, figures)
+            for logger in trainer.loggers:
+                logger.save()
+            # The scores say that the run is finished, so all else comes first.
             with atomic_file(run_folder(trainer) / f"scores-{split}.json") as unfinished:
                 made_by = {"provenance": last_session(run_folder(trainer))}
                 unfinished.write_text(json.dumps({**figures, **made_by}, indent=1))
             if self._kept is not None:
                 self._kept.remove()
             Console().print(table(figures))
-            self._draw(trainer, split, everything, figures)
 
     def _write(
         self, run: Path, split: str, answered: list[Answered], settings: Mapping[str, Any]

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from vlynx_pl.errors import UserError
-from vlynx_pl.interruption import Interrupted
+from vlynx_pl.interruption import Interrupted, note_signals
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
@@ -24,6 +24,7 @@ _LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 @app.command(context_settings=_LIGHTNING)
 def fit() -> None:
     """Align or tune: --config BACKBONE.yaml --config STAGE.yaml (later --config wins)."""
+    note_signals()  # imports take seconds, in which a signal would end the process unheard
     from vlynx_pl.lightning_cli import run
 
     run()
@@ -32,6 +33,7 @@ def fit() -> None:
 @app.command(context_settings=_LIGHTNING)
 def test() -> None:
     """Answer and score the test questions of a tuned run: the --config of its fit, or its own."""
+    note_signals()
     from vlynx_pl.lightning_cli import run
 
     run()

@@ -27,7 +27,6 @@ from datamodules.base import ModalityDataModule
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.checkpoints import checkpoints, newest_checkpoint
 from vlynx_pl.errors import uncovered
-from vlynx_pl.interruption import note_signals
 from vlynx_pl.metrics_log import MetricsLog
 from vlynx_pl.progress import on_terminal
 from vlynx_pl.run_folder import refuse_finished, refuse_other_settings, take
@@ -56,7 +55,6 @@ class VlynxCLI(LightningCLI):
 
     @override
     def before_instantiate_classes(self) -> None:
-        note_signals()
         run = Path(self._get(self.config, "run"))
         if self._get(self.config, "trainer").fast_dev_run:
             return
@@ -104,6 +102,10 @@ class VlynxCLI(LightningCLI):
         if isinstance(bar, RichProgressBar) and not on_terminal():  # a log holds no bar
             callbacks[callbacks.index(bar)] = ProgressLines()
         return trainer
+
+    def before_test(self) -> None:
+        """Lightning calls this before a test: a checkpoint that is given is not unpickled."""
+        self.config_init["test"]["weights_only"] = True
 
     def after_fit(self) -> None:
         """Lightning calls this when a fit is over."""
