@@ -6,7 +6,7 @@ raises :class:`Interrupted`; an exit in the middle of a step could leave half of
 
 import signal
 from types import FrameType
-from typing import Final, Self
+from typing import Final
 
 PREEMPTED: Final = 75
 """Exit code of a run that was asked to make room and goes on when it is started again: sysexits'
@@ -17,26 +17,19 @@ _asked: list[signal.Signals] = []
 
 
 class Interrupted(SystemExit):
-    """Ends the process with the exit code that belongs to a signal.
+    """Ends the process with the exit code that belongs to the signal that was noted last.
 
     Args:
         message: what was saved and how to go on.
-        code: of the process; None goes by the signal that was noted last.
     """
 
-    def __init__(self, message: str, code: int | None = None) -> None:
-        by_hand = _asked[-1:] == [signal.SIGINT]
-        super().__init__((_INTERRUPTED if by_hand else PREEMPTED) if code is None else code)
+    def __init__(self, message: str) -> None:
+        super().__init__(_INTERRUPTED if _asked[-1:] == [signal.SIGINT] else PREEMPTED)
         self.message = message
 
     def __str__(self) -> str:
         """The message."""
         return self.message
-
-    @classmethod
-    def asked_for(cls, message: str) -> Self | None:
-        """What to raise if a signal was noted, else None."""
-        return cls(message) if _asked else None
 
 
 def note_signals() -> None:

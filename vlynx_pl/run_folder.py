@@ -79,9 +79,14 @@ def take(run: Path) -> int:
     return lock
 
 
+def is_finished(run: Path) -> bool:
+    """Whether a run has its results, which it writes last."""
+    return (run / "report.json").exists() or any(run.glob("scores-*.json"))
+
+
 def refuse_finished(run: Path) -> None:
     """Raise RunFolderError where a run has ended: its results are not written over."""
-    if (run / "report.json").exists() or any(run.glob("scores-*.json")):
+    if is_finished(run):
         raise RunFolderError(
             f"{run} already holds a finished run; choose another folder with --run=FOLDER "
             "(make: RUN=FOLDER to align, TUNED=FOLDER to tune, ARGS=--run=FOLDER to test), or "

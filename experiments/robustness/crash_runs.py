@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from experiments.robustness.crash_phases import PHASES, Place, read_place, write_place
+from vlynx_pl.run_folder import is_finished
 
 _EXPERIMENTS: Final = Path(__file__).parents[1]
 _VLYNX: Final = str(Path(sys.executable).with_name("vlynx"))
@@ -118,7 +119,7 @@ class World:
             patience = self._patience(victim.stage, target)
             ended = yield from session(victim.stage, run, command, target, patience)
             yield ended
-            if not ended.killed or has_ended(run):
+            if not ended.killed or is_finished(run):
                 return
 
     def _patience(self, stage: str, target: Target | None) -> float:
@@ -195,11 +196,6 @@ def session(
         words = log.read_text(errors="replace")[-_SHOWN:]
         failure = f"exit code {code} after {sum(seconds.values()):.0f} s: ...{words}"
     return Session(stage, run, read_place(place), killed, failure, seconds)
-
-
-def has_ended(run: Path) -> bool:
-    """Whether a run has its results, so that the same command would be refused."""
-    return (run / "report.json").exists() or any(run.glob("scores-*.json"))
 
 
 def differences(run: Path, whole: Path) -> list[str]:

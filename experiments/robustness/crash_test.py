@@ -32,9 +32,9 @@ from experiments.robustness.crash_runs import (
     Victim,
     World,
     differences,
-    has_ended,
 )
 from vlynx_pl.progress import duration, track
+from vlynx_pl.run_folder import is_finished
 
 _KILLS: Final = 5  # of one run
 _ENTRIES: Final = {"step": 8, "checkpoint write": 4}
@@ -125,7 +125,7 @@ def table(world: World, sessions: Sequence[Session], wrong: Mapping[Path, list[s
         fallen(phase, [phase])
     fallen("[bold]all", PHASES)
     table.add_section()
-    right("runs finished", has_ended)
+    right("runs finished", is_finished)
     right("adapter equal", lambda run: not _about("adapters", wrong[run]))
     right("metrics.csv equal", lambda run: not _about("metrics.csv", wrong[run]))
     right("all else equal, too", lambda run: not wrong[run])

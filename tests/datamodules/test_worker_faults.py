@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import faulthandler
+import gc
 import multiprocessing
 import os
 import pickle
@@ -56,6 +57,11 @@ def loader(meddle, workers=1, batches=((0,), (1,), (2,), (3,)), timeout=60.0, **
         timeout=timeout if workers else 0,
         **options,
     )
+
+
+@pytest.fixture(autouse=True)
+def no_workers_of_earlier_tests():
+    gc.collect()  # iterators that an error's traceback held
 
 
 def names(batches) -> list[str]:

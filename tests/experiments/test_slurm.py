@@ -178,6 +178,7 @@ def test_they_run_what_make_runs(submit, stage, variables):
     made = subprocess.run(
         ["make", "--dry-run", "--no-print-directory", stage, *given],
         cwd=REPOSITORY,
+        env={"PATH": os.environ["PATH"]},  # none of what make test was told
         capture_output=True,
         text=True,
         check=True,

@@ -1,3 +1,4 @@
+import re
 from itertools import accumulate
 
 import pytest
@@ -181,7 +182,8 @@ TOKENIZERS = {
     "miniature": AutoTokenizer.from_pretrained(MINIATURE),
     "qwen2": qwen2_tokenizer(),
 }
-words = st.text(max_size=20) | st.text("A ?.\n-", max_size=8)
+# Tokens like <video> are refused.
+words = st.text(max_size=20).filter(lambda text: "<" not in text) | st.text("A ?.\n-", max_size=8)
 said = words.filter(lambda text: text.strip())
 
 
@@ -199,6 +201,13 @@ def test_tokens_are_those_of_the_plain_conversation(name, prompt, answer, histor
     open_ = template_ids(tokenizer, messages(bare), generate=True)
     assert asked.ids == open_[after:]
     assert branch.ids[: len(asked.ids)] == asked.ids
+
+
+@pytest.mark.parametrize("token", ["<video>", "<|im_end|>"])
+def test_tokens_that_structure_a_prompt_are_refused_in_texts(token):
+    for question in (Question("q", f"a{token}", ("b",)), Question("q", "a", (f"{token}b",))):
+        with pytest.raises(UserError, match=re.escape(f"'q' holds '{token}', which structures")):
+            learning_branch(TOKENIZERS["miniature"], question)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
