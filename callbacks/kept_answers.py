@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from vlynx_pl.errors import FOREIGN
 from vlynx_pl.metrics.answered import Answered, decoded, encoded
 
 
@@ -65,14 +66,23 @@ class KeptAnswers:
         return sorted(self._run.glob(self._pattern))
 
     def _fits(self, path: Path) -> bool:
-        with path.open("rb") as file, suppress(ValueError):
-            header = json.loads(file.readline())
-            return bool(header == {"made_with": self._made_with})
+        with path.open("rb") as file:
+            header = file.readline()
+        with suppress(*FOREIGN):
+            return bool(json.loads(header) == {"made_with": self._made_with})
         return False
 
 
 def _whole(line: bytes) -> list[Answered]:
     """The answer of a line, or none: a half line, which is asked again."""
-    with suppress(ValueError):
-        return decoded(line)
+    with suppress(*FOREIGN):
+        return [answer for answer in decoded(line) if _is_one(answer)]
     return []
+
+
+def _is_one(answer: Answered) -> bool:
+    """Whether its values are of the kinds that they say; nothing else has looked at them."""
+    said = () if answer.prediction is None else (answer.prediction,)
+    texts = (answer.id, answer.clip, answer.question, *said, *answer.references, *answer.options)
+    named = isinstance(answer.labels, dict) and isinstance(answer.times, dict)
+    return named and all(isinstance(text, str) for text in texts)

@@ -17,11 +17,12 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from typing_extensions import override
 
 from callbacks.access import data, is_trial, leaves_files, run_folder, stage
 from vlynx_pl.alignment import InterfaceAlignment
-from vlynx_pl.errors import UserError
+from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.files import atomic_file
 from vlynx_pl.guidance import (
     GuidanceError,
@@ -83,6 +84,7 @@ class ReferenceGuidance(Callback):
         # Only the first rank looks, since folders on network disks may not look alike from all.
         if trainer.strategy.broadcast(leaves_files(trainer) and _fits(path, source)):
             guidance = InterfaceGuidance.load(path)
+            guidance.check(module.backbone, module.include_newline, path)
         else:
             statistics = self._read(trainer, module, source, unfinished)
             if statistics is None:
@@ -102,7 +104,10 @@ class ReferenceGuidance(Callback):
     ) -> GuidanceStatistics | None:
         """What this rank has of the pass; None when a rank was asked to stop, with all saved."""
         rank, ranks, trial = trainer.global_rank, trainer.world_size, is_trial(trainer)
-        before = trainer.strategy.broadcast(_kept(folder, source) if leaves_files(trainer) else {})
+        statistics = GuidanceStatistics(module.backbone, module.include_newline)
+        shapes = {name: list(sums.shape) for name, sums in _state(statistics).items()}
+        kept = _kept(folder, source, shapes) if leaves_files(trainer) else {}
+        before = trainer.strategy.broadcast(kept)
         seen = {position for positions in before.values() for position in positions}
         if seen:
             rank_zero_info(f"Going on after {len(seen)} of {len(source.videos)} reference videos")
@@ -110,7 +115,6 @@ class ReferenceGuidance(Callback):
             [position for position in range(r, len(source.videos), ranks) if position not in seen]
             for r in range(ranks)
         ]
-        statistics = GuidanceStatistics(module.backbone, module.include_newline)
         statistics.to(device := module.backbone.newline.device)
         former = [name for name in before if _rank(name) % ranks == rank]
         done = [position for name in former for position in before[name]]
@@ -155,21 +159,22 @@ def _keep(
     path: Path, statistics: GuidanceStatistics, positions: list[int], source: GuidanceSource
 ) -> None:
     """Write what a rank has summed up, and over which positions of the pass."""
-    state: Mapping[str, Any] = statistics.metric_state
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
+    tensors = {name: sums.cpu().contiguous() for name, sums in _state(statistics).items()}
     with atomic_file(path) as unfinished:
         notes = {"format": _FORMAT, **source.notes()}
         save_file({**tensors, "positions": torch.tensor(positions)}, unfinished, notes)
 
 
-def _kept(folder: Path, source: GuidanceSource) -> dict[str, list[int]]:
+def _kept(
+    folder: Path, source: GuidanceSource, shapes: Mapping[str, list[int]]
+) -> dict[str, list[int]]:
     """Files of an earlier session that can be gone on from, and the positions that each holds."""
     found = {}
     for path in sorted(folder.glob("rank-*")):
         if _OF_A_RANK.fullmatch(path.name):
             try:
-                found[path.name] = _positions(path, source)
-            except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+                found[path.name] = _positions(path, source, shapes)
+            except (*FOREIGN, SafetensorError) as error:
                 rank_zero_info(f"{path} is left out and its videos are read again: {error}")
     usable: dict[str, list[int]] = {}
     every: set[int] = set()
@@ -181,15 +186,30 @@ def _kept(folder: Path, source: GuidanceSource) -> dict[str, list[int]]:
     return usable
 
 
-def _positions(path: Path, source: GuidanceSource) -> list[int]:
+def _positions(path: Path, source: GuidanceSource, shapes: Mapping[str, list[int]]) -> list[int]:
     with safe_open(path, "pt") as file:
         notes = file.metadata() or {}
         if notes.get("format") != _FORMAT:
             raise ValueError(f"its format is {notes.get('format')!r}, not {_FORMAT!r}")
         if differs := GuidanceSource.of_notes(notes).difference(source):
             raise ValueError(differs)
-        positions: list[int] = file.get_tensor("positions").tolist()
-        return positions
+        for name, shape in shapes.items():
+            if (there := file.get_slice(name).get_shape()) != shape:
+                raise ValueError(f"its {name} has shape {there}, not {shape}")
+        found = file.get_tensor("positions")
+    if (
+        (found.ndim, found.dtype) != (1, torch.int64)
+        or len(found.unique()) < len(found)
+        or not ((found >= 0) & (found < len(source.videos))).all()
+    ):
+        raise ValueError("what it notes are no positions of the pass")
+    positions: list[int] = found.tolist()
+    return positions
+
+
+def _state(statistics: GuidanceStatistics) -> Mapping[str, Tensor]:
+    state: Mapping[str, Any] = statistics.metric_state
+    return state
 
 
 def _rank(name: str) -> int:

@@ -171,12 +171,13 @@ def load_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
     """Load saved weights into the existing adapter ``name``; every tensor must be found.
 
     Raises:
-        AdapterError: the files are missing or damaged, or they belong to another model or rank.
+        AdapterError: the files are missing or damaged, they belong to another model or rank, or a
+            value is not finite.
     """
     file = folder / "adapter_model.safetensors"
     try:
         tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
+    except (*FOREIGN, SafetensorError) as error:
         raise AdapterError(
             f"{file}: cannot be read as a PEFT adapter ({error}); copy the folder again or train "
             "the adapter anew"
@@ -195,6 +196,12 @@ def load_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
             raise AdapterError(
                 f"{file}: {key} has shape {tuple(tensors[key].shape)}, the adapter here "
                 f"{tuple(parameter.shape)}; build it with the rank in adapter_config.json"
+            )
+        kind = tensors[key].dtype  # of the small ones torch cannot even tell
+        if kind.itemsize < 2 or not kind.is_floating_point or not tensors[key].isfinite().all():
+            raise AdapterError(
+                f"{file}: {key} holds other than finite numbers of float16 or more; train the "
+                "adapter anew"
             )
         parameter.data.copy_(tensors[key])
 
@@ -218,13 +225,18 @@ def saved_config(folder: Path) -> SavedAdapter:
     try:
         config = json.loads((folder / "adapter_config.json").read_text())
         note = folder / "made_with.json"
-        made_with = json.loads(note.read_text()) if note.is_file() else {}
+        made_with = dict(json.loads(note.read_text()) if note.is_file() else {})
+        for name, kind in (("fingerprint", str), ("drawing", dict)):
+            if not isinstance(made_with.get(name, kind()), kind):
+                raise ValueError(f"{name} in {note.name} is {made_with[name]!r:.60}")
         rank = int(config["r"])
         # A few bytes of settings must not make the model as large as they like.
-        if rank not in (ranks := _ranks(folder / "adapter_model.safetensors")):
+        if rank not in (ranks := _ranks(folder / "adapter_model.safetensors")) or rank < 1:
             raise ValueError(f"its settings say rank {rank}, its weights {sorted(ranks)}")
         alpha, dropout = int(config["lora_alpha"]), float(config["lora_dropout"])
-        return SavedAdapter(rank, alpha, dropout, dict(made_with))
+        if not (0 < alpha <= torch.finfo(torch.float32).max and 0 <= dropout < 1):
+            raise ValueError("its lora_alpha must be above 0, its lora_dropout from 0 to below 1")
+        return SavedAdapter(rank, alpha, dropout, made_with)
     except (*FOREIGN, SafetensorError) as error:
         raise AdapterError(
             f"{folder} is no PEFT adapter ({error}); align or tune it first, or give the folder "

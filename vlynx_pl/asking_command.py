@@ -25,6 +25,7 @@ from datamodules.loading import squash
 from datamodules.samples import BadSample, Frames, Question, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.errors import FOREIGN, UserError, uncovered
+from vlynx_pl.run_folder import plain_data
 from vlynx_pl.tuning import InstructionTuning
 
 _WHAT: Final = {
@@ -138,7 +139,7 @@ def read_configuration(run: Path) -> dict[str, Any]:
     """
     path = run / "config.yaml"
     try:
-        saved = yaml.safe_load(path.read_text())
+        saved = plain_data(path)
         parts = {part: _part(saved[part]) for part in ("backbone", "model", "data")}
         model = parts["model"]["init_args"]
         modalities = dict(model.get("modalities") or {})

@@ -89,5 +89,7 @@ def _damage(path: Path) -> Iterator[str]:
         for part in parts.infolist():
             if part.compress_type != zipfile.ZIP_STORED:
                 yield f"{part.filename} in it is compressed"
+        if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
+            yield "its parts overlap"
         if damaged := parts.testzip():
             yield f"{damaged} in it is damaged"

@@ -131,7 +131,7 @@ class InterfaceGuidance:
         """Read a guidance file.
 
         Raises:
-            GuidanceError: the file is missing, damaged, or no guidance.
+            GuidanceError: the file is missing, damaged, or no guidance; a value is not finite.
         """
         try:
             with safe_open(path, "pt") as file:
@@ -139,6 +139,9 @@ class InterfaceGuidance:
                 if metadata.get("format") != _FORMAT:
                     raise ValueError(f"its format is {metadata.get('format')!r}, not {_FORMAT!r}")
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            for name, tensor in tensors.items():
+                if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+                    raise ValueError(f"its {name} are no finite float32 numbers")
             source = GuidanceSource.of_notes(metadata)
             counts = int(metadata["num_frames"]), int(metadata["num_videos"])
         except (*FOREIGN, SafetensorError) as error:
@@ -152,11 +155,17 @@ class InterfaceGuidance:
         """Refuse a guidance that does not fit the run, whatever videos made it.
 
         Raises:
-            GuidanceError: another backbone, frame size or newline setting; both are named.
+            GuidanceError: another backbone, frame size, newline setting or shape; both are named.
         """
         road = GuidanceSource.of(backbone, include_newline)
         here = replace(road, videos=self.source.videos, preprocessing=self.source.preprocessing)
-        if differs := self.source.difference(here):
+        differs = self.source.difference(here)
+        layers = (len(backbone.attention_layers()), *_attention_shape(backbone))
+        shapes = (layers, layers, (backbone.hidden_size,), (backbone.hidden_size,))
+        for name, shape in zip(_TENSORS, shapes, strict=True):
+            if not differs and (found := tuple(getattr(self, name).shape)) != shape:
+                differs = f"its {name} are {found}, here they are {shape}"
+        if differs:
             raise GuidanceError(
                 f"guidance file {path} does not fit this run: {differs} (it was made with "
                 f"{self.source.backbone}, here is {here.backbone}). Leave the path out to compute "

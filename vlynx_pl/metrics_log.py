@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
+from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.files import atomic_file
 
 _SECONDS = 10.0  # between two times that the file is written
@@ -21,12 +22,16 @@ class MetricsLog(Logger):
 
     Args:
         run: folder of the run.
+
+    Raises:
+        UserError: what an earlier session logged cannot be read.
     """
 
     def __init__(self, run: Path) -> None:
         super().__init__()
         self._path = run / "metrics.csv"
-        self._rows: dict[tuple[str, frozenset[str]], dict[str, Any]] | None = None
+        self._rows: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
+        self._read()
         self._saved_at = time.monotonic()
 
     @property
@@ -60,16 +65,15 @@ class MetricsLog(Logger):
     @override
     @rank_zero_only
     def save(self) -> None:
-        rows = self._read()
-        if rows:
-            columns = sorted({name for row in rows.values() for name in row})
+        if self._rows:
+            columns = sorted({name for row in self._rows.values() for name in row})
             with (
                 atomic_file(self._path) as unfinished,
                 unfinished.open("w", newline="") as file,
             ):
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
-                writer.writerows(rows.values())
+                writer.writerows(self._rows.values())
         self._saved_at = time.monotonic()
 
     @override
@@ -78,14 +82,19 @@ class MetricsLog(Logger):
         self.save()
 
     def _put(self, row: dict[str, Any]) -> None:
-        self._read()[str(row["step"]), frozenset(row)] = row
+        self._rows[str(row["step"]), frozenset(row)] = row
 
-    def _read(self) -> dict[tuple[str, frozenset[str]], dict[str, Any]]:
-        """All rows, those of earlier sessions first."""
-        if self._rows is None:
-            self._rows = {}
-            if self._path.is_file():
-                with self._path.open(newline="") as file:
-                    for row in csv.DictReader(file):
-                        self._put({name: value for name, value in row.items() if value != ""})
-        return self._rows
+    def _read(self) -> None:
+        """Begin with the rows of earlier sessions."""
+        if not self._path.is_file():
+            return
+        try:
+            with self._path.open(newline="") as file:
+                for row in csv.DictReader(file):
+                    if not row.get("step") or None in row:
+                        raise ValueError("a row has no step, or more values than there are names")
+                    self._put({name: value for name, value in row.items() if value})
+        except (*FOREIGN, csv.Error) as error:
+            raise UserError(
+                f"{self._path} cannot be read ({error}); move it away, and a new one is begun"
+            ) from error

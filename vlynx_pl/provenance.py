@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from vlynx_pl.doctor import PACKAGES
-from vlynx_pl.errors import UserError
+from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.files import atomic_file
 from vlynx_pl.ranks import ranks
 
@@ -35,7 +35,7 @@ def provenance() -> dict[str, Any]:
     seed = os.environ.get("PL_GLOBAL_SEED")
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": nameless(sys.argv),
+        "command": sys.argv,
         "seed": torch.initial_seed() if seed is None else int(seed),
         "git": commit(Path(__file__).parent),
         "versions": {name: _version(name) for name in ("vlynx", *PACKAGES)},
@@ -74,7 +74,7 @@ def sessions(run: Path) -> list[dict[str, Any]]:
         return []
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except FOREIGN as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(found, list) or not all(isinstance(session, dict) for session in found):
         raise _damaged(path, "it is no list of sessions")

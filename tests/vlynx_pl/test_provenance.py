@@ -59,12 +59,13 @@ def test_everything_is_plain_data_and_known(monkeypatch):
     assert provenance()["seed"] == torch.initial_seed()
 
 
-def test_neither_host_nor_user_is_told(monkeypatch):
+def test_neither_host_nor_user_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/alice")
     monkeypatch.setattr("sys.argv", ["/home/alice/bin/vlynx", "--run=/scratch/alice/runs/3d"])
-    known = json.dumps(provenance())
+    add_session(tmp_path, provenance())
+    known = (tmp_path / "provenance.json").read_text()
     assert "alice" not in known and socket.gethostname() not in known.split('"')
-    assert provenance()["command"] == ["~/bin/vlynx", "--run=/scratch/$USER/runs/3d"]
+    assert sessions(tmp_path)[0]["command"] == ["~/bin/vlynx", "--run=/scratch/$USER/runs/3d"]
 
 
 @pytest.mark.parametrize(

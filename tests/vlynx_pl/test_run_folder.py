@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from jsonargparse import ArgumentParser
 
 from vlynx_pl.run_folder import RunFolderError, refuse_finished, refuse_other_settings, take
 
@@ -96,7 +98,18 @@ def test_where_a_run_runs_may_change(path, value, tmp_path):
     refuse_other_settings(tmp_path, changed(path, value))
 
 
-@pytest.mark.parametrize("text", [None, "a: [", "!!python/object/apply:os.system [true]"])
+def test_what_a_run_writes_of_a_configuration_with_aliases_has_none(tmp_path):
+    parser = ArgumentParser()
+    for name in ("a", "b"):
+        parser.add_argument(f"--{name}", type=dict[str, Any])
+        parser.add_argument(f"--many_{name}", type=list[list[int]])
+    given = "a: &a {x: [1], y: {z: 2}}\nb: *a\nmany_a: &m [[1], [2]]\nmany_b: *m"
+    (tmp_path / "config.yaml").write_text(parser.dump(parser.parse_string(given)))
+    refuse_other_settings(tmp_path, yaml.safe_load(given))
+    assert "*" not in (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("text", [None, "", "a: [", "!!python/object/apply:os.system [true]"])
 def test_without_a_configuration_a_run_does_not_go_on(text, tmp_path):
     if text is not None:
         (tmp_path / "config.yaml").write_text(text)

@@ -33,13 +33,19 @@ def load_backbone(
     """
     config: PretrainedConfig = _load(AutoConfig, path)
     family = _family(config, path)
-    model = _load(
+    model, told = _load(
         AutoModelForImageTextToText,
         path,
         dtype=getattr(torch, dtype),
         attn_implementation="sdpa",
         use_safetensors=True,  # never a pickle
+        output_loading_info=True,
     )
+    if missing := sorted(told["missing_keys"]):
+        raise BackboneError(
+            f"backbone {path!r} lacks {len(missing)} weights, for example {missing[0]}, which "
+            "would be random; copy or download it again"
+        )
     return family(path, model, _load(AutoProcessor, path))
 
 
@@ -64,7 +70,14 @@ def _load(auto_class: Any, path: str, **options: object) -> Any:
     try:
         # Asked for neither here nor by a question: code that lies beside the weights.
         return auto_class.from_pretrained(path, trust_remote_code=False, **options)
-    except (*FOREIGN, SafetensorError, pickle.UnpicklingError, AttributeError) as error:
+    # RuntimeError is what transformers raises at weights of other sizes than the settings say.
+    except (
+        *FOREIGN,
+        SafetensorError,
+        pickle.UnpicklingError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         kind = "folder" if Path(path).exists() else "neither a folder here nor reachable on the hub"
         raise BackboneError(
             f"backbone {path!r} ({kind}) cannot be loaded: {error}\nGive a folder written by "

@@ -1,0 +1,149 @@
+"""Adapters from a stranger."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import MINIATURE
+from tests.strangers.conftest import DEEP, LONG_HEADERS, saved
+from vlynx_pl.adapters import AdapterError, load_adapter, save_adapter, saved_config
+from vlynx_pl.backbones import load_backbone
+
+
+@pytest.fixture(scope="module")
+def whole_adapter(tmp_path_factory):
+    """The miniature with an adapter, and where that is saved."""
+    backbone = load_backbone(str(MINIATURE), "float32")
+    backbone.add_vision_adapter("3d", 4, 8)
+    folder = tmp_path_factory.mktemp("adapters") / "3d"
+    save_adapter(backbone.vision_adapters, "3d", folder, {"frames": {}})
+    assert saved_config(folder).rank == 4
+    return backbone, folder
+
+
+@pytest.fixture
+def adapted(whole_adapter, tmp_path):
+    """The same in a folder that may be changed."""
+    backbone, folder = whole_adapter
+    return backbone, shutil.copytree(folder, tmp_path / "3d")
+
+
+def test_weights_of_an_adapter_that_are_a_pickle(adapted, pickled, weapon):
+    backbone, folder = adapted
+    weights = folder / "adapter_model.safetensors"
+    for content in (pickled, saved(weapon)):
+        weights.write_bytes(content)
+        with pytest.raises(AdapterError, match=r"cannot be read as a PEFT adapter .*too large"):
+            load_adapter(backbone.vision_adapters, "3d", folder)
+    weights.rename(folder / "adapter_model.bin")
+    with pytest.raises(AdapterError, match=r"cannot be read as a PEFT adapter \(No such file"):
+        load_adapter(backbone.vision_adapters, "3d", folder)
+
+
+@pytest.mark.parametrize("content", LONG_HEADERS)
+def test_weights_that_claim_a_long_header(adapted, content):
+    backbone, folder = adapted
+    (folder / "adapter_model.safetensors").write_bytes(content)
+    with pytest.raises(AdapterError, match="cannot be read as a PEFT adapter"):
+        load_adapter(backbone.vision_adapters, "3d", folder)
+
+
+def settings(**changes: object) -> bytes:
+    return json.dumps({"r": 4, "lora_alpha": 8, "lora_dropout": 0.0} | changes).encode()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        DEEP,
+        b'{"a":' * 100_000,
+        b"[]",
+        b"null",
+        b"\x80",
+        b"",
+        settings(r=[4]),
+        settings(r="four"),
+        settings(r=float("nan")),
+        settings(r=float("inf")),
+        settings(r=1e300),
+        settings(lora_alpha={}),
+        settings(lora_alpha=10**400),
+        settings(lora_alpha=1e39),
+        settings(lora_alpha=-1),
+        settings(lora_dropout=None),
+        settings(lora_dropout=float("nan")),
+        settings(lora_dropout=-0.1),
+        settings(lora_dropout=1.0),
+        b'{"r": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_settings_of_an_adapter_that_are_none(adapted, content):
+    _, folder = adapted
+    (folder / "adapter_config.json").write_bytes(content)
+    with pytest.raises(AdapterError, match="3d is no PEFT adapter"):
+        saved_config(folder)
+
+
+@pytest.mark.parametrize("rank", [10**9, 5, 0, -4])
+def test_a_rank_is_that_of_the_weights(adapted, rank):
+    """Or else a few bytes would make the model as large as they like."""
+    _, folder = adapted
+    (folder / "adapter_config.json").write_bytes(settings(r=rank))
+    with pytest.raises(AdapterError, match="3d is no PEFT adapter"):
+        saved_config(folder)
+
+
+def rewrite_weights(folder, change):
+    path = folder / "adapter_model.safetensors"
+    save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path)
+
+
+def test_a_rank_of_nothing(adapted):
+    _, folder = adapted
+    rewrite_weights(folder, lambda tensor: tensor[:0].contiguous())
+    (folder / "adapter_config.json").write_bytes(settings(r=0))
+    with pytest.raises(AdapterError, match="its settings say rank 0"):
+        saved_config(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor * float("nan"),
+        lambda tensor: tensor.index_fill(0, torch.tensor([1]), float("-inf")),
+        lambda tensor: tensor.to(torch.int64),
+        lambda tensor: tensor.to(torch.bool),
+        lambda tensor: tensor.to(torch.complex64),
+        lambda tensor: tensor.to(torch.float8_e4m3fn),
+        lambda tensor: tensor.to(torch.float8_e8m0fnu),
+    ],
+)
+def test_weights_that_are_no_finite_numbers(adapted, change):
+    backbone, folder = adapted
+    rewrite_weights(folder, change)
+    with pytest.raises(AdapterError, match=r"lora_A.* holds other than finite numbers"):
+        load_adapter(backbone.vision_adapters, "3d", folder)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_are_welcome(adapted, kind):
+    backbone, folder = adapted
+    rewrite_weights(folder, lambda tensor: tensor.to(kind))
+    load_adapter(backbone.vision_adapters, "3d", folder)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        DEEP, b"[1]", b'"ab"', b"3", b"{", b"\x80",
+        b'{"fingerprint": ["a"]}', b'{"drawing": 3}',
+    ],
+)  # fmt: skip
+def test_a_note_beside_an_adapter_that_is_none(adapted, content):
+    _, folder = adapted
+    (folder / "made_with.json").write_bytes(content)
+    with pytest.raises(AdapterError, match="3d is no PEFT adapter"):
+        saved_config(folder)
