@@ -15,13 +15,12 @@ TUNED_TASK := $(if $(filter videomme mvbench mlvu,$(TASK)),llava_video,$(TASK))
 TUNED ?= runs/$(TUNED_TASK)-$(ON)
 ARGS ?=
 N ?= 50
-SCENES ?= $(if $(filter 3d,$(MODALITY)),1200,600)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 WORLD := $(if $(TOY),$(DATA:/=)/toyworld.json)
 BACKBONE_CONFIG := --config experiments/backbones/$(BACKBONE).yaml
 task = --config experiments/$(1)/$(2).yaml $(if $(TOY),--config experiments/$(1)/toyworld/$(2).yaml)
-TUNING := --model.modalities='{$(MODALITY): $(ALIGNED)}' \
+TUNING := --model.modalities='{$(MODALITY): "$(ALIGNED)"}' \
   $(if $(TOY),,--data.root="$(DATA)" $(if $(ANNOTATIONS),--data.benchmark.init_args.annotations="$(ANNOTATIONS)"))
 
 .DEFAULT_GOAL := help
@@ -108,4 +107,4 @@ system-libraries:
 	fi
 
 data/toyworld/%/toyworld.json: | $(INSTALLED)
-	$(BIN)/vlynx toyworld $* --out data/toyworld/$* --scenes $(SCENES) --seed 0 --workers 2
+	$(BIN)/vlynx toyworld $* --out data/toyworld/$* --scenes $(or $(SCENES),$(if $(filter 3d,$*),1200,600)) --seed 0 --workers 2

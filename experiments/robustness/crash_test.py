@@ -8,7 +8,6 @@ phase, several times a run. Exit code 1 if one does not end like the run that no
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from functools import partial
 from itertools import count, cycle, islice
 from pathlib import Path
 from random import Random
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Final, TypeVar
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -25,14 +24,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.robustness.crash_phases import PHASES
-from experiments.robustness.crash_runs import (
-    STAGES,
-    Session,
-    Target,
-    Victim,
-    World,
-    differences,
-)
+from experiments.robustness.crash_runs import STAGES, Attempt, Target, Victim, World
+from experiments.robustness.same_run import differences
+from experiments.robustness.toy_runs import clean_up_on_sigterm
 from vlynx_pl.progress import duration, track
 from vlynx_pl.run_folder import is_finished
 
@@ -87,7 +81,7 @@ def in_turns(works: Sequence[Iterator[Item | None]], at_once: int) -> Iterator[I
             work.close()  # type: ignore[attr-defined]
 
 
-def attack(world: World, kills: int, seed: int, at_once: int) -> Iterator[Session]:
+def attack(world: World, kills: int, seed: int, at_once: int) -> Iterator[Attempt]:
     """Kill runs until so many kills are done, also for those that ended before they were killed."""
     done, number = 0, count(1)
     for again in count():
@@ -100,13 +94,13 @@ def attack(world: World, kills: int, seed: int, at_once: int) -> Iterator[Sessio
             return
 
 
-def table(world: World, sessions: Sequence[Session], wrong: Mapping[Path, list[str]]) -> Table:
+def table(world: World, attempts: Sequence[Attempt], wrong: Mapping[Path, list[str]]) -> Table:
     """Where kills fell, and what became of the runs; a column a stage."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("where the kills fell", no_wrap=True)
     for stage in STAGES:
         table.add_column(stage, justify="right")
-    of = {stage: [each for each in sessions if each.stage == stage] for stage in STAGES}
+    of = {stage: [each for each in attempts if each.stage == stage] for stage in STAGES}
     runs = {stage: {each.run for each in of[stage]} for stage in STAGES}
 
     def fallen(name: str, phases: Sequence[str]) -> None:
@@ -140,9 +134,9 @@ def _about(file: str, wrong: Sequence[str]) -> bool:
     return any(what.startswith(file) for what in wrong)
 
 
-def _twice(world: World, sessions: Sequence[Session], runs: int) -> str:
-    done = sum(session.place.steps for session in sessions)
-    needed = runs * world.whole[sessions[0].stage].place.steps if sessions else 0
+def _twice(world: World, attempts: Sequence[Attempt], runs: int) -> str:
+    done = sum(attempt.place.steps for attempt in attempts)
+    needed = runs * world.whole[attempts[0].stage].place.steps if attempts else 0
     return f"{done - needed} of {needed}"
 
 
@@ -158,25 +152,25 @@ def main() -> int:
     parser.add_argument("--at-once", type=int, default=2, help="runs at a time")
     options = parser.parse_args()
     console = Console(soft_wrap=True, highlight=False)
-    signal.signal(signal.SIGTERM, _leave)  # which ends what was started, and cleans up
+    clean_up_on_sigterm()
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="crash-test-"))
     keep = False
     try:
-        world, sessions = World(folder), list[Session]()
+        world, attempts = World(folder), list[Attempt]()
         making: list[Callable[[], None]] = [world.make]
         making += [partial(world.run_whole, stage) for stage in STAGES]
         for make in track(making, "Running without kills"):
             make()
         attacking = attack(world, options.kills, options.seed, options.at_once)
-        for _ in track(_kills(attacking, sessions), "Killing", options.kills):
+        for _ in track(_kills(attacking, attempts), "Killing", options.kills):
             pass
-        wrong = verdicts(world, sessions)
-        console.print(table(world, sessions, wrong))
+        wrong = verdicts(world, attempts)
+        console.print(table(world, attempts, wrong))
         for run, what in wrong.items():
             for each in what:
                 console.print(f"[bold red]{run.name}:[/] {escape(each)}")
-        missing = options.kills - sum(session.killed for session in sessions)
+        missing = options.kills - sum(attempt.killed for attempt in attempts)
         if missing:
             console.print(f"[bold red]{missing} kills came too late, process after process")
         console.print(f"It took {duration(time.monotonic() - began)}.")
@@ -188,27 +182,23 @@ def main() -> int:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def verdicts(world: World, sessions: Sequence[Session]) -> dict[Path, list[str]]:
+def verdicts(world: World, attempts: Sequence[Attempt]) -> dict[Path, list[str]]:
     """Run → what is wrong with it."""
-    last = {session.run: session for session in sessions}
+    last = {attempt.run: attempt for attempt in attempts}
     return {
-        run: [session.failure]
-        if session.failure
-        else differences(run, world.whole[session.stage].run)
-        for run, session in last.items()
+        run: [attempt.failure]
+        if attempt.failure
+        else differences(run, world.whole[attempt.stage].run)
+        for run, attempt in last.items()
     }
 
 
-def _kills(attacking: Iterator[Session], sessions: list[Session]) -> Iterator[Session]:
+def _kills(attacking: Iterator[Attempt], attempts: list[Attempt]) -> Iterator[Attempt]:
     """Note every process, and hand on those that were killed."""
-    for session in attacking:
-        sessions.append(session)
-        if session.killed:
-            yield session
-
-
-def _leave(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
+    for attempt in attacking:
+        attempts.append(attempt)
+        if attempt.killed:
+            yield attempt
 
 
 if __name__ == "__main__":

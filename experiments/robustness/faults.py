@@ -24,22 +24,22 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from safetensors.torch import load_file
 
-from experiments.robustness.sessions import REPOSITORY
+from experiments.robustness.same_run import differences
 from experiments.robustness.small_world import Ended, World
+from experiments.robustness.toy_runs import REPOSITORY, clean_up_on_sigterm, environment
 from vlynx_pl.progress import track
 
-_MADE: Final = {
-    "fit": "adapters/vision-3d/adapter_model.safetensors",
-    "test": "predictions-test.jsonl",
-}
 _ALIKE: Final = 1e-5  # two ranks sum in another order than one
 _COLUMNS: Final = ("fault", "exit code", "message", "left in the run folder", "same command again")
 _TELLING: Final = re.compile(
     r"^(guidance|answers|not-finite|report|predictions)[^/]*$|\.unfinished$"
 )
 _SHOWN: Final = 260  # characters of a message
+
+
+class NotTriedError(Exception):
+    """A fault that cannot be provoked here; says why."""
 
 
 def asked(number: int, place: str, times: int = 1, **options: Any) -> Callable[..., Ended]:
@@ -67,11 +67,14 @@ def read_only(world: World, run: Path) -> Ended:
     world.unfinished(run)
     root = os.getuid() == 0
     if root:
-        subprocess.run(["mount", "--bind", run, run], check=True)
-        subprocess.run(["mount", "-o", "remount,ro,bind", run], check=True)
-    else:
-        run.chmod(0o500)
+        mounting = ["mount", "--bind", run, run]
+        if reason := subprocess.run(mounting, capture_output=True, text=True, check=False).stderr:
+            raise NotTriedError(reason.strip())
     try:
+        if root:
+            subprocess.run(["mount", "-o", "remount,ro,bind", run], check=True)
+        else:
+            run.chmod(0o500)
         return world.whole(run)
     finally:
         if root:
@@ -94,7 +97,12 @@ def second_run(world: World, run: Path) -> Ended:
     """The first goes on undisturbed."""
     first = world.begin(run, "in step 2")
     second = subprocess.run(
-        world.command(run), cwd=REPOSITORY, capture_output=True, text=True, check=False
+        world.command(run),
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if first.end():
         raise RuntimeError(f"the first did not end well: ...{first.said[-2000:]}")
@@ -169,8 +177,8 @@ def out_of_memory(world: World, run: Path) -> Ended:
 
 
 def not_finite(world: World, run: Path) -> Ended:
-    """Its cause is a setting, so that the same run cannot go on."""
-    return world.whole(run, **{"model.learning_rate": 1e30})._replace(again=False)
+    """Its cause is a setting, so that the same command cannot go on."""
+    return world.whole(run, **{"model.learning_rate": 1e30})
 
 
 def rank_killed(rank: int) -> Callable[..., Ended]:
@@ -195,7 +203,7 @@ class Fault(NamedTuple):
         befall: gives what it led to.
         codes: exit codes that are right.
         says: pattern of the message.
-        ends: whether the run ends as if nothing had befallen it.
+        ends: whether the run ends as if nothing had befallen it; else it fails again.
     """
 
     befall: Callable[[World, Path], Ended]
@@ -230,7 +238,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "Ctrl-C twice in a step": Fault(asked(_INT, "in step 3", 2), (130,), r"Ended at once"),
     "Ctrl-C at the guidance": Fault(asked(_INT, _GUIDANCE), (130,), _STOPPED),
     "SIGTERM at the report": Fault(asked(_TERM, _REPORT), (75,), _STOPPED),
-    "Ctrl-C at the answers": Fault(asked(_INT, "answers 1", kind="test"), (130,), _STOPPED),
+    "Ctrl-C at the answers": Fault(asked(_INT, "answers 0", kind="answers"), (130,), _STOPPED),
     "second of two ranks killed": Fault(rank_killed(1), (1,), r"Error: "),
     "first of two ranks killed": Fault(rank_killed(0), (-9,), r"Error: "),
 }
@@ -243,6 +251,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only faults whose names match this")
     options = parser.parse_args()
     chosen = {name: fault for name, fault in FAULTS.items() if re.search(options.only, name)}
+    clean_up_on_sigterm()
     begun, wrong, rows = time.monotonic(), 0, []
     console = Console()
     console.width = max(console.width, 160)
@@ -260,7 +269,9 @@ def main() -> int:
         finally:
             world.close()
     console.print(table(rows))
-    console.print(f"{len(rows)} faults in {time.monotonic() - begun:.0f} s, {wrong} wrong")
+    missed = sum(row[-1].startswith("not tried") for row in rows)
+    seconds = time.monotonic() - begun
+    console.print(f"{len(rows)} faults in {seconds:.0f} s, {wrong} wrong, {missed} not tried")
     return int(wrong > 0)
 
 
@@ -270,21 +281,22 @@ def tell(world: World, name: str, fault: Fault) -> tuple[tuple[str, ...], str]:
     try:
         code, said, options, again = fault.befall(world, run)
         found, ended = left(run), world.whole(run, **options).code if again else 0
+    except NotTriedError as reason:
+        return (name, "", "", "", f"not tried: {reason}"), ""
     except (RuntimeError, subprocess.CalledProcessError) as error:
-        return (name, "", "", "", "not tried"), str(error)
-    outcome = f"fails again, exit code {ended}" if ended else ""
-    if fault.ends:
-        kind = options.get("kind", "fit")
-        outcome = outcome or compared(world.undisturbed(kind), run, kind)
+        return (name, "", "", "", "broke off"), str(error)
+    if ended:
+        outcome = f"fails again, exit code {ended}"
     else:
-        outcome = "another run: other settings"
+        whole = world.undisturbed(options.get("kind", "alignment"))
+        outcome = compared(run, whole, _ALIKE if "trainer.devices" in options else 0.0)
     telling = [line for line in said.splitlines() if re.search(fault.says, line)]
     wrong = []
     if code not in fault.codes:
         wrong.append(f"exit code {code}")
     if not telling:
         wrong.append(f"no message {fault.says!r}")
-    if fault.ends and not outcome.startswith("ends as"):
+    if not outcome.startswith("ends as" if fault.ends else "fails again"):
         wrong.append(outcome)
     if re.search(r"(^|[/ ])\.", found):
         wrong.append(f"left a half-written file: {found}")
@@ -302,20 +314,11 @@ def left(run: Path) -> str:
     return "; ".join([*found, *sorted(filter(_TELLING.search, names))]) or "nothing"
 
 
-def compared(whole: Path, run: Path, kind: str) -> str:
-    """Whether a run ended as the one that nothing befell."""
-    made, expected = run / _MADE[kind], whole / _MADE[kind]
-    if not made.exists():
-        return f"{_MADE[kind]} is missing"
-    if made.read_bytes() == expected.read_bytes():
-        return "ends as if undisturbed"
-    if made.suffix == ".safetensors":
-        one, other = load_file(made), load_file(expected)
-        apart = max(float((one[name] - other[name]).abs().max()) for name in other)
-        if apart < _ALIKE:
-            return f"ends as one process would, within {apart:.0e}"
-        return f"ends elsewhere, by {apart:.0e}"
-    return "ends otherwise"
+def compared(run: Path, whole: Path, within: float) -> str:
+    """Whether a run ended as the one that nothing befell, in all that it made."""
+    if wrong := differences(run, whole, within):
+        return f"ends otherwise: {'; '.join(wrong)}"
+    return f"ends as if undisturbed, within {within:.0e}" if within else "ends as if undisturbed"
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> Table:

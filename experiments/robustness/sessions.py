@@ -19,8 +19,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-REPOSITORY: Final = Path(__file__).parents[2]
-VLYNX: Final = str(Path(sys.executable).with_name("vlynx"))
+from experiments.robustness.toy_runs import REPOSITORY, environment
+
 _LIMIT_S: Final = 120.0  # for a session or the way to a place; it takes 2 to 10 s
 
 
@@ -146,7 +146,7 @@ class Starter:
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__],
             cwd=REPOSITORY,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+            env=environment() | {"COLUMNS": "200"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

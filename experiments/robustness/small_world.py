@@ -1,14 +1,13 @@
 """A small toy world, and short runs of the command line on it."""
 
-import json
 import os
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.robustness.sessions import REPOSITORY, VLYNX, Session, Starter
+from experiments.robustness.sessions import Session, Starter
+from experiments.robustness.toy_runs import command, make_world
 
 
 class Ended(NamedTuple):
@@ -37,8 +36,7 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "data"
         self.halt = folder / "place.halt"
-        making = [VLYNX, "toyworld", "3d", f"--out={self.data}", "--scenes=8"]
-        subprocess.run(making, check=True, capture_output=True)
+        make_world(self.data, scenes=8)
         self._starter = Starter()
         self._logs = 0
 
@@ -47,7 +45,7 @@ class World:
         self._starter.close()
 
     def begin(self, run: Path, place: str = "", **options: Any) -> Session:
-        """Start ``vlynx fit``, or ``test`` where ``options`` say so, and wait until it halts."""
+        """Start an alignment, or the ``kind`` in ``options``, and wait until it halts."""
         self._logs += 1
         log = self.folder / f"{self._logs}.log"
         session = self._starter.start(self.command(run, **options), log, self.halt, place)
@@ -64,7 +62,7 @@ class World:
         return Ended(session.end(), session.said, options)
 
     def undisturbed(self, kind: str) -> Path:
-        """A run that nothing befalls; a test is one of the adapter of such a fit."""
+        """A run that nothing befalls; answers are those of such an alignment's adapter."""
         run = self.folder / f"undisturbed-{kind}"
         if not run.exists() and (ended := self.whole(run, kind=kind)).code:
             raise RuntimeError(f"{kind} fails by itself: ...{ended.said[-2000:]}")
@@ -79,32 +77,22 @@ class World:
             session.end()
         shutil.copytree(former, run)
 
-    def command(self, run: Path, kind: str = "fit", **options: Any) -> list[str]:
+    def command(self, run: Path, kind: str = "alignment", **options: Any) -> list[str]:
         """The command line of a run, the same every time."""
-        experiments = REPOSITORY / "experiments"
-        own: dict[str, Any] = {"data.root": self.data, "data.num_workers": 0, "run": run}
         callbacks: dict[str, Any] = {
             "experiments.robustness.sessions.Halt": {"file": str(self.halt)}
         }
-        if kind == "fit":
-            names = ["backbones/miniature", "align/3d"]
+        own: dict[str, Any] = {"data.num_workers": 0}
+        aligned = None
+        if kind == "alignment":
             callbacks["callbacks.ReferenceGuidance"] = {"max_batches": 4}
             callbacks["callbacks.AdapterCheckpoint"] = {}
             callbacks["callbacks.AlignmentReport"] = {"max_batches": 2}
             own |= {"data.batch_size": 6, "trainer.max_epochs": 2, "checkpoint.minutes": 0}
             own |= {"model.dropout": 0.0}  # each rank would draw its own
         else:
-            names = ["backbones/miniature", "tune/scanqa", "tune/toyworld/scanqa"]
             callbacks["callbacks.AnswerScores"] = {"benchmark": "ScanQA"}
-            aligned = self.undisturbed("fit") / "adapters" / "vision-3d"
-            own |= {"data.batch_size": 1, "data.benchmark.init_args.annotations": self.data}
-            own |= {"model.modalities": json.dumps({"3d": str(aligned)})}
+            own |= {"data.batch_size": 1}
+            aligned = self.undisturbed("alignment")
         listed = [{"class_path": name, "init_args": given} for name, given in callbacks.items()]
-        settings = self.folder / f"{kind}.yaml"
-        settings.write_text(json.dumps({"trainer": {"callbacks": listed}}))
-        configs = [*(experiments / f"{name}.yaml" for name in names), settings]
-        return [
-            *(VLYNX, kind),
-            *(f"--config={path}" for path in configs),
-            *(f"--{name}={value}" for name, value in (own | options).items()),
-        ]
+        return command(kind, run, self.data, listed, aligned, **own | options)

@@ -1,5 +1,5 @@
 # What the jobs of this folder share: what an array's index stands for, whose folder is whose, and
-# what becomes of an exit code. Variables have the names and defaults that they have in the Makefile.
+# what becomes of an exit code. Variables have the names and defaults of those in the Makefile.
 set -euo pipefail
 
 JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}
@@ -60,7 +60,7 @@ choose_task() {
   TUNED=$(folder "${TUNED:-}" "$TUNED_TASK")
   configure tune "$TUNED_TASK"
   [ "$TASK" = "$TUNED_TASK" ] || configure eval "$TASK"
-  OPTIONS+=(--model.modalities="{$MODALITY: $ALIGNED}")
+  OPTIONS+=(--model.modalities="{$MODALITY: \"$ALIGNED\"}")
   if [ -z "$TOY" ]; then
     OPTIONS+=(--data.root="$DATA")
     [ -z "${ANNOTATIONS:-}" ] || OPTIONS+=(--data.benchmark.init_args.annotations="$ANNOTATIONS")
@@ -70,17 +70,19 @@ choose_task() {
 # launch COMMAND OPTIONS...: one process a task of SLURM's. The job then ends with 0 if it is
 # finished, is put back into the queue if it was asked to make room (75), and else fails.
 launch() {
-  local vlynx=${VLYNX:-.venv/bin/vlynx} nodes=$SLURM_NNODES tasks=${SLURM_NTASKS_PER_NODE:-1} code=0
-  local command=$1
+  local command=$1 nodes=$SLURM_NNODES tasks=${SLURM_NTASKS_PER_NODE:-1} code=0 words
   shift
   OPTIONS+=(--seed_everything="$SEED" --trainer.num_nodes="$nodes" --trainer.devices="$tasks")
   ((nodes * tasks == 1)) || OPTIONS+=(--trainer.strategy=ddp)
   [ -z "${SLURM_CPUS_PER_TASK:-}" ] || export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # since 22.05
-  say "start ${SLURM_RESTART_COUNT:-0}: $vlynx $command ${OPTIONS[*]} $*"
-  # When a rank has died the others wait for it in vain: they are ended 5 minutes later, time for
-  # rank 0 to write reports. Not at once: ranks that make room do not exit in the same moment.
-  srun --kill-on-bad-exit=0 --wait="${SLURM_WAIT:-300}" \
-    "$vlynx" "$command" "${OPTIONS[@]}" "$@" || code=$?
+  words=("${VLYNX:-.venv/bin/vlynx}" "$command" "${OPTIONS[@]}" "$@")
+  say "start ${SLURM_RESTART_COUNT:-0}: ${words[*]@Q}"
+  # A signal that reaches this script too must not end it before srun has told the exit code.
+  trap : TERM USR1
+  # No rank is ended because another has: rank 0 writes reports alone for as long as they take, and
+  # when it exits with 75 before the others, ending them could make a failure of it (143). The
+  # others of a rank that has died end by themselves, when the exchange with it breaks.
+  srun --kill-on-bad-exit=0 --wait="${SLURM_WAIT:-0}" "${words[@]}" || code=$?
   case $code in
     0) say "finished" ;;
     75) requeue ;;
@@ -90,11 +92,14 @@ launch() {
 }
 
 requeue() {
+  local state
   # A job that is being cancelled must not come back, and one that SLURM preempts comes by itself.
-  if ! scontrol --oneliner show job "$JOB" | grep -q 'JobState=RUNNING'; then
-    say "made room; SLURM has ended the job already, or starts it again by itself"
-    return
-  fi
-  say "made room; goes back into the queue"  # said before, as it ends this script
-  scontrol requeue "$JOB" || say "could not go back into the queue; submit it again to go on"
+  state=$(scontrol --oneliner show job "$JOB") || state=  # a busy controller does not answer
+  case $state in
+    '' | *JobState=RUNNING*)
+      say "made room; goes back into the queue"  # said before, as it ends this script
+      scontrol requeue "$JOB" || say "could not go back into the queue; submit it again to go on"
+      ;;
+    *) say "made room; SLURM has ended the job already, or starts it again by itself" ;;
+  esac
 }

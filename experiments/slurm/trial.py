@@ -6,27 +6,22 @@ Two processes align depth of a small toy world. Their job is asked to stop by th
 sends before a time limit, preempted by an urgent job, cancelled and submitted again.
 """
 
-import json
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Final
 
-import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from safetensors.torch import load_file
 
+from experiments.robustness.same_run import differences
+from experiments.robustness.toy_runs import REPOSITORY, VLYNX, clean_up_on_sigterm, make_world
 from experiments.slurm.cluster import Cluster, UnavailableError, install, running, wait_until
 
-_REPOSITORY: Final = Path(__file__).parents[2]
-_VLYNX: Final = Path(sys.executable).with_name("vlynx")
 _STEPS: Final = 6  # that are trained between a start and the next stop; an epoch has 5
 _SCRIPT: Final = "experiments/slurm/align.sbatch"
 _OPTIONS: Final = (
@@ -55,18 +50,18 @@ class Job:
         self.id = cluster.run(
             "sbatch",
             "--parsable",
-            f"--chdir={_REPOSITORY}",
+            f"--chdir={REPOSITORY}",
             f"--output={self.log}",
             "--ntasks-per-node=2",
             "--cpus-per-task=1",
-            str(_REPOSITORY / _SCRIPT),
+            str(REPOSITORY / _SCRIPT),
             *_OPTIONS,
             MODALITY="3d",
             BACKBONE="miniature",
             SEED="42",
             DATA=str(data),
             RUN=str(run),
-            VLYNX=str(_VLYNX),
+            VLYNX=VLYNX,
             ARGS="",
             MASTER_ADDR="127.0.0.1",  # the name of this machine may have no address
             OMP_NUM_THREADS="1",
@@ -177,26 +172,8 @@ def trial(cluster: Cluster, world: Path, runs: Path, story: Story) -> None:
     unstopped = Job(cluster, world, whole)
     found = cluster.wait_for_state(unstopped.id, "COMPLETED", 300)
     story.tell("the same run, not stopped", unstopped.step, "COMPLETED", found["ExitCode"])
-    compare(stopped, whole)
-
-
-def compare(one: Path, other: Path) -> None:
-    """See that two runs made the same, to the last bit.
-
-    Raises:
-        AssertionError: they did not; says in what they differ.
-    """
-    adapter = "adapters/vision-3d/adapter_model.safetensors"
-    tensors, others = load_file(one / adapter), load_file(other / adapter)
-    _check(tensors.keys() == others.keys(), "the adapters have unlike parts")
-    unlike = [name for name, tensor in tensors.items() if not torch.equal(tensor, others[name])]
-    _check(not unlike, f"{len(unlike)} of {len(tensors)} tensors differ, such as {unlike[:1]}")
-    reports = [json.loads((run / "report.json").read_text()) for run in (one, other)]
-    for part in ("video", "before", "after"):
-        _check(reports[0][part] == reports[1][part], f"the reports differ in {part!r}")
-    logs = [(run / "metrics.csv").read_text().splitlines() for run in (one, other)]
-    rows = [pair for pair in zip_longest(*logs) if pair[0] != pair[1]]
-    _check(not rows, f"metrics.csv differ in {len(rows)} rows, first in {rows[:1]}")
+    wrong = differences(stopped, whole)
+    _check(not wrong, f"it did not make the same: {'; '.join(wrong)}")
 
 
 def main() -> int:
@@ -208,13 +185,12 @@ def main() -> int:
     except UnavailableError as reason:
         console.print(f"skipped because {reason}")
         return 0
-    signal.signal(signal.SIGTERM, _leave)  # which cleans up
+    clean_up_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="vlynx-slurm-") as name:
         folder = Path(name)
         world, runs = folder / "world", folder / "runs"
         runs.mkdir()
-        making = [str(_VLYNX), "toyworld", "3d", f"--out={world}", "--scenes=24", "--seed=0"]
-        subprocess.run(making, check=True)
+        make_world(world, scenes=24)
         (folder / "slurm").mkdir()
         try:
             with running(folder / "slurm") as cluster:
@@ -230,17 +206,13 @@ def main() -> int:
             console.print("[bold red]It does not hold:[/]", escape(str(error)))
             return 1
     console.print(story.table)
-    console.print("The stopped run made the same adapter, report and metrics, bit for bit.")
+    console.print("The stopped run made the same files, bit for bit.")
     return 0
 
 
 def _check(holds: object, otherwise: str) -> None:
     if not holds:
         raise AssertionError(otherwise)
-
-
-def _leave(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

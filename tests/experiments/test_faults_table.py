@@ -1,10 +1,12 @@
 """What the table of provoked faults is made of."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from experiments.robustness import faults
+from experiments.robustness.small_world import Ended
 
 
 def test_a_run_is_told_by_what_it_leaves(tmp_path):
@@ -19,24 +21,69 @@ def test_a_run_is_told_by_what_it_leaves(tmp_path):
     )
 
 
+def test_a_run_is_compared_in_all_that_it_made(tmp_path):
+    for name, loss in (("one", 0.5), ("other", 0.5 + 1e-7)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(f'{{"after": {loss}}}')
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert faults.compared(one, one, 0.0) == "ends as if undisturbed"
+    assert faults.compared(one, other, 1e-5) == "ends as if undisturbed, within 1e-05"
+    assert faults.compared(one, other, 0.0).startswith("ends otherwise: report.json, after")
+
+
+@dataclass
+class RunWorld:
+    """Its runs are written rather than run."""
+
+    folder: Path
+    code: int = 0  # of the same command again
+
+    def whole(self, run, **options):
+        run.mkdir()
+        (run / "report.json").write_text("{}")
+        return Ended(self.code, "", options)
+
+    def undisturbed(self, kind):
+        whole = self.folder / kind
+        whole.mkdir()
+        (whole / "report.json").write_text("{}")
+        return whole
+
+
 @pytest.mark.parametrize(
-    ("apart", "told"),
+    ("code", "ends", "outcome", "wrong"),
     [
-        (0.0, "ends as if undisturbed"),
-        (1e-7, "ends as one process would"),
-        (1e-2, "ends elsewhere"),
+        (0, True, "ends as if undisturbed", False),
+        (1, True, "fails again, exit code 1", True),
+        (1, False, "fails again, exit code 1", False),
+        (0, False, "ends as if undisturbed", True),
     ],
 )
-def test_adapters_are_compared(apart, told, tmp_path):
-    for name, value in (("one", 0.0), ("other", apart)):
-        (tmp_path / name / "adapters" / "vision-3d").mkdir(parents=True)
-        path = tmp_path / name / "adapters" / "vision-3d" / "adapter_model.safetensors"
-        save_file({"weight": torch.tensor([1.0, value])}, path)
-    assert faults.compared(tmp_path / "one", tmp_path / "other", "fit").startswith(told)
-    assert "missing" in faults.compared(tmp_path / "one", tmp_path / "none", "fit")
+def test_what_should_fail_again_must_and_nothing_else_may(code, ends, outcome, wrong, tmp_path):
+    fault = faults.Fault(lambda world, run: Ended(1, "Error: x", {}), (1,), "Error", ends)
+    row, complaint = faults.tell(RunWorld(tmp_path, code), "a fault", fault)
+    assert row[-1] == outcome
+    assert bool(complaint) == wrong
+
+
+def test_what_cannot_be_tried_here_is_not_wrong(tmp_path):
+    def befall(world, run):
+        raise faults.NotTriedError("mount: permission denied")
+
+    row, complaint = faults.tell(RunWorld(tmp_path), "a", faults.Fault(befall, (1,), ""))
+    assert row[-1] == "not tried: mount: permission denied"
+    assert not complaint
 
 
 def test_markdown_has_a_row_a_fault():
     lines = faults.markdown([("a|b", "1", "m", "l", "s")]).splitlines()
     assert lines[0].startswith("| fault | exit code |")
     assert lines[2] == r"| a\|b | 1 | m | l | s |"
+
+
+@pytest.mark.slow
+def test_a_stopped_run_ends_as_if_undisturbed(monkeypatch, capsys):
+    monkeypatch.setattr(faults, "clean_up_on_sigterm", lambda: None)  # of the tests' process
+    monkeypatch.setattr("sys.argv", ["faults", "--only", "SIGTERM in a step"])
+    assert faults.main() == 0
+    assert "1 faults in" in capsys.readouterr().out

@@ -3,7 +3,6 @@
 `make slurm-test` runs them in a real one.
 """
 
-import json
 import os
 import shlex
 import subprocess
@@ -11,8 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from experiments.slurm import trial
 from experiments.slurm.cluster import UnavailableError
@@ -27,9 +24,14 @@ RUNNING, ALONE = {"STATE": "RUNNING"}, {"SLURM_JOB_ID": "7"}
 ARRAY = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7"}
 # Neither may ever be SLURM's own: an invented job could be somebody's.
 FAKES = {
-    "srun": r"""printf '%s\n' "$@" > "$NOTES/srun"; exit "${EXIT:-0}" """,
+    "srun": r"""printf '%s\n' "$@" > "$NOTES/srun"
+        for signal in ${SIGNALS:-}; do kill -s "$signal" $PPID; done; exit "${EXIT:-0}" """,
     "scontrol": r"""echo "$*" >> "$NOTES/scontrol"
-        case $* in *show*) echo "JobId=7 JobState=$STATE Reason=None" ;; esac""",
+        case $* in *show*)
+          [ -n "$STATE" ] || exit 1
+          echo "JobId=7 JobState=$STATE Reason=None"
+          sleep 0.05; echo "Command=/x" || exit 141 ;;
+        esac""",
 }
 
 
@@ -66,27 +68,22 @@ def value(words, option):
     return found
 
 
-@pytest.mark.parametrize("name", [*(f"{stage}.sbatch" for stage in STAGES), "job.sh"])
-def test_scripts_parse(name):
-    subprocess.run(["bash", "-n", str(FOLDER / name)], check=True)
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_all_jobs_are_requeued_and_warned_but_not_their_scripts(stage):
-    text = (FOLDER / f"{stage}.sbatch").read_text()
-    for option in ("signal=USR1@120", "requeue", "open-mode=append", "output=%x-%j.log"):
-        assert f"#SBATCH --{option}\n" in text
-
-
-@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
     ("ids", "name"), [(ALONE, "7"), (ARRAY | {"SLURM_ARRAY_TASK_ID": "3"}, "7_3")]
 )
-def test_a_job_that_made_room_is_requeued_once(submit, stage, ids, name):
-    code, said, _, called = submit(stage, EXIT="75", **RUNNING, **ids)
+@pytest.mark.parametrize("state", ["RUNNING", ""])  # or the controller does not answer
+def test_a_job_that_made_room_is_requeued_once(submit, ids, name, state):
+    code, said, _, called = submit("align", EXIT="75", STATE=state, **ids)
     assert called == [f"--oneliner show job {name}", f"requeue {name}"]
     assert code == 75
     assert f"job {name}: made room; goes back into the queue" in said
+
+
+@pytest.mark.parametrize("signals", ["TERM", "USR1", "USR1 TERM"])
+def test_signals_that_reach_the_script_do_not_keep_it_from_requeueing(submit, signals):
+    code, said, _, called = submit("align", EXIT="75", SIGNALS=signals, **RUNNING)
+    assert (code, called[1:]) == (75, ["requeue 7"])
+    assert "goes back into the queue" in said
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING", "PREEMPTED"])
@@ -97,20 +94,27 @@ def test_a_job_that_is_cancelled_or_requeued_already_is_not_requeued(submit, sta
     assert "goes back" not in said
 
 
-@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
     ("code", "word"), [(0, "finished"), (1, "failed"), (130, "failed"), (137, "failed")]
 )
-def test_other_exit_codes_are_the_jobs_own(submit, stage, code, word):
-    ended, said, _, called = submit(stage, EXIT=str(code), **RUNNING)
+def test_other_exit_codes_are_the_jobs_own(submit, code, word):
+    ended, said, _, called = submit("align", EXIT=str(code), **RUNNING)
     assert ended == code
     assert called == []
     assert word in said
 
 
-def test_a_dead_rank_ends_the_others_but_not_at_once(submit):
+def test_no_rank_is_ended_because_another_has(submit):
     _, _, words, _ = submit("align")
-    assert {"--kill-on-bad-exit=0", "--wait=300"} <= set(words)
+    assert words[:2] == ["--kill-on-bad-exit=0", "--wait=0"]
+    _, _, words, _ = submit("align", SLURM_WAIT="600")
+    assert words[1] == "--wait=600"
+
+
+def test_the_log_holds_a_command_that_a_shell_understands(submit):
+    _, said, words, _ = submit("tune", "--data.x=a, b", TASK="scanqa", ALIGNED="/a, b: c")
+    assert value(words, "--model.modalities") == '{3d: "/a, b: c"}'
+    assert shlex.split(said.partition("start 0: ")[2].splitlines()[0]) == words[2:]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_tuning_goes_on_from_the_alignment_of_the_same_seed(submit):
         _, _, words, _ = submit("align", MODALITY="audio", **variables)
         _, _, tuned, _ = submit("tune", TASK="avqa", **variables)
         _, _, examined, _ = submit("eval", TASK="avqa", **variables)
-        aligned = f"{{audio: {value(words, '--run')}/adapters/vision-audio}}"
+        aligned = f'{{audio: "{value(words, "--run")}/adapters/vision-audio"}}'
         assert value(tuned, "--model.modalities") == aligned
         assert value(examined, "--model.modalities") == aligned
         run = value(tuned, "--run")
@@ -205,6 +209,29 @@ def configurations(words):
     return [after for word, after in pairwise(words) if word == "--config"]
 
 
+@pytest.mark.parametrize("sense", SENSES)
+def test_a_world_is_as_large_whoever_asks_for_it(sense, tmp_path):
+    world = f"data/toyworld/{sense}/toyworld.json"
+    (tmp_path / "installed").touch()
+    for given, scenes in ({}, 1200 if sense == "3d" else 600), ({"SCENES": "7"}, 7):
+        made = subprocess.run(
+            [
+                "make",
+                "-nB",
+                "-o",
+                f"{tmp_path}/installed",
+                f"INSTALLED={tmp_path}/installed",
+                world,
+            ],
+            cwd=REPOSITORY,
+            env={"PATH": os.environ["PATH"], **given},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"toyworld {sense} --out data/toyworld/{sense} --scenes {scenes} " in made.stdout
+
+
 def test_ranks_follow_from_what_slurm_gave(submit):
     _, _, words, _ = submit("tune", SLURM_NNODES="2", SLURM_NTASKS_PER_NODE="4")
     assert value(words, "--trainer.num_nodes") == "2"
@@ -228,29 +255,3 @@ def test_the_trial_says_why_it_is_skipped(monkeypatch, capsys):
     monkeypatch.setattr(trial, "install", install)
     assert trial.main() == 0
     assert capsys.readouterr().out == "skipped because there is no apt-get\n"
-
-
-def test_the_trial_sees_the_smallest_difference(tmp_path):
-    runs = tmp_path / "one", tmp_path / "other"
-    for run in runs:
-        write_run(run, weight=1.0, loss=0.5)
-    trial.compare(*runs)
-    write_run(runs[1], weight=1.0000001, loss=0.5)
-    with pytest.raises(AssertionError, match="1 of 1 tensors differ"):
-        trial.compare(*runs)
-    write_run(runs[1], weight=1.0, loss=0.5000000000000001)
-    with pytest.raises(AssertionError, match="differ in 'after'"):
-        trial.compare(*runs)
-    write_run(runs[1], weight=1.0, loss=0.5)
-    (runs[1] / "metrics.csv").write_text("step\n5\n")
-    with pytest.raises(AssertionError, match=r"differ in 1 rows, first in \[\(None, '5'\)\]"):
-        trial.compare(*runs)
-
-
-def write_run(run, weight, loss):
-    adapter = run / "adapters" / "vision-3d"
-    adapter.mkdir(parents=True, exist_ok=True)
-    save_file({"w": torch.tensor([weight])}, adapter / "adapter_model.safetensors")
-    report = {"video": {}, "before": {"stat": 1.0}, "after": {"stat": loss}}
-    (run / "report.json").write_text(json.dumps(report))
-    (run / "metrics.csv").write_text("step\n")

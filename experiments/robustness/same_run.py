@@ -1,0 +1,82 @@
+"""What two finished runs should have in common and have not."""
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+_OWN: Final = {"config.yaml", "provenance.json", "checkpoints", "tensorboard"}
+"""What names folders and processes, or when it was written; not compared."""
+
+
+def differences(run: Path, whole: Path, within: float = 0.0) -> list[str]:
+    """What is unlike in a run and the one that it should be like; each begins with the file.
+
+    Args:
+        within: how far numbers may be apart, as a share of them where they are above 1.
+    """
+    files, others = _files(run), _files(whole)
+    wrong = [f"{name} is missing" for name in sorted(others - files)]
+    wrong += [f"{name} should not be there" for name in sorted(files - others)]
+    for name in sorted(files & others):
+        for unlike in _unlike(_content(run / name), _content(whole / name), within, name):
+            wrong.append(unlike)
+            break
+    return wrong
+
+
+def _files(run: Path) -> set[str]:
+    """Names of a run's files that should be alike."""
+    names = (path.relative_to(run) for path in run.rglob("*") if path.is_file())
+    return {
+        str(name)
+        for name in names
+        if name.parts[0] not in _OWN and not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def _content(path: Path) -> Any:
+    """What is compared of a file; without what is by chance in every run, such as an order."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            return {"notes": file.metadata()} | load_file(path)
+    if path.name == "metrics.csv":
+        head, *rows = csv.reader(path.read_text().splitlines())
+        numbers = [[float(cell) if cell else None for cell in row] for row in rows]
+        step = head.index("step")
+        # A row has figures of one kind, which may be written before or after another's.
+        return [head, sorted(numbers, key=lambda row: ([c is None for c in row], row[step], row))]
+    if path.suffix == ".json" and isinstance(known := json.loads(path.read_bytes()), dict):
+        known.pop("provenance", None)  # of the session that wrote it
+        # Sorted, since PEFT writes a set.
+        return {key: sorted(v) if key == "target_modules" else v for key, v in known.items()}
+    return None if path.suffix == ".png" else path.read_bytes()
+
+
+def _unlike(one: Any, other: Any, within: float, place: str) -> Iterator[str]:
+    """Where two contents are not alike."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from _unlike(one[key], other[key], within, f"{place}, {key}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (mine, its) in enumerate(zip(one, other, strict=True)):
+            yield from _unlike(mine, its, within, f"{place}, {number}")
+    elif isinstance(one, Tensor) and isinstance(other, Tensor):
+        if (one.shape, one.dtype) != (other.shape, other.dtype):
+            yield f"{place} has another shape or type"
+        elif not torch.allclose(one, other, rtol=within, atol=within):
+            yield f"{place} differs by {(one - other).abs().max():.0e}"
+    elif not (one == other or _close(one, other, within)):
+        yield f"{place} differs: {one!r:.100} and not {other!r:.100}"
+
+
+def _close(one: Any, other: Any, within: float) -> bool:
+    numbers = isinstance(one, float) and isinstance(other, float)
+    return numbers and math.isclose(one, other, rel_tol=within, abs_tol=within)
