@@ -33,6 +33,14 @@ class AdapterCheckpoint(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._save(trainer, pl_module)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not (run_folder(trainer) / "adapters").exists():  # it began at the end of another run
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if leaves_files(trainer):
             module = as_stage(pl_module, AdapterTraining)
             made_with = {

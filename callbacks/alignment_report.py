@@ -80,18 +80,15 @@ class AlignmentReport(Callback):
         self.gaps["video"] = self._measure(module, videos, None, "RGB video")
         self.gaps["before"] = self._measure(module, held_out, None, "Before")
 
-    @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not is_trial(trainer):
-            module = as_stage(pl_module, InterfaceAlignment)
-            held_out = data(trainer).val_dataloader()
-            self.gaps["after"] = self._measure(module, held_out, module.modality, "After")
-
+    # Not on_train_end, which is left out where a run goes on that had ended its last epoch.
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if is_trial(trainer):
+            return
+        module, held_out = as_stage(pl_module, InterfaceAlignment), data(trainer).val_dataloader()
+        self.gaps["after"] = self._measure(module, held_out, module.modality, "After")
         if not leaves_files(trainer):
             return
-        module = as_stage(pl_module, InterfaceAlignment)
         run, self.modality = run_folder(trainer), module.modality
         save_figure(self.gaps, module.guidance, run / "alignment.png")
         for logger in trainer.loggers:

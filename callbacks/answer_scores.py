@@ -49,8 +49,9 @@ class AnswerScores(Callback):
         self._earlier: dict[str, list[Answered]] = {}  # clip → answers of an earlier session
         self._meeting: Meeting | None = None
 
+    # Not on_train_end, which is left out where a run goes on that had ended its last epoch.
     @override
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_trial(trainer):
             return
         module = as_stage(pl_module, InstructionTuning)
@@ -75,10 +76,7 @@ class AnswerScores(Callback):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = as_stage(pl_module, InstructionTuning)
-        # Again, since a checkpoint may have been loaded meanwhile.
-        self._recall(trainer, module, data(trainer).test_split)
-        self._begin(trainer, module)
+        self._begin(trainer, as_stage(pl_module, InstructionTuning))
 
     @override
     def on_test_batch_start(

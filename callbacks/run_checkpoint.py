@@ -1,5 +1,6 @@
 """Saves where a run stands, so that the same command goes on there, whatever ended it."""
 
+import signal
 import time
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from callbacks.access import is_trial, run_folder
 from vlynx_pl.checkpoints import checkpoint_path, checkpoints
+from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
 from vlynx_pl.interruption import Interrupted, asked_to_stop, note_signals
 
@@ -21,9 +23,10 @@ _GO_ON, _SAVE, _STOP = 0, 1, 2
 class RunCheckpoint(Checkpoint):
     """Writes ``checkpoints/step-*.ckpt`` into the run folder between two steps.
 
-    It saves every so many minutes, before every validation, and when SIGTERM, SIGUSR1 or Ctrl-C
-    asks the run to stop; the one before is kept. All ranks agree before every step on whether to
-    save or to stop, over a group of their own that does not wait for the GPU.
+    It saves every so many minutes, before every validation, at the end of an epoch without one, and
+    when SIGTERM, SIGUSR1 or Ctrl-C asks the run to stop; the one before is kept. All ranks agree
+    before every step, and every batch of a validation, on whether to save or to stop, over a group
+    of their own that does not wait for the GPU.
 
     Args:
         minutes: time between two checkpoints; 0 saves before every step.
@@ -32,10 +35,25 @@ class RunCheckpoint(Checkpoint):
     """
 
     def __init__(self, minutes: float = 10.0, keep: int = 2, timeout_minutes: float = 30.0) -> None:
+        if keep < 1:
+            raise UserError(f"checkpoint.keep={keep} would remove every checkpoint; keep 1 or more")
         self.minutes, self.keep, self.timeout_minutes = minutes, keep, timeout_minutes
         self._saved_at = 0.0  # s of the monotonic clock, which nobody sets
         self._group: Any = None
-        self._saving = False
+        self._saved_step = -1
+        self._amid = False  # saving where Lightning does not
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning's own handlers, set after this, act at once: amid a step, with a collective
+        # call that the other ranks do not make, and under SLURM with a checkpoint of their own.
+        connector: Any = trainer._signal_connector
+
+        def register() -> None:
+            connector._original_handlers = connector._get_current_signal_handlers()
+            note_signals()  # Lightning puts the former ones back at the end
+
+        connector.register_signal_handlers = register
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,36 +63,27 @@ class RunCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
 
     @override
-    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        note_signals()  # again, since Lightning has set a handler that acts at once
-
-    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        note_signals()
         # Of a batch that is fetched again, Lightning forgets that it was fetched before.
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
         batches.ready = batches.started
-
-    @override
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        note_signals()
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches or is_trial(trainer):
-            return  # gradients that are summed up so far are not kept
+            return  # gradients that are summed up are not kept
         wanted = self._agreed()
         if wanted >= _SAVE:
-            self._save(trainer)
+            self._save(trainer, amid=True)
         if wanted == _STOP:
             raise Interrupted(self._farewell(trainer))
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and not is_trial(trainer):
-            self._save(trainer)
+        if _between_steps(trainer):
+            self._save(trainer, amid=True)
 
     @override
     def on_validation_batch_start(
@@ -85,18 +94,31 @@ class RunCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        # Ranks may have unlike numbers of batches here, so none asks the others. All is saved.
-        if asked_to_stop() and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if _between_steps(trainer) and self._agreed() == _STOP:
             raise Interrupted(self._farewell(trainer))
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # What comes after the last one may take hours, or be stopped.
+        if self._saved_step != trainer.global_step and not is_trial(trainer):
+            self._save(trainer)
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        launcher: Any = trainer.strategy.launcher
+        if isinstance(exception, Interrupted) and launcher is not None:
+            launcher.kill(signal.SIGTERM)  # whoever asked may have told this process alone
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         loop = checkpoint["loops"]["fit_loop"]
-        if self._saving and trainer.validating:
+        if self._amid and trainer.validating:
             _validate_again(loop)
-        elif self._saving:
+        elif self._amid:
             counted = not trainer.fit_loop.epoch_loop._should_accumulate()
             _begin_batch_again(loop, counted)
 
@@ -107,27 +129,38 @@ class RunCheckpoint(Checkpoint):
             dist.all_reduce(wanted, dist.ReduceOp.MAX, self._group)
         return int(wanted)
 
-    def _save(self, trainer: Trainer) -> None:
+    def _save(self, trainer: Trainer, amid: bool = False) -> None:
         run = run_folder(trainer)
         path = checkpoint_path(run, trainer.global_step)
-        self._saving = True
+        self._amid = amid
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.save()  # a metric that is not on disk would be lost with the run
             with atomic_file(path) as unfinished:
                 trainer.save_checkpoint(unfinished, weights_only=False)
-            for old in checkpoints(run)[self.keep :]:
-                old.unlink()
+            kept = checkpoints(run)
+            newest = kept.index(path)  # later ones are damaged, or this would not be the step
+            for other in (*kept[:newest], *kept[newest + self.keep :]):
+                other.unlink()
         else:
             trainer.save_checkpoint(path, weights_only=False)  # writes nothing, but takes part
-        self._saving = False
-        self._saved_at = time.monotonic()
+        if self._group is not None:
+            dist.barrier(self._group)  # none leaves before the file has its name
+        self._amid = False
+        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def _farewell(self, trainer: Trainer) -> str:
         return (
             f"Stopped at step {trainer.global_step}, as asked; all of it is in "
             f"{run_folder(trainer) / 'checkpoints'}. Run the same command again to go on."
         )
+
+
+def _between_steps(trainer: Trainer) -> bool:
+    """In a validation: whether it is one of a fit, and no gradients are summed up so far."""
+    if trainer.state.fn != "fit" or trainer.sanity_checking or is_trial(trainer):
+        return False
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 # Lightning reads from its counters where to go on. It was made to save after a step, when what is

@@ -1,4 +1,4 @@
-"""Faults of a training step, told with the clips that were in it."""
+"""What ends a run for reasons of its own, told with the clips that it was at."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,6 +9,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed import DistError
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -17,19 +18,25 @@ from callbacks.access import stage as as_stage
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
+from vlynx_pl.ranks import ranks
 
 
 class TrainingFaults(Callback):
-    """Stops before a gradient that is not finite reaches the adapter; explains a lack of memory."""
+    """Stops before a gradient that is not finite reaches the adapter.
+
+    Explains a lack of memory, and that another process of the run has ended.
+    """
 
     def __init__(self) -> None:
         self._batch: Any = None
+        self._clips: list[str] = []  # since the last step
 
     @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._batch = batch
+        self._clips += _names(batch)
 
     @override
     def on_before_optimizer_step(
@@ -40,6 +47,7 @@ class TrainingFaults(Callback):
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         # Of all ranks, which so stop together, since DDP has averaged them.
         if torch.nn.utils.get_total_norm(gradients).isfinite():
+            self._clips = []
             return
         kept = "nowhere, in a trial"
         if not is_trial(trainer):
@@ -48,8 +56,8 @@ class TrainingFaults(Callback):
             kept = str(path)
         raise UserError(
             f"the gradient of step {trainer.global_step} is not finite, and the adapter was left "
-            f"as it was; this rank's batch, of {', '.join(_names(self._batch))}, is kept in "
-            f"{kept}. Look at these clips (vlynx check); or lower model.learning_rate or give "
+            f"as it was; it is of {', '.join(self._clips)} on this rank, whose last batch is kept "
+            f"in {kept}. Look at these clips (vlynx check); or lower model.learning_rate or give "
             "trainer.gradient_clip_val, in another folder with --run=FOLDER"
         )
 
@@ -68,19 +76,38 @@ class TrainingFaults(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        if self._batch is not None and _is_lack_of_memory(exception):
-            sizes = as_stage(pl_module, AdapterTraining).sizes(self._batch)
-            reason = str(exception).partition("\n")[0] or type(exception).__name__
+        reason = str(exception).partition("\n")[0] or type(exception).__name__
+        if _is_lack_of_memory(exception):
             raise UserError(
-                f"out of memory at step {trainer.global_step} ({reason}). The batch of "
-                f"{', '.join(_names(self._batch))} has {sizes}"
+                f"out of memory at step {trainer.global_step} ({reason}). {self._sizes(pl_module)}"
             ) from exception
+        if ranks() > 1 and _is_loss_of_a_rank(exception):
+            raise UserError(
+                f"another process of this run has ended or does not answer ({reason}); see what it "
+                "said. Then run the same command again: a fit goes on from its last checkpoint"
+            ) from exception
+
+    def _sizes(self, pl_module: LightningModule) -> str:
+        if self._batch is None:
+            return "No step of training was under way; lower data.batch_size or data.frames"
+        sizes = as_stage(pl_module, AdapterTraining).sizes(self._batch)
+        return f"The batch of {', '.join(_names(self._batch))} has {sizes}"
 
 
 def _is_lack_of_memory(exception: BaseException) -> bool:
-    return isinstance(exception, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(exception, RuntimeError) and "can't allocate memory" in str(exception)
-    )
+    if isinstance(exception, torch.OutOfMemoryError | MemoryError):
+        return True
+    # Of the allocator of the CPU, oneDNN and cuBLAS.
+    said = ("can't allocate memory", "could not create a primitive", "CUBLAS_STATUS_ALLOC_FAILED")
+    return _says(exception, *said)
+
+
+def _is_loss_of_a_rank(exception: BaseException) -> bool:
+    return isinstance(exception, DistError) or _says(exception, "gloo/transport", "NCCL error")
+
+
+def _says(exception: BaseException, *texts: str) -> bool:
+    return isinstance(exception, RuntimeError) and any(text in str(exception) for text in texts)
 
 
 def _names(batch: Any) -> list[str]:

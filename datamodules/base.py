@@ -277,12 +277,11 @@ class ModalityDataModule(LightningDataModule):
     @override
     def train_dataloader(self) -> DataLoader[Any]:
         start, self._start = self._start, {}
-        return self._loader("train", seed=self.seed, equal=True, **start)
+        return self._loader("train", seed=self.seed, **start)
 
     @override
     def val_dataloader(self) -> DataLoader[Any]:
-        # L_stat is of all ranks' batch together, so that each must have one.
-        return self._loader("val", equal=self.objective == "alignment")
+        return self._loader("val")
 
     @override
     def test_dataloader(self) -> DataLoader[Any]:

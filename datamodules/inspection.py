@@ -8,6 +8,7 @@ from typing import Any
 
 from datamodules.recordings import Part, Recording
 from datamodules.samples import BadSample, Episode
+from vlynx_pl.interruption import Interrupted, asked_to_stop
 from vlynx_pl.progress import track
 
 # Most of the time goes to waiting for the disk and to libraries that let other threads run.
@@ -67,9 +68,13 @@ def inspect(
         waiting = [pool.submit(look, *job) for job in jobs]
         for outcome in track(waiting, title):
             finding = outcome.result()
+            if asked_to_stop():
+                raise Interrupted(
+                    "Stopped while checking the data, as asked. Run the same command again."
+                )
             if stop and finding.bad:
                 raise finding.bad[0]
             findings.append(finding)
-    finally:  # also when somebody presses Ctrl-C: what is queued is not worth waiting for
+    finally:  # what is queued is not worth waiting for
         pool.shutdown(cancel_futures=True)
     return findings

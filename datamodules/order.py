@@ -4,6 +4,7 @@ Batches are global: batch i of an epoch holds the same samples however many rank
 may stop after any batch and go on with another number of ranks, and sees every sample once.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,11 +27,11 @@ class Batches(Sampler[list[int]]):
         ranks: how many share each batch.
         epoch: whose order comes first.
         start: batches of that epoch that were seen already.
-        equal: as many batches for every rank, where the last may be empty for some; or else each
-            rank leaves its empty ones out.
+
+    Every rank has as many batches; its share of the last may be empty.
 
     Raises:
-        ValueError: there are more ranks than samples in a batch.
+        UserError: there are more ranks than samples in a batch.
     """
 
     def __init__(
@@ -43,16 +44,15 @@ class Batches(Sampler[list[int]]):
         ranks: int = 1,
         epoch: int = 0,
         start: int = 0,
-        equal: bool = False,
     ) -> None:
         if ranks > batch_size:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {batch_size} cannot be shared by {ranks} ranks; raise "
                 "data.batch_size, which counts the samples of a step over all ranks"
             )
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.rank, self.ranks = rank, ranks
-        self.epoch, self.start, self.equal = epoch, start, equal
+        self.epoch, self.start = epoch, start
 
     @property
     def sampler(self) -> "Batches":
@@ -66,17 +66,14 @@ class Batches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches of an epoch, seen ones included."""
-        ends = self.count if self.equal else self.count - self.rank
-        return max(0, -(-ends // self.batch_size))
+        return math.ceil(self.count / self.batch_size)
 
     @override
     def __iter__(self) -> Iterator[list[int]]:
         start, self.start = self.start, 0
         order = self._order()
         for first in range(start * self.batch_size, self.count, self.batch_size):
-            share = order[first : first + self.batch_size][self.rank :: self.ranks]
-            if share or self.equal:
-                yield share
+            yield order[first : first + self.batch_size][self.rank :: self.ranks]
 
     def _order(self) -> list[int]:
         if self.seed is None:
@@ -90,7 +87,7 @@ def position(trainer: Trainer) -> dict[str, int]:
     loop: Any = trainer.fit_loop
     # What was processed, since the next batch may be on its way already.
     seen = loop.epoch_loop.batch_progress.current.processed
-    return {"epoch": loop.epoch_progress.current.processed, "start": seen}
+    return {"epoch": loop.epoch_progress.current.completed, "start": seen}
 
 
 def refuse_other_order(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 import yaml
+from jsonargparse import ArgumentParser
 from safetensors.torch import load_file
 
 from datamodules import DepthDataModule, benchmarks
@@ -18,7 +20,9 @@ from vlynx_pl import cli, lightning_cli
 from vlynx_pl.adapters import load_adapter
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
+from vlynx_pl.checkpoints import checkpoints
 from vlynx_pl.guidance import InterfaceGuidance
+from vlynx_pl.interruption import Interrupted
 from vlynx_pl.losses import token_statistics_loss
 
 REPOSITORY = Path(__file__).parents[1]
@@ -154,6 +158,7 @@ def test_the_guidance_names_its_videos_all_from_training(finished):
     assert (guidance.num_videos, guidance.num_frames) == (2, 8)
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_guidance_of_one(finished, data, tmp_path):
     command = [sys.executable, "-m", "vlynx_pl.cli", "fit", *CONFIGS, *QUICK]
     command += [f"--data.root={data}", f"--run={tmp_path}/run"]
@@ -183,6 +188,71 @@ def test_the_saved_configuration_repeats_the_run(finished, vlynx, tmp_path):
     )
     for name, tensor in first.items():
         torch.testing.assert_close(second[name], tensor, atol=1e-5, rtol=1e-4)
+
+
+def test_a_checkpoint_that_is_given_counts_until_the_run_has_its_own(
+    finished, vlynx, data, tmp_path, caplog
+):
+    run = tmp_path / "run"
+    [given] = checkpoints(finished[0])
+    command = ["fit", *CONFIGS, *QUICK, f"--data.root={data}", f"--run={run}"]
+    command += ["--trainer.log_every_n_steps=1", f"--ckpt_path={given}"]
+    run.mkdir()
+    (run / "metrics.csv").write_text("epoch,step,train/attn\n0,77,0.5\n")
+    assert vlynx(*command)[0] == 0
+    adapter = Path("adapters") / "vision-3d" / "adapter_model.safetensors"
+    assert (run / adapter).read_bytes() == (finished[0] / adapter).read_bytes()
+    with (run / "metrics.csv").open() as file:
+        steps = {int(row["step"]) for row in csv.DictReader(file)}
+    assert 77 not in steps, "of a run that ended before it could go on"
+    (run / "report.json").unlink()
+    with caplog.at_level("INFO"):
+        assert vlynx(*command)[0] == 0
+    assert f"Going on from {run}/checkpoints/{given.name}" in caplog.text
+
+
+def test_a_run_that_had_ended_its_last_epoch_still_gets_its_results(vlynx, data, tmp_path):
+    run = tmp_path / "run"
+    command = ["fit", *CONFIGS, *QUICK, f"--data.root={data}", f"--run={run}"]
+    command.append("--trainer.limit_val_batches=0")
+    adapter = run / "adapters" / "vision-3d" / "adapter_model.safetensors"
+    results = []
+    for _ in range(2):
+        assert vlynx(*command)[0] == 0
+        report = json.loads((run / "report.json").read_text())
+        del report["provenance"]
+        results.append((adapter.read_bytes(), report))
+        shutil.rmtree(run / "adapters")
+        (run / "report.json").unlink()
+    assert results[0] == results[1]
+
+
+def test_a_configuration_is_never_half_written(finished, vlynx, data, tmp_path, monkeypatch):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    (run / "report.json").unlink()
+    before = (run / "config.yaml").read_text()
+
+    def fill_the_disk(*_, **__):
+        assert (run / "config.yaml").read_text() == before
+        raise OSError("no space left")
+
+    monkeypatch.setattr(ArgumentParser, "dump", fill_the_disk)
+    saving = lightning_cli._KeptConfiguration(ArgumentParser(), None, save_to_log_dir=False)
+    with pytest.raises(OSError, match="no space left"):
+        saving.save_config(Mock(default_root_dir=str(run)), Mock(), "fit")
+    assert (run / "config.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(("rank", "code"), [("0", 75), ("1", 0)])
+def test_only_the_first_process_ends_with_the_code_of_a_stop(vlynx, monkeypatch, rank, code):
+    """Launchers end all processes at once when one of them ends with anything but 0."""
+    monkeypatch.setenv("LOCAL_RANK", rank)
+
+    def stop():
+        raise Interrupted("Stopped, as asked")
+
+    monkeypatch.setattr(cli, "app", stop)
+    assert vlynx("fit") == (code, "" if code == 0 else "\nStopped, as asked\n")
 
 
 def test_a_finished_run_is_not_written_over(finished, vlynx, data):

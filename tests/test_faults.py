@@ -4,11 +4,13 @@ import json
 import os
 import resource
 import signal
+from unittest.mock import Mock, call
 
 import pytest
 import torch
 from lightning import Callback
 from safetensors import safe_open
+from torch.distributed import DistBackendError
 
 from callbacks import ReferenceGuidance, RunCheckpoint, TrainingFaults
 from tests import test_resume
@@ -53,11 +55,11 @@ class Fault(Callback):
         self.trained = {name: p.detach().clone() for name, p in named if p.requires_grad}
 
 
-def run_with(fault, data, run, stage="alignment") -> None:
+def run_with(fault, data, run, stage="alignment", more=(), **trainer) -> None:
     """A run that saves before every step, and is befallen in its second one."""
     own = [ReferenceGuidance(max_batches=2)] if stage == "alignment" else []
-    others = [Watch(run, ()), fault, TrainingFaults(), RunCheckpoint(0)]
-    session(data, run, stage, callbacks=[*own, *others])
+    others = [Watch(run, ()), *more, fault, TrainingFaults(), RunCheckpoint(0)]
+    session(data, run, stage, callbacks=[*own, *others], **trainer)
 
 
 def names(batch) -> list[str]:
@@ -94,6 +96,23 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_adapter(stage, data, tm
     assert not kept
 
 
+def test_a_sum_of_gradients_names_all_its_clips(data, tmp_path):
+    batches = Seen()
+    with pytest.raises(UserError, match="gradient of step 1 is not finite") as caught:
+        run_with(Fault(poison), data, tmp_path, more=[batches], accumulate_grad_batches=3)
+    in_the_step = [name for clips in batches.seen[3:] for name in clips]
+    assert len(in_the_step) == 7
+    assert f"it is of {', '.join(in_the_step)} on this rank" in str(caught.value)
+
+
+class Seen(Callback):
+    def __init__(self) -> None:
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(names(batch))
+
+
 def too_much(module) -> None:
     torch.empty(1 << 50, dtype=torch.uint8)
 
@@ -106,12 +125,17 @@ def too_much_for_python(module) -> None:
     raise MemoryError
 
 
+def too_much_for_a_convolution(module) -> None:
+    raise RuntimeError("could not create a primitive")
+
+
 @pytest.mark.parametrize(
     ("befall", "reason"),
     [
         (too_much, "can't allocate memory"),
         (too_much_for_a_gpu, r"\(CUDA out of memory. Tried to allocate 2 GiB\)\. The"),
         (too_much_for_python, r"\(MemoryError\)\. The"),
+        (too_much_for_a_convolution, r"\(could not create a primitive\)\. The"),
     ],
 )
 @pytest.mark.parametrize(
@@ -129,6 +153,32 @@ def test_a_lack_of_memory_is_told_with_sizes_and_remedies(
         run_with(fault, data, tmp_path, stage)
     assert f"The batch of {', '.join(names(fault.batch))} has" in str(caught.value)
     assert caught.value.__cause__ is fault.exception
+
+
+class TooMuchBefore(Callback):
+    def on_train_start(self, trainer, pl_module):
+        too_much(pl_module)
+
+
+def test_a_lack_of_memory_outside_steps_is_one_message_too(data, tmp_path):
+    with pytest.raises(UserError, match=r"^out of memory at step 0 .* lower data\.batch_size or"):
+        run_with(Fault(None), data, tmp_path, more=[TooMuchBefore()])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[a/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:1: reset by peer"),
+        DistBackendError("NCCL error in: a.cpp, remote process exited or there was a network"),
+    ],
+)
+def test_the_loss_of_another_process_is_one_message(error, data, tmp_path, monkeypatch):
+    def lose(module):
+        monkeypatch.setattr("callbacks.training_faults.ranks", lambda: 2)
+        raise error
+
+    with pytest.raises(UserError, match=r"another process of this run has ended .*run the same"):
+        run_with(Fault(lose), data, tmp_path)
 
 
 def test_a_mistake_in_a_step_stays_what_it_is(data, tmp_path):
@@ -178,6 +228,37 @@ def test_a_signal_lets_the_step_end_and_saves_it(stage, number, code, data, tmp_
     assert f"Stopped at step 2, as asked; all of it is in {tmp_path}" in str(fault.exception)
     saved = read_checkpoint(checkpoint_path(tmp_path, STEP + 1))["state_dict"]
     assert all(torch.equal(fault.trained[name], saved[name]) for name in saved)
+
+
+class Early(Callback):
+    """Asks a run to stop before its first step, when Lightning has set handlers of its own."""
+
+    def on_train_start(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not trainer.received_sigterm, "Lightning's handler, which acts at once"
+
+
+def test_a_signal_before_the_first_step_is_not_lightnings(data, tmp_path):
+    fault = Fault(None)
+    before = signal.getsignal(signal.SIGTERM)
+    run_with(fault, data, tmp_path, more=[Early()], num_sanity_val_steps=0)
+    assert isinstance(fault.exception, Interrupted) and fault.exception.code == 75
+    assert "Stopped at step 0" in str(fault.exception)
+    assert signal.getsignal(signal.SIGTERM) is before, "put back"
+
+
+@pytest.mark.parametrize("exception", [Interrupted("asked"), RuntimeError("failed")])
+def test_processes_that_were_started_hear_that_the_first_one_stops(exception):
+    launcher = Mock()
+    trainer = Mock(strategy=Mock(launcher=launcher))
+    RunCheckpoint().on_exception(trainer, Mock(), exception)
+    heard = [call(signal.SIGTERM)] if isinstance(exception, Interrupted) else []
+    assert launcher.kill.call_args_list == heard
+
+
+def test_no_checkpoint_at_all_is_not_kept():
+    with pytest.raises(UserError, match=r"checkpoint\.keep=0 would remove"):
+        RunCheckpoint(keep=0)
 
 
 def test_a_second_ctrl_c_ends_at_once(data, tmp_path):

@@ -186,6 +186,8 @@ class InterfaceAlignment(AdapterTraining):
         ``count`` samples into account, all by default.
         """
         encoded = self.encode(frames, self.modality)
+        if count == 0 and self.statistics == "rank":
+            count = None  # nothing has no mean, and weighs nothing anyway
         rows = self.backbone.token_rows(encoded.tokens[:count], self.include_newline)
         attn = encoded.attention_gaps.mean()
         stat = token_statistics_loss(

@@ -169,7 +169,8 @@ def main() -> None:
     try:
         app()
     except Interrupted as stop:
-        Console(stderr=True).print(f"\n[bold]{escape(str(stop))}[/]", soft_wrap=True)
+        if stop.code:  # of several processes, the first one speaks
+            Console(stderr=True).print(f"\n[bold]{escape(str(stop))}[/]", soft_wrap=True)
         raise
     except (UserError, ImportError, OSError) as error:
         Console(stderr=True).print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)

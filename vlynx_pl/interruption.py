@@ -8,6 +8,8 @@ import signal
 from types import FrameType
 from typing import Final
 
+from vlynx_pl.progress import first_rank
+
 PREEMPTED: Final = 75
 """Exit code of a run that was asked to make room and goes on when it is started again: sysexits'
 EX_TEMPFAIL. 0 is a finished run, anything else a failed one."""
@@ -19,12 +21,16 @@ _asked: list[signal.Signals] = []
 class Interrupted(SystemExit):
     """Ends the process with the exit code that belongs to the signal that was noted last.
 
+    Of several processes the first one alone does: when one of the others ends with anything but 0,
+    launchers end all at once, amid their saving.
+
     Args:
         message: what was saved and how to go on.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(_INTERRUPTED if _asked[-1:] == [signal.SIGINT] else PREEMPTED)
+        code = _INTERRUPTED if _asked[-1:] == [signal.SIGINT] else PREEMPTED
+        super().__init__(code if first_rank() else 0)
         self.message = message
 
     def __str__(self) -> str:

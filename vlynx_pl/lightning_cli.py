@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import SUPPRESS, ArgumentParser
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from rich.console import Console
@@ -25,11 +25,21 @@ from typing_extensions import override
 from callbacks import AlignmentReport, ProgressLines, Provenance, RunCheckpoint, TrainingFaults
 from datamodules.base import ModalityDataModule
 from vlynx_pl.backbones import VideoBackbone
-from vlynx_pl.checkpoints import checkpoints, newest_checkpoint
-from vlynx_pl.errors import uncovered
+from vlynx_pl.checkpoints import checkpoints, newest_checkpoint, read_checkpoint
+from vlynx_pl.errors import UserError, uncovered
+from vlynx_pl.files import atomic_file
 from vlynx_pl.metrics_log import MetricsLog
 from vlynx_pl.progress import on_terminal
 from vlynx_pl.run_folder import refuse_finished, refuse_other_settings, take
+
+
+class _KeptConfiguration(SaveConfigCallback):
+    """Writes ``config.yaml`` whole or not at all: without it a run cannot go on."""
+
+    @override
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        with atomic_file(Path(trainer.default_root_dir) / "config.yaml") as unfinished:
+            unfinished.write_text(self.parser.dump(self.config, skip_none=False))
 
 
 class VlynxCLI(LightningCLI):
@@ -54,23 +64,47 @@ class VlynxCLI(LightningCLI):
         )
 
     @override
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would load the file as it is, and let it say what model is made.
+        what = self.config["subcommand"]
+        if (given := self.config[what]["ckpt_path"]) is None:
+            return
+        if what == "test":
+            raise UserError(
+                "vlynx test reads an adapter, not a checkpoint: leave --ckpt_path out, and give "
+                "--model.llm_adapter=RUN/adapters/llm-TASK"
+            )
+        read_checkpoint(Path(given))
+
+    @override
     def before_instantiate_classes(self) -> None:
         run = Path(self._get(self.config, "run"))
         if self._get(self.config, "trainer").fast_dev_run:
             return
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+        if first:
             self._lock = take(run)
         refuse_finished(run)
-        if self.subcommand == "fit" and checkpoints(run):
+        for other in run.glob("hpc_ckpt_*"):
+            raise UserError(
+                f"{other} is no checkpoint of ours, and Lightning would take it; remove it"
+            )
+        if self.subcommand == "fit" and not checkpoints(run):
+            if first:  # what was logged is of a run that cannot go on
+                (run / "metrics.csv").unlink(missing_ok=True)
+        elif self.subcommand == "fit":
             settings = self.config["fit"]
             saved_as = self._parser("fit").dump(settings, skip_none=False)
             refuse_other_settings(run, yaml.safe_load(saved_as))
 
     def before_fit(self) -> None:
-        """Lightning calls this before a fit: it goes on where the run in the folder was stopped."""
+        """Lightning calls this before a fit: it goes on where the run in the folder was stopped.
+
+        A checkpoint that is given is where a run begins that has none of its own.
+        """
         settings = self.config_init["fit"]
         settings["weights_only"] = True
-        if settings["ckpt_path"] is not None or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         found, damaged = newest_checkpoint(Path(settings["run"]))
         for what in damaged:
@@ -102,10 +136,6 @@ class VlynxCLI(LightningCLI):
         if isinstance(bar, RichProgressBar) and not on_terminal():  # a log holds no bar
             callbacks[callbacks.index(bar)] = ProgressLines()
         return trainer
-
-    def before_test(self) -> None:
-        """Lightning calls this before a test: a checkpoint that is given is not unpickled."""
-        self.config_init["test"]["weights_only"] = True
 
     def after_fit(self) -> None:
         """Lightning calls this when a fit is over."""
@@ -156,7 +186,8 @@ def run() -> None:
         subclass_mode_data=True,
         seed_everything_default=42,
         auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
+        save_config_callback=_KeptConfiguration,
+        save_config_kwargs={"save_to_log_dir": False},
         parser_kwargs={name: {"usage": f"vlynx {name} {usage}"} for name in ("fit", "test")},
     )
 
@@ -179,6 +210,7 @@ def _quieten() -> None:
     """Keep the screen for what matters: a frozen model is meant, advertisements are not."""
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
     warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before the epoch")
+    warnings.filterwarnings("ignore", "The `srun` command is available")
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # lightning's own, torch >= 2.13
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()

@@ -310,12 +310,16 @@ class InstructionTuning(AdapterTraining):
 
     @override
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:
-        # A rank may have nothing of an epoch's last batch, but the others wait for its gradients.
-        losses = [self.losses(episode) for episode in batch] or [self._nothing()]
-        count = sum(len(episode["questions"]) for episode in batch)
-        loss = torch.cat(losses).mean() * share_of_batch(count, self.device)
+        loss, count = self._mean_loss(batch)
+        loss = loss * share_of_batch(count, self.device)
         self.log("train/loss", loss, prog_bar=True, batch_size=1, sync_dist=True)
         return loss
+
+    def _mean_loss(self, batch: Sequence[Mapping[str, Any]]) -> tuple[Tensor, int]:
+        """Of a rank's part of a batch, and of how many questions it is the mean."""
+        # A rank may have nothing of an epoch's last batch, but the others wait for its gradients.
+        losses = [self.losses(episode) for episode in batch] or [self._nothing()]
+        return torch.cat(losses).mean(), sum(len(episode["questions"]) for episode in batch)
 
     def _nothing(self) -> Tensor:
         """(1,) zero, with a gradient of zero for all that is trained."""
@@ -324,8 +328,8 @@ class InstructionTuning(AdapterTraining):
 
     @override
     def validation_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> None:
-        losses = torch.cat([self.losses(episode) for episode in batch])
-        self.log_mean("val/loss", losses.mean(), len(losses))
+        loss, count = self._mean_loss(batch)
+        self.log_mean("val/loss", loss, count)
 
     @override
     def test_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Mapping[str, Any]:

@@ -163,7 +163,7 @@ class Clips(Rooms):
         return self.loader(self.names[:2], self.clip, 2)
 
     def val_dataloader(self):
-        return self.loader([*self.names, "room5", "room6"], self.clip, equal=True)
+        return self.loader([*self.names, "room5", "room6"], self.clip)
 
 
 class Run:

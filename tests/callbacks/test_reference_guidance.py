@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from callbacks import ReferenceGuidance
@@ -223,7 +224,7 @@ def test_two_killed_processes_go_on_bit_for_bit(run, tmp_path, module):
 def test_when_one_process_is_asked_to_stop_both_save_and_stop(run, signals):
     ask = partial(signal.raise_signal, signal.SIGUSR1)
     codes, read = run.two_ranks(events={2: ask}, save_every=2)
-    assert codes == [PREEMPTED, PREEMPTED] and read == [0, 1, 2, 3]
+    assert codes == [PREEMPTED, 0] and read == [0, 1, 2, 3]
     codes, read = run.two_ranks()
     assert codes == [0, 0] and read == [4, 5, 6]
     assert (run.guidance.num_videos, run.guidance.num_frames) == (COUNT, sum(LENGTHS))
@@ -278,6 +279,47 @@ def test_a_damaged_part_is_named_and_its_videos_are_read_again(run, stop, whole,
     assert read == list(range(COUNT)) and same(guidance, whole)
 
 
+@pytest.mark.parametrize(
+    "positions",
+    [[0, COUNT], [-1, 0], [0, 0], [0.0, 1.0], [[0, 1]], 0, [True, False]],
+)
+def test_a_part_of_no_positions_is_named_and_never_used(run, stop, whole, caplog, positions):
+    stop(1)
+    (part,) = run.unfinished.iterdir()
+    with safe_open(part, "pt") as file:
+        notes = file.metadata()
+    save_file(load_file(part) | {"positions": torch.tensor(positions)}, part, notes)
+    with caplog.at_level("INFO"):
+        guidance, read = run.session()
+    assert f"{part} is left out and its videos are read again" in caplog.text
+    assert read == list(range(COUNT)) and same(guidance, whole)
+
+
+def test_a_part_of_other_shapes_is_named_and_never_used(run, stop, whole, caplog):
+    stop(1)
+    (part,) = run.unfinished.iterdir()
+    with safe_open(part, "pt") as file:
+        notes = file.metadata()
+    sums = load_file(part)
+    save_file(sums | {"key_sum": sums["key_sum"][:, :1].clone()}, part, notes)
+    with caplog.at_level("INFO"):
+        guidance, read = run.session()
+    assert "its key_sum has shape" in caplog.text
+    assert read == list(range(COUNT)) and same(guidance, whole)
+
+
+def test_a_part_with_endless_notes_is_named_and_never_used(run, stop, whole, caplog):
+    stop(1)
+    (part,) = run.unfinished.iterdir()
+    with safe_open(part, "pt") as file:
+        notes = file.metadata()
+    save_file(load_file(part), part, notes | {"videos": "[" * 200_000})
+    with caplog.at_level("INFO"):
+        guidance, read = run.session()
+    assert f"{part} is left out and its videos are read again" in caplog.text
+    assert read == list(range(COUNT)) and same(guidance, whole)
+
+
 def test_a_part_of_other_frames_is_named_and_never_used(run, stop, whole, caplog):
     stop(3, frames=8)
     with caplog.at_level("INFO"):
@@ -324,10 +366,20 @@ def test_a_guidance_of_another_backbone_is_computed_anew(run, caplog):
     assert read == list(range(COUNT)) and "its fingerprint is" in caplog.text
 
 
-def test_a_damaged_guidance_of_the_run_is_computed_anew(run, whole, caplog):
+def of_nans(path):
+    with safe_open(path, "pt") as file:
+        notes = file.metadata()
+    tensors = load_file(path)
+    save_file(tensors | {"keys": tensors["keys"] * float("nan")}, path, notes)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), of_nans]
+)
+def test_a_damaged_guidance_of_the_run_is_computed_anew(run, whole, caplog, damage):
     run.session()
     path = run.folder / "guidance.safetensors"
-    path.write_bytes(path.read_bytes()[:1000])
+    damage(path)
     with caplog.at_level("INFO"):
         guidance, read = run.session()
     assert f"{path} does not fit this run and is computed anew" in caplog.text

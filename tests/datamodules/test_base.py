@@ -23,6 +23,7 @@ from datamodules.samples import BadSample, Clip, Frames, Question, Streams
 from datamodules.several import SeveralDataModule
 from datamodules.splits import hold_out
 from vlynx_pl.errors import UserError
+from vlynx_pl.interruption import Interrupted
 
 SMALL = {"frame_size": (4, 6), "num_workers": 0, "batch_size": 2}
 
@@ -306,6 +307,12 @@ def test_the_share_that_is_held_out_can_be_chosen(root, quiz):
     data = ready(root, benchmark=quiz, held_out=0.01)
     assert len(clips(data.train_dataloader())) == 7
     assert clips(data.val_dataloader()) == ["9.txt"]
+
+
+def test_who_asks_to_stop_does_not_wait_for_the_whole_check(root, monkeypatch):
+    monkeypatch.setattr("datamodules.inspection.asked_to_stop", lambda: True)
+    with pytest.raises(Interrupted, match="while checking the data, as asked"):
+        ready(root, on_bad_sample="skip")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.order import Batches
+from vlynx_pl.errors import UserError
 
 counts = st.integers(0, 40)
 sizes = st.integers(1, 9)
@@ -23,26 +24,23 @@ def joined(shares: list[list[list[int]]]) -> list[list[int]]:
 
 @given(counts, sizes, st.integers(1, 9), epochs, st.integers(0, 9))
 def test_ranks_share_the_very_batches_of_one(count, size, ranks, epoch, seed):
-    alone = list(Batches(count, size, seed=seed, epoch=epoch, equal=True))
+    alone = list(Batches(count, size, seed=seed, epoch=epoch))
     if ranks > size:
-        with pytest.raises(ValueError, match=r"raise data\.batch_size"):
+        with pytest.raises(UserError, match=r"raise data\.batch_size"):
             Batches(count, size, ranks=ranks)
         return
     order = {"seed": seed, "epoch": epoch, "ranks": ranks}
-    shares = [list(Batches(count, size, rank=r, equal=True, **order)) for r in range(ranks)]
+    shares = [list(Batches(count, size, rank=r, **order)) for r in range(ranks)]
     assert len({len(share) for share in shares}) == 1
     assert joined(shares) == [sorted(batch) for batch in alone]
     assert sorted(index for batch in alone for index in batch) == list(range(count))
-    unequal = [list(Batches(count, size, rank=r, **order)) for r in range(ranks)]
-    assert all(share for shares in unequal for share in shares)
-    assert joined(unequal) == joined(shares)
 
 
 @given(counts, sizes, st.integers(1, 4), st.data())
 def test_a_later_start_leaves_out_what_was_seen(count, size, ranks, data):
     ranks = min(ranks, size)
     rank = data.draw(st.integers(0, ranks - 1))
-    order = {"seed": 3, "rank": rank, "ranks": ranks, "equal": True}
+    order = {"seed": 3, "rank": rank, "ranks": ranks}
     every = list(Batches(count, size, epoch=2, **order))
     start = data.draw(st.integers(0, len(every)))
     batches = Batches(count, size, epoch=2, start=start, **order)
@@ -55,11 +53,11 @@ def test_a_later_start_leaves_out_what_was_seen(count, size, ranks, data):
     assert list(batches) == list(Batches(count, size, epoch=3, **order))
 
 
-@given(counts, sizes, st.integers(1, 4), st.booleans())
-def test_the_length_is_the_number_of_batches(count, size, ranks, equal):
+@given(counts, sizes, st.integers(1, 4))
+def test_the_length_is_the_number_of_batches(count, size, ranks):
     ranks = min(ranks, size)
     for rank in range(ranks):
-        batches = Batches(count, size, rank=rank, ranks=ranks, equal=equal)
+        batches = Batches(count, size, rank=rank, ranks=ranks)
         assert len(batches) == len(list(batches))
 
 

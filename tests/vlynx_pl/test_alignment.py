@@ -120,6 +120,11 @@ def test_blank_frames_have_a_finite_loss(module, fill):
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
 
 
+def test_a_rank_with_nothing_of_a_batch_has_finite_losses(module, depth):
+    module.statistics = "rank"
+    assert all(loss.isfinite() for loss in module.losses(depth, 0).values())
+
+
 def test_the_newline_can_be_counted_as_released(module, depth):
     """Once a video, whatever its number of frames."""
     module.include_newline = True

@@ -68,8 +68,7 @@ def decoded(lines: bytes) -> list[Answered]:
 def merged(answered: Sequence[Answered]) -> list[Answered]:
     """Each question once, in the order of ids, whichever rank answered it and in whatever order.
 
-    A distributed sampler gives questions twice to make shards equal. What was said the first time
-    is taken.
+    Of a question that was asked twice, what was said the first time is taken.
 
     Raises:
         UserError: nothing was answered, two different questions share an id, or a reference is

@@ -43,7 +43,8 @@ def reference(poses, count):
     return sorted(chosen)
 
 
-@given(seeds, st.integers(1, 14), st.integers(1, 14))
+# Two points are equally far from their mean, but for rounding.
+@given(seeds, st.integers(1, 14).filter(lambda total: total != 2), st.integers(1, 14))
 @example(41, 4, 3)  # here the standard deviation of a sample would choose others
 @example(39, 6, 3)
 def test_it_chooses_as_the_rule_says(seed, total, count):
