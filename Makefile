@@ -52,8 +52,8 @@ test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-test-slow: $(INSTALLED)  ## tests that take minutes
-	$(BIN)/pytest -m slow
+test-slow: $(INSTALLED)  ## tests that take minutes (6 on 2 cores)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
 
 crash-test: $(INSTALLED)  ## kill runs N=50 times at random moments; each must end like one that nobody killed (10 minutes)
 	$(BIN)/python -m experiments.robustness.crash_test --kills $(N) $(ARGS)

@@ -5,15 +5,14 @@ training happens to be, even amid an optimizer step; and takes a worker that is 
 hangs. Names of torch that are private are used here and nowhere else, and tests pin them.
 """
 
-import atexit
 import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import connection, process
+from multiprocessing import connection, process, util
 from threading import Event, Thread
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -99,7 +98,8 @@ class Watched(_MultiProcessingDataLoaderIter):
         self, loader: DataLoader[Any], board: Tensor, reading: Callable[[int], Reading]
     ) -> None:
         self._board, self._reading, self._owner = board, reading, os.getpid()
-        _watched.add(self)
+        # Python ends its children by SIGTERM, and waits until they have; this comes before.
+        util.Finalize(self, _abandon, [ref(self)], exitpriority=0)
         try:
             with _shielded():
                 super().__init__(loader)
@@ -211,11 +211,7 @@ def _shielded() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_watched: WeakSet[Watched] = WeakSet()
-
-
-@atexit.register
-def _abandon_all() -> None:
-    # Python ends its children by SIGTERM, and waits until they have.
-    for iterator in list(_watched):
-        iterator.abandon()
+def _abandon(iterator: "ref[Watched]") -> None:
+    """At the end of the process, be it a program or a child of Python's multiprocessing."""
+    if (found := iterator()) is not None:
+        found.abandon()

@@ -185,6 +185,24 @@ def test_what_ends_a_job_leaves_its_workers_alone():
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGINT}
 
 
+held = []
+
+
+def hold_batches() -> None:
+    held.append(iter(loader(lambda: None)))
+    next(held[0])
+
+
+def test_a_child_of_multiprocessing_ends_though_it_holds_workers():
+    """As a rank of ddp_spawn or ddp_fork does."""
+    child = multiprocessing.get_context("fork").Process(target=hold_batches)
+    child.start()
+    child.join(20)
+    ended = child.exitcode
+    child.kill()
+    assert ended == 0
+
+
 def test_after_a_fault_one_can_try_again(tmp_path):
     def once() -> None:
         if not (tmp_path / "died").exists():
