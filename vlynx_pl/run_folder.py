@@ -13,12 +13,13 @@ from typing_extensions import override
 from vlynx_pl.errors import FOREIGN, UserError
 
 # What may change when a run goes on: where it runs and where files lie, but nothing of what it
-# computes. Clips are compared by name when training goes on.
+# computes. Clips are compared by name when training goes on, the backbone by its weights.
 _FREE: Final = (
     ("checkpoint",),
     ("run",),
     ("ckpt_path",),
     ("weights_only",),
+    ("backbone", "init_args", "path"),
     *(("data", "init_args", name) for name in ("root", "reference_root", "cache_dir")),
     *(("data", "init_args", name) for name in ("num_workers", "timeout")),
 )

@@ -14,6 +14,7 @@ from vlynx_pl.run_folder import RunFolderError, refuse_finished, refuse_other_se
 SETTINGS = {
     "seed_everything": 42,
     "run": "runs/a",
+    "backbone": {"class_path": "B", "init_args": {"path": "/old", "dtype": "float32"}},
     "trainer": {"max_epochs": 2, "devices": 1, "callbacks": [{"class_path": "x"}]},
     "model": {"class_path": "M", "init_args": {"learning_rate": 1e-3, "modalities": {}}},
     "data": {"class_path": "D", "init_args": {"root": "/old", "batch_size": 8, "num_workers": 2}},
@@ -89,6 +90,7 @@ def test_another_configuration_does_not_go_on_with_a_run(path, value, tmp_path):
         ("trainer.devices", 2),
         ("trainer.strategy", "ddp"),
         ("data.init_args.root", "/new"),
+        ("backbone.init_args.path", "/new"),
         ("data.init_args.num_workers", 0),
         ("checkpoint.minutes", 1.0),
     ],
