@@ -3,6 +3,7 @@
 import json
 from importlib import resources
 
+import torch
 from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +12,7 @@ from transformers import AutoConfig
 from vlynx_pl.adapters import adapter_parameters
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.backbones.loading import meta_backbone
+from vlynx_pl.baselines import TemporalPatch
 
 MODELS = {
     "LLaVA-OV-0.5B": "llava-onevision-qwen2-0.5b-ov.json",
@@ -30,25 +32,42 @@ def count_parameters(model: str, vision_rank: int = 64, llm_rank: int = 64) -> d
     return {"vision": vision, "llm": llm, "total": vision + llm}
 
 
+def count_pave(model: str, side_dim: int = 1024) -> dict[str, int]:
+    """Parameters of PAVE on one of :data:`MODELS`: the patch for side tokens of that width, LoRA.
+
+    As published: with weights for values, which the released code makes and does not use.
+    """
+    backbone = published_backbone(model)
+    backbone.add_llm_adapter("count", 64)
+    with torch.device("meta"):
+        patch = TemporalPatch(side_dim, backbone.hidden_size, tied=False)
+    size, llm = sum(p.numel() for p in patch.parameters()), _size(backbone.llm_adapters)
+    return {"patch": size, "llm": llm, "total": size + llm}
+
+
 def print_counts(as_json: bool) -> None:
-    """Print the counts at rank 64, and the total for other vision ranks (paper, Table 6)."""
+    """Print the counts at rank 64, the total for other vision ranks (paper, Table 6), and PAVE."""
     counts = {
         model: {
             f"rank {rank}": count_parameters(model, rank)
             for rank in (VISION_RANKS if model == "LLaVA-OV-0.5B" else VISION_RANKS[-1:])
         }
+        | {"PAVE": count_pave(model)}
         for model in MODELS
     }
     if as_json:
         print(json.dumps(counts, indent=1))
         return
-    table = Table(title="LoRA parameters by rank of the vision adapter; the LLM's is 64")
-    for column in ("model", "rank", "vision", "LLM", "total", ""):
+    table = Table(
+        title="LoRA parameters by rank of the vision adapter, or with PAVE's patch instead; the "
+        "LLM's rank is 64"
+    )
+    for column in ("model", "rank", "vision or patch", "LLM", "total", ""):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for model, ranks in counts.items():
         for rank, parts in ranks.items():
             total = parts["total"]
-            numbers = [f"{parts[part]:,}" for part in ("vision", "llm", "total")]
+            numbers = [f"{number:,}" for number in parts.values()]
             table.add_row(model, rank.removeprefix("rank "), *numbers, f"{total / 1e6:.1f} M")
     Console().print(table)
 

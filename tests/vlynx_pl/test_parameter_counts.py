@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlynx_pl.parameter_counts import count_parameters, print_counts
+from vlynx_pl.parameter_counts import count_parameters, count_pave, print_counts
 
 
 @pytest.mark.parametrize(
@@ -16,8 +16,23 @@ def test_counts_are_the_papers_to_the_unit(model, vision, llm, total):
     assert count_parameters(model) == {"vision": vision, "llm": llm, "total": total}
 
 
+@pytest.mark.parametrize(
+    ("model", "patch", "total"),
+    [("LLaVA-OV-0.5B", 6_235_776, 41_428_608), ("LLaVA-OV-7B", 8_996_352, 170_477_056)],
+)
+def test_pave_is_as_large_as_published(model, patch, total):
+    counts = count_pave(model)
+    assert (counts["patch"], counts["total"]) == (patch, total)
+
+
 def test_the_rank_sweep_is_table_6(capsys):
     print_counts(as_json=True)
     ranks = json.loads(capsys.readouterr().out)["LLaVA-OV-0.5B"]
     millions = {rank: round(parts["total"] / 1e6, 1) for rank, parts in ranks.items()}
-    assert millions == {"rank 8": 39.4, "rank 16": 43.6, "rank 32": 51.9, "rank 64": 68.7}
+    assert millions == {
+        "rank 8": 39.4,
+        "rank 16": 43.6,
+        "rank 32": 51.9,
+        "rank 64": 68.7,
+        "PAVE": 41.4,
+    }
