@@ -75,6 +75,12 @@ def data(trainer: Trainer) -> RunData:
     return found
 
 
+def save_logs(trainer: Trainer) -> None:
+    """Bring what was logged to the disk, where it must be before what says that a run got there."""
+    for logger in trainer.loggers:
+        logger.save()
+
+
 def leaves_files(trainer: Trainer) -> bool:
     """Whether this process writes the run's files: rank 0, and not in a fast_dev_run."""
     return trainer.is_global_zero and not is_trial(trainer)

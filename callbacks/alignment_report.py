@@ -16,7 +16,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from callbacks.access import data, is_trial, leaves_files, run_folder
+from callbacks.access import data, is_trial, leaves_files, run_folder, save_logs
 from callbacks.access import stage as as_stage
 from callbacks.alignment_figure import save_figure
 from callbacks.meeting import Meeting
@@ -91,8 +91,7 @@ class AlignmentReport(Callback):
             return
         run, self.modality = run_folder(trainer), module.modality
         save_figure(self.gaps, module.guidance, run / "alignment.png")
-        for logger in trainer.loggers:
-            logger.save()  # the report says that the run is finished, so all else comes first
+        save_logs(trainer)  # the report says that the run is finished, so all else comes first
         with atomic_file(run / "report.json") as unfinished:
             report: dict[str, Any] = {**summary(self.gaps), "warnings": self.warnings()}
             report["data"] = data(trainer).report()

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from typing_extensions import override
 
-from callbacks.access import data, is_trial, leaves_files, run_folder
+from callbacks.access import data, is_trial, leaves_files, run_folder, save_logs
 from callbacks.access import stage as as_stage
 from callbacks.answer_sheet import draw_answers, pick
 from callbacks.kept_answers import KeptAnswers
@@ -181,8 +181,7 @@ class AnswerScores(Callback):
         if leaves_files(trainer):
             self._write(run_folder(trainer), split, everything, module.asking)
             self._draw(trainer, split, everything, figures)
-            for logger in trainer.loggers:
-                logger.save()
+            save_logs(trainer)
             # The scores say that the run is finished, so all else comes first.
             with atomic_file(run_folder(trainer) / f"scores-{split}.json") as unfinished:
                 made_by = {"provenance": last_session(run_folder(trainer))}

@@ -11,7 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from typing_extensions import override
 
-from callbacks.access import is_trial, run_folder
+from callbacks.access import is_trial, run_folder, save_logs
 from vlynx_pl.checkpoints import checkpoint_path, checkpoints
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
@@ -134,8 +134,7 @@ class RunCheckpoint(Checkpoint):
         path = checkpoint_path(run, trainer.global_step)
         self._amid = amid
         if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.save()  # a metric that is not on disk would be lost with the run
+            save_logs(trainer)
             with atomic_file(path) as unfinished:
                 trainer.save_checkpoint(unfinished, weights_only=False)
             kept = checkpoints(run)

@@ -279,16 +279,23 @@ def test_a_damaged_part_is_named_and_its_videos_are_read_again(run, stop, whole,
     assert read == list(range(COUNT)) and same(guidance, whole)
 
 
+def changed_part(run, stop, tensors, **notes):
+    """What a stopped pass left, with other tensors, made of its own, and other notes in it."""
+    stop(1)
+    (part,) = run.unfinished.iterdir()
+    with safe_open(part, "pt") as file:
+        own = file.metadata()
+    sums = load_file(part)
+    save_file(sums | tensors(sums), part, own | notes)
+    return part
+
+
 @pytest.mark.parametrize(
     "positions",
     [[0, COUNT], [-1, 0], [0, 0], [0.0, 1.0], [[0, 1]], 0, [True, False]],
 )
 def test_a_part_of_no_positions_is_named_and_never_used(run, stop, whole, caplog, positions):
-    stop(1)
-    (part,) = run.unfinished.iterdir()
-    with safe_open(part, "pt") as file:
-        notes = file.metadata()
-    save_file(load_file(part) | {"positions": torch.tensor(positions)}, part, notes)
+    part = changed_part(run, stop, lambda _: {"positions": torch.tensor(positions)})
     with caplog.at_level("INFO"):
         guidance, read = run.session()
     assert f"{part} is left out and its videos are read again" in caplog.text
@@ -296,12 +303,7 @@ def test_a_part_of_no_positions_is_named_and_never_used(run, stop, whole, caplog
 
 
 def test_a_part_of_other_shapes_is_named_and_never_used(run, stop, whole, caplog):
-    stop(1)
-    (part,) = run.unfinished.iterdir()
-    with safe_open(part, "pt") as file:
-        notes = file.metadata()
-    sums = load_file(part)
-    save_file(sums | {"key_sum": sums["key_sum"][:, :1].clone()}, part, notes)
+    changed_part(run, stop, lambda sums: {"key_sum": sums["key_sum"][:, :1].clone()})
     with caplog.at_level("INFO"):
         guidance, read = run.session()
     assert "its key_sum has shape" in caplog.text
@@ -309,11 +311,7 @@ def test_a_part_of_other_shapes_is_named_and_never_used(run, stop, whole, caplog
 
 
 def test_a_part_with_endless_notes_is_named_and_never_used(run, stop, whole, caplog):
-    stop(1)
-    (part,) = run.unfinished.iterdir()
-    with safe_open(part, "pt") as file:
-        notes = file.metadata()
-    save_file(load_file(part), part, notes | {"videos": "[" * 200_000})
+    part = changed_part(run, stop, lambda _: {}, videos="[" * 200_000)
     with caplog.at_level("INFO"):
         guidance, read = run.session()
     assert f"{part} is left out and its videos are read again" in caplog.text

@@ -70,6 +70,14 @@ def run(tmp_path) -> Path:
     return folder
 
 
+def refused(run) -> None:
+    """By all that read the configuration of a run."""
+    with pytest.raises(UserError, match="is no configuration of a run"):
+        read_configuration(run)
+    with pytest.raises(RunFolderError, match="cannot be read"):
+        refuse_other_settings(run, {})
+
+
 @pytest.mark.parametrize("number", range(4))
 def test_a_runs_configuration_with_python_in_its_tags(run, marker, number):
     config = run / "config.yaml"
@@ -78,19 +86,13 @@ def test_a_runs_configuration_with_python_in_its_tags(run, marker, number):
         config.read_text().replace("nowhere", tagged(marker)[number]),
     ):
         config.write_text(content)
-        with pytest.raises(UserError, match="is no configuration of a run"):
-            read_configuration(run)
-        with pytest.raises(RunFolderError, match="cannot be read"):
-            refuse_other_settings(run, {})
+        refused(run)
 
 
 @pytest.mark.parametrize("deep", ["[" * 5_000, "[" * 1_000 + "]" * 1_000, "{a: " * 5_000])
 def test_a_runs_configuration_that_is_too_deep(run, deep):
     (run / "config.yaml").write_text(deep)
-    with pytest.raises(UserError, match="is no configuration of a run"):
-        read_configuration(run)
-    with pytest.raises(RunFolderError, match="cannot be read"):
-        refuse_other_settings(run, {})
+    refused(run)
 
 
 LAUGHS = ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} [{f'*a{i - 1},' * 9}]" for i in range(1, 12))]
@@ -99,20 +101,14 @@ LAUGHS = ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} [{f'*a{i - 1},' * 9}]" for i in rang
 @pytest.mark.parametrize("content", ["", "3", "[a]", "&a {x: *a}", "&a {*a: 1}"])
 def test_a_runs_configuration_that_is_none(run, content):
     (run / "config.yaml").write_text(content)
-    with pytest.raises(UserError, match="is no configuration of a run"):
-        read_configuration(run)
-    with pytest.raises(RunFolderError, match="cannot be read"):
-        refuse_other_settings(run, {})
+    refused(run)
 
 
 @pytest.mark.parametrize("more", ["x: &a [*a]", "x: &a {y: {z: *a}}", "\n".join(LAUGHS)])
 def test_a_runs_configuration_that_never_ends(run, more):
     with (run / "config.yaml").open("a") as config:
         config.write(more)
-    with pytest.raises(UserError, match="is no configuration of a run"):
-        read_configuration(run)
-    with pytest.raises(RunFolderError, match="cannot be read"):
-        refuse_other_settings(run, {})
+    refused(run)
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -50,7 +50,6 @@ class TemporalPatch(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.norm.weight)  # its bias is zero already: so nothing is added at first
-        nn.init.zeros_(self.norm.bias)
 
     @override
     def forward(self, queries: Tensor, side: Tensor) -> Tensor:
