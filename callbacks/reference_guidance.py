@@ -21,6 +21,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from callbacks.access import data, is_trial, leaves_files, run_folder, stage
+from vlynx_pl.adapter_training import evaluating
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.files import atomic_file
@@ -34,6 +35,7 @@ from vlynx_pl.interruption import Interrupted, asked_to_stop
 from vlynx_pl.progress import track
 
 _FORMAT: Final = "vlynx-unfinished-guidance-1"
+_FLOOR: Final = 32  # videos; gaps are means over hundreds of patches each
 _OF_A_RANK: Final = re.compile(r"rank-(\d+)-of-\d+\.safetensors")
 
 
@@ -66,13 +68,15 @@ class ReferenceGuidance(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = stage(pl_module, InterfaceAlignment)
         if self.path is None:
-            module.use_guidance(self._of_the_run(trainer, module))
-            return
-        guidance = InterfaceGuidance.load(Path(self.path))
-        guidance.check(module.backbone, module.include_newline, Path(self.path))
-        if leaves_files(trainer):
-            guidance.save(run_folder(trainer) / "guidance.safetensors")
+            guidance = self._of_the_run(trainer, module)
+        else:
+            guidance = InterfaceGuidance.load(Path(self.path))
+            guidance.check(module.backbone, module.include_newline, Path(self.path))
+            if leaves_files(trainer):
+                guidance.save(run_folder(trainer) / "guidance.safetensors")
         module.use_guidance(guidance)
+        if module.attn_floor:
+            module.use_attention_floor(_video_gaps(trainer, module))
 
     def _of_the_run(self, trainer: Trainer, module: InterfaceAlignment) -> InterfaceGuidance:
         videos = data(trainer).reference_names()[: 1 if is_trial(trainer) else self.max_batches]
@@ -140,6 +144,18 @@ class ReferenceGuidance(Callback):
                 return None
         next(left, None)  # lets the progress bar end
         return statistics
+
+
+@torch.no_grad()
+def _video_gaps(trainer: Trainer, module: InterfaceAlignment) -> Tensor:
+    """(L,) attention gaps of the first reference videos, the same ones on every rank."""
+    videos = range(len(data(trainer).reference_names()))[: 1 if is_trial(trainer) else _FLOOR]
+    loader = data(trainer).reference_dataloader(videos)
+    device = module.backbone.newline.device
+    with evaluating(module):
+        batches = track(loader, "Attention gaps of RGB videos", len(videos))
+        gaps = [module.encode(b["frames"].to(device), None).attention_gaps for b in batches]
+    return torch.stack(gaps).mean(0)
 
 
 def _fits(path: Path, source: GuidanceSource) -> bool:

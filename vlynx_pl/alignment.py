@@ -4,7 +4,7 @@ LoRA in the vision encoder is trained on frames of the new modality alone, unpai
 text, so that attention responses and token statistics match the guidance (section 3.2, eq. 4-9).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +17,12 @@ from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
-from vlynx_pl.losses import attention_response_loss, token_statistics_loss
+from vlynx_pl.losses import (
+    attention_response_loss,
+    mean_of_all,
+    token_statistics_loss,
+    variance_floor_loss,
+)
 from vlynx_pl.ranks import ranks, share_of_batch, total_over_ranks
 
 
@@ -36,6 +41,10 @@ class InterfaceAlignment(AdapterTraining):
     where the paper's eq. 4 and 5 do. Distances are means over layers and elements in both, so that
     β keeps its meaning (eq. 6 is written as a sum), and un-squared norms (eq. 8 is called squared).
 
+    L_attn is least for tokens that do not depend on their input: keys and values that are the
+    guidance's own, in every sample. ``match``, ``attn_floor``, ``stat_scale`` and
+    ``variance_weight`` are ways to keep it from getting there; experiments/paper compares them.
+
     Args:
         backbone: the frozen Video LLM; the adapter is added to it here.
         modality: name of the adapter, such as ``3d``.
@@ -47,9 +56,16 @@ class InterfaceAlignment(AdapterTraining):
         queries: compare every second row and column of patches, or all of them.
         response: compare after or before the attention's output projection.
         detach_reference: stop the gradient through the reference response.
+        match: compare ``each`` response with its reference, or their ``mean`` over a batch, which
+            leaves samples free to differ.
+        attn_floor: a layer's gap costs nothing up to what RGB video itself has; nearer to the mean
+            video than videos are is not nearer to video. ReferenceGuidance measures it.
+        stat_scale: token statistics in the tokens' own units, or ``relative`` to the guidance's
+            spread, so that β means the same for every backbone.
+        variance_weight: weight of a floor under the tokens' variance between samples (VICReg).
         include_newline: count the newline token in the token statistics, as the released code does.
-        statistics: the token statistics of a step are those of all ranks' ``batch`` together, so
-            that the number of ranks changes nothing, or each ``rank``'s own, as released.
+        statistics: those of a step are of all ranks' ``batch`` together, so that the number of
+            ranks changes nothing, or each ``rank``'s own, as released.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with a linearly rising rate, before a cosine to zero.
     """
@@ -71,6 +87,10 @@ class InterfaceAlignment(AdapterTraining):
         queries: Literal["pooled", "all"] = "pooled",
         response: Literal["projected", "context"] = "projected",
         detach_reference: bool = False,
+        match: Literal["each", "mean"] = "each",
+        attn_floor: bool = False,
+        stat_scale: Literal["absolute", "relative"] = "absolute",
+        variance_weight: float = 0.0,
         include_newline: bool = False,
         statistics: Literal["batch", "rank"] = "batch",
         learning_rate: float = 2e-5,
@@ -81,11 +101,14 @@ class InterfaceAlignment(AdapterTraining):
         self.stat_weight, self.attn_weight = stat_weight, attn_weight
         self.queries, self.response = queries, response
         self.detach_reference, self.include_newline = detach_reference, include_newline
+        self.match, self.attn_floor = match, attn_floor
+        self.stat_scale, self.variance_weight = stat_scale, variance_weight
         self.statistics = statistics
         backbone.add_vision_adapter(modality, rank, alpha, dropout)
         self.train()
         self._guidance: InterfaceGuidance | None = None
         self._aligned_to: str | None = None  # fingerprint, of a run that goes on
+        self._floor: Tensor | None = None  # (L,)
 
     @override
     def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:
@@ -107,6 +130,10 @@ class InterfaceAlignment(AdapterTraining):
         for name in ("keys", "values", "token_mean", "token_var"):
             tensor = getattr(guidance, name).to(self.device)
             self.register_buffer(f"reference_{name}", tensor, persistent=False)
+
+    def use_attention_floor(self, gaps: Tensor) -> None:
+        """Let a layer's gap (L,) cost nothing up to these, those of RGB video."""
+        self._floor = gaps
 
     @override
     def sizes(self, batch: Mapping[str, Any]) -> str:
@@ -142,8 +169,18 @@ class InterfaceAlignment(AdapterTraining):
             )
         return self._guidance
 
-    def encode(self, frames: Tensor, adapter: str | None) -> Encoded:
+    def encode(
+        self,
+        frames: Tensor,
+        adapter: str | None,
+        average: Callable[[Tensor], Tensor] | None = None,
+    ) -> Encoded:
         """Encode frames (B, T, 3, H, W) and measure every layer's attention gap on the way.
+
+        Args:
+            frames: of the modality, or RGB video.
+            adapter: name of the vision adapter; None is the untouched base.
+            average: see :func:`~vlynx_pl.losses.attention_response_loss`.
 
         Raises:
             RuntimeError: no guidance was given yet.
@@ -166,6 +203,7 @@ class InterfaceAlignment(AdapterTraining):
                     self.reference_values[call.layer],
                     project,
                     self.detach_reference,
+                    average,
                 )
             )
 
@@ -180,27 +218,48 @@ class InterfaceAlignment(AdapterTraining):
         return index[::step, ::step].flatten()
 
     def losses(self, frames: Tensor, count: int | None = None) -> dict[str, Tensor]:
-        """The two losses and their weighted sum on modality frames (B, T, 3, H, W) (eq. 9).
+        """The losses and their weighted sum on modality frames (B, T, 3, H, W) (eq. 9).
 
-        ``attn`` is this rank's mean; see ``statistics`` for ``stat``, which takes the first
-        ``count`` samples into account, all by default.
+        ``attn`` is this rank's mean where each response has a gap of its own; see ``statistics``
+        for all else, which takes the first ``count`` samples into account, all by default.
         """
-        encoded = self.encode(frames, self.modality)
         if count == 0 and self.statistics == "rank":
             count = None  # nothing has no mean, and weighs nothing anyway
-        rows = self.backbone.token_rows(encoded.tokens[:count], self.include_newline)
-        attn = encoded.attention_gaps.mean()
-        stat = token_statistics_loss(
-            rows,
-            self.reference_token_mean,
-            self.reference_token_var,
-            total_over_ranks if self.statistics == "batch" and ranks() > 1 else None,
-        )
-        return self._weighted(attn, stat)
+        total = total_over_ranks if self.statistics == "batch" and ranks() > 1 else None
 
-    def _weighted(self, attn: Tensor, stat: Tensor) -> dict[str, Tensor]:
-        total = self.attn_weight * attn + self.stat_weight * stat
-        return {"attn": attn, "stat": stat, "total": total}
+        def mean(every: Tensor) -> Tensor:
+            whole = len(every) if count is None else count * frames.shape[1]
+            return mean_of_all(every[:whole], total)
+
+        encoded = self.encode(frames, self.modality, mean if self.match == "mean" else None)
+        gaps = encoded.attention_gaps
+        if self.attn_floor:
+            if self._floor is None:
+                raise RuntimeError("attn_floor needs use_attention_floor(gaps of RGB video)")
+            if total is not None and self.match == "each":
+                gaps = mean(gaps.expand(frames.shape[0] * frames.shape[1], -1))
+            gaps = (gaps - self._floor.to(gaps)).relu()
+        tokens = encoded.tokens[:count]
+        statistics = self.reference_token_mean, self.reference_token_var
+        rows = self.backbone.token_rows(tokens, self.include_newline)
+        relative = self.stat_scale == "relative"
+        losses = {
+            "attn": gaps.mean(),
+            "stat": token_statistics_loss(rows, *statistics, total, relative),
+        }
+        if self.variance_weight:
+            tokens = tokens.flatten(0, 1)
+            losses["variance"] = variance_floor_loss(tokens, self.reference_token_var, total)
+        return self._weighted(losses)
+
+    def _weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weights = {
+            "attn": self.attn_weight,
+            "stat": self.stat_weight,
+            "variance": self.variance_weight,
+        }
+        parts = [weights[name] * loss for name, loss in losses.items()]
+        return {**losses, "total": torch.stack(parts).sum()}
 
     def _losses_of(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Of a rank's part of a batch, which may be empty: then a black frame stands in for it.
@@ -216,8 +275,12 @@ class InterfaceAlignment(AdapterTraining):
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         losses = self._losses_of(batch)
         share = share_of_batch(len(batch["frames"]), self.device)
-        stat_share = share if self.statistics == "rank" else 1.0
-        losses = self._weighted(share * losses["attn"], stat_share * losses["stat"])
+        del losses["total"]
+        apart = self.statistics == "rank"  # else all but plain gaps is of all ranks together
+        for name in losses:
+            if apart or (name == "attn" and self.match == "each" and not self.attn_floor):
+                losses[name] = share * losses[name]
+        losses = self._weighted(losses)
         logged = {f"train/{name}": loss for name, loss in losses.items()}
         self.log_dict(logged, prog_bar=True, sync_dist=True, batch_size=1)
         return losses["total"]

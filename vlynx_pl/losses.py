@@ -1,10 +1,13 @@
 """The two alignment losses as pure functions (paper eq. 4-8; method.md section 3)."""
 
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+_TINY: Final = 1e-4  # a root has no gradient at zero
 
 
 def reference_response(queries: Tensor, reference_keys: Tensor, reference_values: Tensor) -> Tensor:
@@ -34,6 +37,7 @@ def attention_response_loss(
     reference_values: Tensor,
     project: Callable[[Tensor], Tensor] | None = None,
     detach_reference: bool = False,
+    average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """How far a layer's attention response is from its response to the video guidance (eq. 4-6).
 
@@ -45,6 +49,8 @@ def attention_response_loss(
         reference_values: (h, S, d).
         project: the layer's output projection, applied to the reference response as well.
         detach_reference: stop the gradient through the reference response.
+        average: mean over frames, (F, ...) → (...), of all frames that belong together: compares
+            mean responses instead of each one.
 
     Returns:
         Scalar float32, L1 distance as a mean over elements.
@@ -54,7 +60,17 @@ def attention_response_loss(
         reference = project(reference)
     if detach_reference:
         reference = reference.detach()
-    return (response.float() - reference.float()).abs().mean()
+    difference = response.float() - reference.float()
+    if average is not None:
+        difference = average(difference)
+    return difference.abs().mean()
+
+
+def mean_of_all(rows: Tensor, total: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Mean of rows (R, ...) over R, and over processes where ``total`` sums over them."""
+    if total is None:
+        return rows.mean(0)
+    return total(rows.sum(0)) / total(rows.new_tensor(len(rows)))
 
 
 def token_moments(
@@ -70,9 +86,8 @@ def token_moments(
     if total is None:
         variance, mean = torch.var_mean(rows, dim=0, correction=0)
         return mean, variance
-    count = total(rows.new_tensor(len(rows)))
-    mean = total(rows.sum(0)) / count
-    return mean, total((rows - mean).square().sum(0)) / count
+    mean = mean_of_all(rows, total)
+    return mean, mean_of_all((rows - mean).square(), total)
 
 
 def token_statistics_loss(
@@ -80,6 +95,7 @@ def token_statistics_loss(
     mean: Tensor,
     variance: Tensor,
     total: Callable[[Tensor], Tensor] | None = None,
+    relative: bool = False,
 ) -> Tensor:
     """Distance of the tokens' mean and variance from those of video tokens (eq. 8).
 
@@ -90,10 +106,40 @@ def token_statistics_loss(
         mean: (D,) of the guidance.
         variance: (D,) of the guidance.
         total: see :func:`token_moments`.
+        relative: in units of the guidance's own spread, ‖σ_v‖₂ for the mean and ‖σ²_v‖₂ for the
+            variance, so that a weight means the same whatever the scale of a backbone's tokens.
 
     Returns:
         Scalar float32, ‖μ_v − μ_m‖₂ + ‖σ²_v − σ²_m‖₂.
     """
     token_mean, token_variance = token_moments(tokens, total)
-    distance: Tensor = (mean - token_mean).norm() + (variance - token_variance).norm()
+    means, variances = (mean - token_mean).norm(), (variance - token_variance).norm()
+    if relative:
+        means, variances = means / variance.sum().sqrt(), variances / variance.norm()
+    distance: Tensor = means + variances
     return distance
+
+
+def variance_floor_loss(
+    tokens: Tensor,
+    variance: Tensor,
+    total: Callable[[Tensor], Tensor] | None = None,
+    share: float = 0.5,
+) -> Tensor:
+    """How far tokens vary less from sample to sample than a share of video tokens' deviation.
+
+    A hinge as in VICReg (Bardes et al. 2022, eq. 1), for each position and channel: between
+    positions, tokens differ even when they no longer depend on their input.
+
+    Args:
+        tokens: (F, N, D) of one batch.
+        variance: (D,) of the guidance.
+        total: see :func:`token_moments`.
+        share: of the guidance's standard deviation.
+
+    Returns:
+        Scalar float32, 0 to 1.
+    """
+    _, between = token_moments(tokens.flatten(1), total)
+    deviation = (between.view(tokens.shape[1:]) + _TINY * variance).sqrt()  # (N, D)
+    return (1 - deviation / (share * variance.sqrt())).clamp(min=0).mean()

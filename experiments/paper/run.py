@@ -1,0 +1,104 @@
+"""Runs the study, several runs at a time, and writes its report; finished runs are left alone.
+
+``python -m experiments.paper.run [--quick] [--only TABLE ...]``, or ``make paper``
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from datamodules.toyworld import generate_toyworld
+from experiments.paper.questions import write_questions
+from experiments.paper.report import write_report
+from experiments.paper.study import SENSES, WORLD_SEED, Alignment, Place, Tuning
+from experiments.paper.tables import TABLES, Row
+from vlynx_pl.progress import say, track
+
+_QUESTIONS: Final = 6  # of a clip at most
+
+
+def prepare(place: Place, rows: Sequence[Row]) -> None:
+    """Make the worlds and write their questions, where they are not there yet."""
+    tunings = [tuning for row in rows for tuning in row.tunings]
+    clips, training = range(place.clips), place.clips - place.held_out
+    for world in dict.fromkeys(SENSES[tuning.sense].world for tuning in tunings):
+        generate_toyworld(place.data / world, world, scenes=place.clips, seed=WORLD_SEED)
+        for share in {t.share for t in tunings if SENSES[t.sense].world == world} | {1.0}:
+            some = clips[: max(1, round(share * training))]
+            for split, part in (("train", some), ("val", clips[training:])):
+                folder = place.questions(world, share)
+                write_questions(folder, world, WORLD_SEED, split, part, _QUESTIONS)
+
+
+def execute(runs: Sequence[Alignment | Tuning], place: Place, workers: int, what: str) -> list[str]:
+    """Run what has not finished yet; the names of runs that failed."""
+    left = [run for run in dict.fromkeys(runs) if not run.result(place).exists()]
+    context = get_context("spawn")  # forking a process with torch's threads may hang
+    pool = ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,))
+    with pool:
+        futures = {
+            pool.submit(_execute, run.command(place), place.runs / f"{run.name}.log"): run.name
+            for run in left
+        }
+        failed = []
+        for future in track(as_completed(futures), what, len(futures)):
+            if code := future.result():
+                failed.append(name := futures[future])
+                say(f"{place.runs / name}.log says why it ended with {code}")
+    return failed
+
+
+def _execute(arguments: list[str], log: Path) -> int:
+    """The exit code of a command of ``vlynx``, run in this process, whose imports are done."""
+    from vlynx_pl.cli import main as vlynx
+
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.argv = ["vlynx", *arguments]
+    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        try:
+            vlynx()
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def main() -> None:
+    """Run the tables that are asked for, one after the other, and report after each."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one seed, few clips and steps")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="tables")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--data", type=Path, default=Path("data/paper"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/paper"))
+    parser.add_argument("--out", type=Path, default=Path("experiments/paper"), help="of the report")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
+    options = parser.parse_args()
+    place, seeds = Place(options.data, options.runs), options.seeds
+    if options.quick:
+        quick = (options.data / "quick", options.runs / "quick")
+        place = replace(Place(*quick), clips=200, held_out=50, align_steps=30, tune_steps=60)
+        options.out, seeds = options.runs / "quick", seeds[:1]
+    failed = []
+    for name in options.only:
+        rows = TABLES[name](seeds)
+        prepare(place, rows)
+        tunings = [tuning for row in rows for tuning in row.tunings]
+        alignments = [tuning.alignment for tuning in tunings if tuning.alignment]
+        failed += execute(alignments, place, options.workers, f"{name}: alignments")
+        failed += execute(tunings, place, options.workers, f"{name}: tunings")
+        write_report(options.out, place, options.seeds)
+    if failed:
+        sys.exit(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries again")
+
+
+if __name__ == "__main__":
+    main()

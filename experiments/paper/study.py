@@ -1,0 +1,166 @@
+"""What the study runs: senses, alignments, tunings, and the tables they are for.
+
+A run is a command of ``vlynx`` in a folder of its own, so that every number can be traced to its
+configuration, its answers and its provenance. Settings were chosen on worlds of another seed.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+CLIPS: Final = 1000
+HELD_OUT: Final = 250  # the last of them
+WORLD_SEED: Final = 10
+_BACKBONE: Final = "experiments/backbones/miniature.yaml"
+
+
+@dataclass(frozen=True)
+class Sense:
+    """A world, and how one of its signals becomes pictures."""
+
+    world: str
+    title: str
+    data_module: str
+    frames: int
+    drawing: tuple[str, ...] = ()
+
+    @property
+    def modality(self) -> str:
+        """Name of its stream, which is that of its world."""
+        return self.world
+
+
+SENSES: Final = {
+    "audio": Sense("audio", "sound", "AudioDataModule", 2),
+    "3d": Sense("3d", "depth, Turbo colours", "DepthDataModule", 1),
+    "3d-gray": Sense("3d", "depth, gray", "DepthDataModule", 1, ("--data.encoding=gray",)),
+    "highfps": Sense("highfps", "high frame rate", "HighFrameRateDataModule", 4),
+    "ego": Sense("ego", "own view", "EgoDataModule", 2),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the study lies, and how much of it is run."""
+
+    data: Path
+    runs: Path
+    clips: int = CLIPS
+    held_out: int = HELD_OUT
+    align_steps: int = 150
+    tune_steps: int = 300
+
+    def questions(self, world: str, share: float = 1.0) -> Path:
+        """Folder of the questions, those of a share of the training clips."""
+        return self.data / "questions" / f"{world}-{share:g}"
+
+    def _data(self, sense: Sense, seed: int, share: float = 1.0) -> list[str]:
+        return [
+            f"--data.class_path=datamodules.{sense.data_module}",
+            f"--data.root={self.data / sense.world}",
+            "--data.benchmark=experiments.paper.questions.ToyQuestions",
+            f"--data.benchmark.annotations={self.questions(sense.world, share)}",
+            f"--data.frames={sense.frames}",
+            "--data.num_workers=0",
+            f"--data.seed={seed}",
+            f"--data.cache_dir={self.runs / 'frames'}",
+            *sense.drawing,
+        ]
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A vision adapter: ``options`` go to InterfaceAlignment, beside the study's own."""
+
+    sense: str
+    seed: int
+    label: str = "full"
+    options: tuple[str, ...] = ()
+    guidance: str = ""  # of another sense's world; empty is its own
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"align/{self.sense}-{self.label}-seed{self.seed}"
+
+    def adapter(self, place: Place) -> Path:
+        """Where its adapter comes to lie."""
+        return place.runs / self.name / "adapters" / f"vision-{SENSES[self.sense].modality}"
+
+    def result(self, place: Place) -> Path:
+        """The file that marks it as finished."""
+        return place.runs / self.name / "report.json"
+
+    def command(self, place: Place) -> list[str]:
+        """Arguments of ``vlynx``."""
+        sense = SENSES[self.sense]
+        return [
+            "fit",
+            f"--config={_BACKBONE}",
+            f"--config=experiments/align/{sense.modality}.yaml",
+            f"--run={place.runs / self.name}",
+            f"--seed_everything={self.seed}",
+            *place._data(sense, self.seed),
+            "--data.batch_size=16",
+            f"--trainer.max_steps={place.align_steps}",
+            "--trainer.max_epochs=-1",
+            "--trainer.limit_val_batches=0",
+            "--model.learning_rate=5e-4",
+            *self.options,
+        ]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """An LLM adapter and its answers: what is read is ``method``, aligned or not."""
+
+    sense: str
+    seed: int
+    method: str
+    alignment: Alignment | None = None
+    options: tuple[str, ...] = ()
+    share: float = 1.0  # of the training clips
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        aligned = f"-{self.alignment.label}" if self.alignment else ""
+        share = f"-{self.share:g}" if self.share < 1 else ""
+        return f"tune/{self.sense}-{self.method}{aligned}{share}-seed{self.seed}"
+
+    def result(self, place: Place) -> Path:
+        """The file that marks it as finished."""
+        return place.runs / self.name / "scores-val.json"
+
+    def command(self, place: Place) -> list[str]:
+        """Arguments of ``vlynx``."""
+        sense = SENSES[self.sense]
+        stage = "vlynx_pl.tuning.InstructionTuning"
+        reads = [f"--model.modalities={{{sense.modality}: {self._adapter(place)}}}"]
+        match self.method:
+            case "lora-only" | "zero-shot":
+                reads = ["--model.modalities={}"]
+            case "pave":
+                stage = "vlynx_pl.baselines.pave_tuning.PaveTuning"
+                reads = [f"--model.side={sense.modality}"]
+            case "joint":
+                reads += ["--model.train_vision=true", "--model.vision_rank=16"]
+                reads += ["--model.vision_alpha=32"]
+        if self.method != "joint":  # what is trained along changes with every step
+            reads += ["--trainer.callbacks+=callbacks.KeepTokens"]
+            reads += [f"--trainer.callbacks.folder={place.runs / 'tokens'}"]
+        return [
+            "test" if self.method == "zero-shot" else "fit",
+            f"--config={_BACKBONE}",
+            "--config=experiments/paper/tune.yaml",
+            f"--model.class_path={stage}",
+            f"--run={place.runs / self.name}",
+            f"--seed_everything={self.seed}",
+            *place._data(sense, self.seed, self.share),
+            *reads,
+            f"--trainer.max_steps={place.tune_steps}",
+            *self.options,
+        ]
+
+    def _adapter(self, place: Place) -> str:
+        return str(self.alignment.adapter(place)) if self.alignment else "null"

@@ -1,0 +1,113 @@
+"""The study's tables: what each row runs, for every seed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from experiments.paper.study import SENSES, Alignment, Tuning
+
+Seeds = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: the same run with several seeds."""
+
+    sense: str
+    label: str
+    tunings: tuple[Tuning, ...]
+
+
+def aligned(sense: str, seeds: Seeds, text: str, label: str = "full", *options: str) -> Row:
+    """A row of tunings on aligned tokens."""
+    return Row(
+        sense,
+        text,
+        tuple(
+            Tuning(sense, seed, "aligned", Alignment(sense, seed, label, options)) for seed in seeds
+        ),
+    )
+
+
+def plain(sense: str, seeds: Seeds, text: str, method: str) -> Row:
+    """A row of tunings that align nothing."""
+    return Row(sense, text, tuple(Tuning(sense, seed, method) for seed in seeds))
+
+
+def senses(seeds: Seeds) -> list[Row]:
+    """Tables 1 to 4: each sense against the baselines."""
+    return [
+        row
+        for sense in SENSES
+        for row in (
+            plain(sense, seeds[:1], "zero-shot", "zero-shot"),  # it has no seed
+            plain(sense, seeds, "LoRA-only", "lora-only"),
+            plain(sense, seeds, "PAVE", "pave"),
+            plain(sense, seeds, "no alignment", "raw"),
+            aligned(sense, seeds, "V-LynX"),
+        )
+    ]
+
+
+ABLATED: Final = ("audio", "3d", "3d-gray")
+
+
+def components(seeds: Seeds) -> list[Row]:
+    """Table 5: what each part of the method is worth."""
+    return [
+        row
+        for sense in ABLATED
+        for row in (
+            aligned(sense, seeds, "L_attn + L_stat"),
+            aligned(sense, seeds, "without L_attn", "stat", "--model.attn_weight=0"),
+            aligned(sense, seeds, "without L_stat", "attn", "--model.stat_weight=0"),
+            plain(sense, seeds, "no alignment", "raw"),
+            plain(sense, seeds, "no interface adaptation, both tuned", "joint"),
+        )
+    ]
+
+
+_PAPER = ("--model.stat_weight=0.01",)
+_REMEDIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "released, β 0.01": _PAPER,
+    "released, β 0.1": (),
+    "as in the paper, β 0.01": (
+        *_PAPER,
+        "--model.queries=all",
+        "--model.response=context",
+        "--model.detach_reference=true",
+    ),
+    "stop-gradient on the reference": (*_PAPER, "--model.detach_reference=true"),
+    "response before the projection": (*_PAPER, "--model.response=context"),
+    "L_stat relative to the guidance": ("--model.stat_scale=relative", "--model.stat_weight=1"),
+    "mean responses": (*_PAPER, "--model.match=mean"),
+    "gaps down to those of video": (*_PAPER, "--model.attn_floor=true"),
+    "variance floor": (*_PAPER, "--model.variance_weight=1"),
+    "relative L_stat, gaps down to video's": (
+        "--model.stat_scale=relative",
+        "--model.stat_weight=1",
+        "--model.attn_floor=true",
+    ),
+}
+
+
+def remedies(seeds: Seeds) -> list[Row]:
+    """What keeps the attention loss from collapsing the tokens."""
+    return [
+        aligned(sense, seeds, text, *_named(options))
+        for sense in ABLATED
+        for text, options in _REMEDIES.items()
+    ]
+
+
+def _named(options: tuple[str, ...]) -> tuple[str, ...]:
+    """A label for the folder, and the options; the study's own settings are called full."""
+    settings = [option.removeprefix("--model.") for option in options]
+    return ("+".join(settings) or "full", *options)
+
+
+TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
+    "senses": senses,
+    "components": components,
+    "remedies": remedies,
+}
