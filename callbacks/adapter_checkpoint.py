@@ -1,4 +1,4 @@
-"""Keeps what was trained, and only that, as plain PEFT folders."""
+"""Keeps what was trained, and only that, in folders: of adapters, plain PEFT ones."""
 
 import json
 
@@ -8,7 +8,6 @@ from typing_extensions import override
 from callbacks.access import data, leaves_files, run_folder
 from callbacks.access import stage as as_stage
 from vlynx_pl.adapter_training import AdapterTraining
-from vlynx_pl.adapters import save_adapter
 from vlynx_pl.errors import UserError
 
 
@@ -50,5 +49,4 @@ class AdapterCheckpoint(Callback):
                 "drawing": data(trainer).drawing,
                 **module.notes(),
             }
-            for folder, (adapters, name) in module.trained_adapters().items():
-                save_adapter(adapters, name, run_folder(trainer) / "adapters" / folder, made_with)
+            module.save_adapters(run_folder(trainer) / "adapters", made_with)

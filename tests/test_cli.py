@@ -327,6 +327,7 @@ def test_every_shipped_configuration_parses(vlynx, backbone, stage):
 TOYWORLD = [
     (f"experiments/tune/{task}.yaml", f"experiments/tune/toyworld/{task}.yaml")
     for task in sorted(path.stem for path in (REPOSITORY / "experiments/tune").glob("*.yaml"))
+    if task != "pave"  # a method, not a task
 ]
 LLAVA_VIDEO = next(pair for pair in TOYWORLD if "llava_video" in pair[0])
 EVALUATIONS = [
@@ -349,6 +350,23 @@ def test_every_task_of_the_toy_world_parses(vlynx, configs):
     assert reader.files(split) or (split == "val" and not reader.files("test"))
     scored = config["trainer"]["callbacks"][-1]
     assert benchmark["class_path"].endswith(scored["init_args"]["benchmark"])
+
+
+@pytest.mark.parametrize("configs", TOYWORLD, ids=lambda configs: configs[0])
+def test_pave_takes_the_place_of_the_method_in_every_task(vlynx, configs):
+    given = [f"--config={config}" for config in configs]
+    plain, pave = (
+        yaml.safe_load(vlynx("fit", CONFIGS[0], *given, *added, "--print_config")[1])
+        for added in ((), ("--model.modalities={a: b}", "--config=experiments/tune/pave.yaml"))
+    )
+    model, other = pave.pop("model"), plain.pop("model")
+    assert pave == plain, "all but the model is the task's"
+    assert model["class_path"] == "vlynx_pl.baselines.pave_tuning.PaveTuning"
+    settings, kept = model["init_args"], other["init_args"]
+    assert "modalities" not in settings
+    own = {"side", "side_features", "side_dim", "hidden", "heads", "layers", "tied"}
+    assert settings.keys() - kept.keys() == own
+    assert all(settings[name] == kept[name] for name in settings.keys() & kept.keys())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 from typing_extensions import override
 
-from vlynx_pl.adapters import AdapterError
+from vlynx_pl.adapters import AdapterError, save_adapter
 from vlynx_pl.backbones.base import VideoBackbone
 
 
@@ -39,8 +40,18 @@ class AdapterTraining(LightningModule):
         self._means = nn.ModuleDict()
 
     def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:
-        """Folder name → PEFT model and adapter name of everything that is trained."""
+        """Folder name → PEFT model and adapter name of every adapter that is trained."""
         raise NotImplementedError(f"{type(self).__name__} trains no adapter")
+
+    def save_adapters(self, folder: Path, made_with: Mapping[str, Any]) -> None:
+        """Write everything that is trained into a folder, each part into one of its own.
+
+        Args:
+            folder: of the run's adapters.
+            made_with: plain numbers and names, noted in each.
+        """
+        for name, (adapters, adapter) in self.trained_adapters().items():
+            save_adapter(adapters, adapter, folder / name, made_with)
 
     def notes(self) -> dict[str, Any]:
         """What else is to be saved beside the adapters: plain numbers and names."""

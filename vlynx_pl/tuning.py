@@ -171,13 +171,20 @@ class InstructionTuning(AdapterTraining):
                 "train_vision changes the tokens at every step, so that none can be kept; take "
                 "callbacks.KeepTokens out of trainer.callbacks"
             )
+        return {stream: self._road(how) for stream, how in {"video": {}, **self._reads()}.items()}
+
+    def _road(self, how: Mapping[str, Any]) -> str:
         road = {
             "backbone": self.backbone.fingerprint,
             "dtype": str(self.backbone.newline.dtype),
             "normalisation": self.backbone.normalisation,
         }
-        reads = {"video": {}, **self._reads()}
-        return {stream: json.dumps(road | how) for stream, how in reads.items()}
+        return json.dumps({**road, **how})
+
+    @property
+    def read_streams(self) -> tuple[str, ...]:
+        """Names of the streams that are read, the video's first."""
+        return ("video", *self.modalities)
 
     def _reads(self) -> dict[str, dict[str, Any]]:
         """Modality → how its pictures become tokens."""
@@ -197,11 +204,12 @@ class InstructionTuning(AdapterTraining):
     @override
     def sizes(self, batch: Sequence[Mapping[str, Any]]) -> str:
         questions = [len(episode["questions"]) for episode in batch]
+        pool = "pool tokens (model.pooled), " if self.modalities else ""
         return (
             f"{len(batch)} clips with {questions} questions, in sequences of up to "
             f"model.question_budget={self.question_budget} tokens beside the clip's own; lower it "
-            "or data.batch_size or data.frames, pool tokens (model.pooled), or compute activations "
-            "again instead of keeping them with model.checkpointing=true"
+            f"or data.batch_size or data.frames, {pool}or compute activations again instead of "
+            "keeping them with model.checkpointing=true"
         )
 
     @override
@@ -219,10 +227,14 @@ class InstructionTuning(AdapterTraining):
         """
         if self.llm_adapter is None:
             rank_zero_warn("model.llm_adapter is null: the untuned LLM answers")
-        elif self._tuned_on is not None and self._tuned_on != self._reads():
+        self._check_senses()
+
+    def _check_senses(self) -> None:
+        if self._tuned_on is not None and self._tuned_on != self._reads():
             raise AdapterError(
                 f"{self.llm_adapter} was tuned on {self._tuned_on}, this run reads "
-                f"{self._reads()}; give the model.modalities, pooled and merged of its tuning"
+                f"{self._reads()}; give the model.modalities, pooled and merged of its tuning, or, "
+                "where it has a patch, PAVE with its side and sizes"
             )
 
     def kept_bytes(self, streams: Mapping[str, Tensor]) -> int:
@@ -230,17 +242,16 @@ class InstructionTuning(AdapterTraining):
         self._check(streams)
         bytes_of_one = self.backbone.hidden_size * PRECISION.itemsize
         tokens = 0
-        for name in ("video", *self.modalities):
+        for name in self.read_streams:
             frames = len(streams[name]) // (2 if name in self.merged else 1)
             tokens += frames * (1 if name in self.pooled else self.backbone.tokens_per_frame)
         return tokens * bytes_of_one
 
     def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
-        """Tokens of the video and of each modality, kept ones if the episode has them.
+        """What the LLM is given of an episode: tokens of the video and of each modality.
 
         Args:
-            episode: ``streams``, name → uint8 (T, 3, H, W), has ``video`` and all of
-                ``modalities``; or else ``tokens`` does, name → (T, N, D).
+            episode: see :meth:`read`.
 
         Returns:
             (T, N, D) each, the video's first.
@@ -248,7 +259,22 @@ class InstructionTuning(AdapterTraining):
         Raises:
             UserError: a stream is not there.
         """
-        names = ("video", *self.modalities)
+        return self.read(episode)
+
+    def read(self, episode: Mapping[str, Any]) -> list[Tensor]:
+        """What the visual road makes of an episode, kept tokens if it has them.
+
+        Args:
+            episode: ``streams``, name → uint8 (T, 3, H, W), has all of ``read_streams``; or else
+                ``tokens`` does, name → (T, N, D).
+
+        Returns:
+            (T, N, D) each, in the order of ``read_streams``.
+
+        Raises:
+            UserError: a stream is not there.
+        """
+        names = self.read_streams
         if kept := episode.get("tokens"):
             return [kept[name] for name in names]
         tokens = self._read(episode["streams"])
@@ -277,10 +303,10 @@ class InstructionTuning(AdapterTraining):
         return tokens
 
     def _check(self, streams: Mapping[str, Tensor]) -> None:
-        if missing := [name for name in ("video", *self.modalities) if name not in streams]:
+        if missing := [name for name in self.read_streams if name not in streams]:
             raise UserError(
                 f"the data has no stream {missing[0]!r}, only {', '.join(streams)}; name the "
-                "modalities of model.modalities as the data module does"
+                "modalities of model.modalities, or PAVE's model.side, as the data module does"
             )
 
     def losses(self, episode: Mapping[str, Any]) -> Tensor:

@@ -62,6 +62,11 @@ class VideoBackbone(nn.Module, ABC):
 
     @property
     @abstractmethod
+    def feature_size(self) -> int:
+        """Q, channels of the vision encoder's features before its projector."""
+
+    @property
+    @abstractmethod
     def patch_grid(self) -> tuple[int, int]:
         """(rows, columns) of patches in a frame; their product is S, the positions of attention."""
 
@@ -87,6 +92,10 @@ class VideoBackbone(nn.Module, ABC):
     def _tokens(self, pixels: Tensor) -> Tensor:
         """Normalised pixels (B, T, 3, H, W) → tokens (B, T, N, D)."""
 
+    @abstractmethod
+    def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pixels (B, T, 3, H, W) → features (B, T, N, Q) and tokens (B, T, N, D)."""
+
     def encode(self, frames: Tensor, adapter: str | None = None) -> Tensor:
         """Send frames down the visual road.
 
@@ -101,6 +110,20 @@ class VideoBackbone(nn.Module, ABC):
         pixels = self.normalise(frames)
         with use_adapter(self.vision_tower, adapter):
             return self._tokens(pixels)
+
+    def features(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Send frames down the untouched visual road, once, and note what its projector is given.
+
+        Args:
+            frames: as for :meth:`encode`.
+
+        Returns:
+            (B, T, N, Q) features before the projector, pooled as tokens are, and (B, T, N, D): the
+            tokens that :meth:`encode` gives.
+        """
+        pixels = self.normalise(frames)
+        with use_adapter(self.vision_tower, None):
+            return self._features(pixels)
 
     def token_rows(self, tokens: Tensor, include_newline: bool) -> Tensor:
         """What token statistics count: tokens (B, T, N, D) as rows (R, D).

@@ -39,6 +39,10 @@ class LlavaOnevisionBackbone(VideoBackbone):
         return self.model.config.text_config.hidden_size
 
     @property
+    def feature_size(self) -> int:
+        return self.model.model.multi_modal_projector.linear_1.in_features
+
+    @property
     def patch_grid(self) -> tuple[int, int]:
         side = self.frame_size[0] // self.model.config.vision_config.patch_size
         return side, side
@@ -63,6 +67,17 @@ class LlavaOnevisionBackbone(VideoBackbone):
         features = self.model.model.get_video_features(pixels.contiguous(), return_dict=True)
         without_newline = features.pooler_output[:, :-1]
         return without_newline.reshape(batch, frames, self.tokens_per_frame, self.hidden_size)
+
+    def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        given: list[Tensor] = []
+        projector = self.model.model.multi_modal_projector
+        listening = projector.register_forward_pre_hook(lambda _, inputs: given.extend(inputs))
+        try:
+            tokens = self._tokens(pixels)
+        finally:
+            listening.remove()
+        features = self.model.model.apply_pooling(given[0])
+        return features.reshape(*tokens.shape[:-1], self.feature_size), tokens
 
     def _visual_road(self) -> dict[str, Tensor]:
         parts = {

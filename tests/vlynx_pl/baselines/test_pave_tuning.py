@@ -1,0 +1,468 @@
+"""PAVE as a stage: it begins as the base, learns, and is kept, resumed and read like the others."""
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lightning import Callback, Trainer
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from callbacks import KeepTokens, RunCheckpoint
+from callbacks.answer_scores import AnswerScores
+from datamodules import DepthDataModule
+from datamodules.benchmarks import ScanQA
+from tests.conftest import MINIATURE
+from tests.datamodules.conftest import write_scannet_scene
+from vlynx_pl import cli
+from vlynx_pl.adapters import AdapterError
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.baselines.pave_files import read_features
+from vlynx_pl.baselines.pave_tuning import PaveTuning
+from vlynx_pl.checkpoints import newest_checkpoint, read_checkpoint
+from vlynx_pl.errors import UserError
+from vlynx_pl.metrics import captions
+from vlynx_pl.prefix_sharing import shared_prefix
+from vlynx_pl.token_store import TokenStore
+from vlynx_pl.tuning import InstructionTuning
+
+REPOSITORY = Path(__file__).parents[3]
+LLM = {"rank": 4, "alpha": 8, "dropout": 0.0}
+SMALL = {**LLM, "hidden": 16, "heads": 2}
+
+
+@dataclass(frozen=True)
+class Asked:
+    id: str
+    prompt: str
+    answers: tuple[str, ...]
+    history: tuple[tuple[str, str], ...] = ()
+
+
+def episode(videos, *sides, answers=("red", "box")):
+    pictures = {"video": videos[0]} | dict.fromkeys(sides, 255 - videos[0])
+    questions = tuple(Asked(f"q{i}", "What colour is it?", (a,)) for i, a in enumerate(answers))
+    times = dict.fromkeys(pictures, (0.0, 1.0, 2.0))
+    return {
+        "name": "clip",
+        "key": "clip",
+        "streams": pictures,
+        "times": times,
+        "questions": questions,
+    }
+
+
+def fresh(dtype="float32"):
+    return load_backbone(str(MINIATURE), dtype)
+
+
+def moved(module):
+    """The same module with a patch and an adapter that do something."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+def saved(module, folder) -> str:
+    """What a run leaves, and the folder of the LLM's adapter in it."""
+    made_with = {"fingerprint": module.backbone.fingerprint, **module.notes()}
+    module.save_adapters(folder, json.loads(json.dumps(made_with)))
+    return str(folder / "llm-qa")
+
+
+@torch.no_grad()
+def test_features_come_with_the_tokens_of_the_untouched_base(backbone, videos):
+    wanted, model = backbone.encode(videos), backbone.model.model
+    seen = model.vision_tower(backbone.normalise(videos)[0], output_hidden_states=True)
+    patches = seen.hidden_states[model.config.vision_feature_layer]
+    rows, columns = backbone.patch_grid
+    pooled = patches.reshape(3, rows // 2, 2, columns // 2, 2, -1).mean((2, 4)).flatten(1, 2)
+    backbone.add_vision_adapter("3d", rank=2, alpha=4)
+    for name, parameter in backbone.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.fill_(0.5)
+    features, tokens = backbone.features(videos)
+    assert torch.equal(tokens, wanted)
+    assert_close(features[0], pooled, atol=1e-5, rtol=1e-4)
+    assert features.shape == (*tokens.shape[:-1], backbone.feature_size)
+    assert torch.equal(backbone.encode(videos), wanted), "nothing listens any more"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_it_begins_as_the_base_with_the_video_alone(videos, dtype):
+    base = InstructionTuning(fresh(dtype), "qa", **LLM)
+    pave = PaveTuning(fresh(dtype), "qa", "3d", **SMALL)
+    asked = episode(videos, "3d")
+    with torch.no_grad():
+        [patched], [plain] = pave.encode(asked), base.encode(asked)
+        assert torch.equal(patched, plain) and patched.dtype == plain.dtype
+        assert torch.equal(*(shared_prefix(m.backbone, m.encode(asked)) for m in (base, pave)))
+        assert torch.equal(pave.losses(asked), base.losses(asked))
+    assert pave.answers(asked) == base.answers(asked)
+    assert all(parameter.dtype == torch.float32 for parameter in pave.patch.parameters())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_it_learns_and_the_whole_patch_does_after_the_first_step(videos, dtype, checkpointing):
+    torch.manual_seed(0)
+    module = PaveTuning(fresh(dtype), "qa", "3d", checkpointing=checkpointing, **SMALL).train()
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=5e-3)
+    sample, losses = episode(videos, "3d"), []
+    for step in range(8):
+        optimizer.zero_grad()
+        loss = module.training_step([sample], 0)
+        loss.backward()
+        losses.append(loss.item())
+        moving = {name for name, p in module.patch.named_parameters() if p.grad.any()}
+        every = {name for name, _ in module.patch.named_parameters()}
+        assert moving == ({"norm.weight", "norm.bias"} if step == 0 else every)
+        optimizer.step()
+    assert losses[-1] < 0.7 * losses[0]
+    trained = {name for name, p in module.named_parameters() if p.requires_grad}
+    assert all(name.startswith("patch.") or ".lora_" in name for name in trained)
+
+
+@torch.no_grad()
+def test_only_a_trained_patch_lets_the_side_channel_through(videos):
+    module = PaveTuning(fresh(), "qa", "3d", **SMALL)
+    one, other = episode(videos, "3d"), episode(videos, "3d")
+    other["streams"]["3d"] = videos[1]
+    assert torch.equal(module.encode(one)[0], module.encode(other)[0])
+    moved(module)
+    assert not torch.equal(module.losses(one), module.losses(other))
+    [patched] = module.encode(one)  # and no tokens of the side channel
+    features, tokens = module.backbone.features(videos[:1])
+    side, _ = module.backbone.features(255 - videos[:1])
+    assert torch.equal(patched, tokens[0] + module.patch(features[0], side[0]))
+
+
+def test_several_moments_of_the_side_channel_to_a_frame(videos):
+    module = moved(PaveTuning(fresh(), "qa", "ego", **SMALL))
+    asked = episode(videos)
+    asked["streams"]["ego"] = videos.flatten(0, 1)  # two views of each moment
+    assert module.encode(asked)[0].shape[0] == 3
+
+
+@torch.no_grad()
+def test_what_is_saved_is_what_is_loaded(videos, tmp_path):
+    module = moved(PaveTuning(fresh(), "qa", "3d", **SMALL)).eval()
+    folder = saved(module, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "patch-3d").iterdir()) == [
+        "made_with.json",
+        "patch.safetensors",
+    ]
+    again = PaveTuning(fresh(), "qa", "3d", llm_adapter=folder, **SMALL).eval()
+    again.on_test_start()
+    assert torch.equal(again.losses(episode(videos, "3d")), module.losses(episode(videos, "3d")))
+    assert again.notes() == module.notes()
+    again.patch.norm.bias[0] += 1
+    assert again.notes() != module.notes(), "its answers are not those of the other"
+
+
+def damage(patch: Path, how: str) -> None:
+    file = patch / "patch.safetensors"
+    tensors = load_file(file)
+    if how == "gone":
+        shutil.rmtree(patch)
+    elif how == "cut":
+        file.write_bytes(file.read_bytes()[:-9])
+    else:
+        bias = tensors["norm.bias"]
+        tensors |= {
+            "shape": {"norm.bias": bias[:-1].clone()},
+            "nan": {"norm.bias": bias / 0},
+            "too large": {"norm.bias": bias.double() * 1e300},
+            "whole": {"norm.bias": bias.int()},
+            "other": {"norm.bias": bias + 1},
+            "more": {"another": bias.clone()},
+        }[how]
+        save_file(tensors, file)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("gone", "cannot be read as a patch"),
+        ("cut", "cannot be read as a patch"),
+        ("shape", r"norm.bias, which is \(159,\) there and \(160,\) in this run"),
+        ("more", r"another, which is \(160,\) there and missing in this run"),
+        ("nan", "norm.bias holds other than finite"),
+        ("too large", "norm.bias holds other than finite"),
+        ("whole", "norm.bias holds other than finite"),
+        ("other", "is not the patch that"),
+    ],
+)
+def test_a_damaged_patch_is_named(tmp_path, how, words):
+    folder = saved(moved(PaveTuning(fresh(), "qa", "3d", **SMALL)), tmp_path)
+    damage(tmp_path / "patch-3d", how)
+    with pytest.raises(AdapterError, match=words) as error:
+        PaveTuning(fresh(), "qa", "3d", llm_adapter=folder, **SMALL)
+    assert str(tmp_path / "patch-3d") in str(error.value)
+
+
+@pytest.mark.parametrize("change", [{"heads": 4}, {"side": "audio"}, {"hidden": 32}])
+def test_a_patch_is_not_read_otherwise(tmp_path, change):
+    folder = saved(moved(PaveTuning(fresh(), "qa", "3d", **SMALL)), tmp_path)
+    with pytest.raises(AdapterError, match="was tuned on"):
+        PaveTuning(fresh(), "qa", **{"side": "3d", **SMALL, **change}, llm_adapter=folder)
+
+
+def test_neither_method_is_examined_as_the_other(tmp_path):
+    pave = saved(PaveTuning(fresh(), "qa", "3d", **SMALL), tmp_path / "pave")
+    for modalities in ({}, {"3d": None}):
+        vlynx = InstructionTuning(fresh(), "qa", modalities, **LLM, llm_adapter=pave)
+        with pytest.raises(AdapterError, match=r"was tuned on .*patch.* PAVE with its side"):
+            vlynx.on_test_start()
+        plain = InstructionTuning(fresh(), "qa", modalities, **LLM)
+        folder = saved(plain, tmp_path / f"plain{len(modalities)}")
+        with pytest.raises(AdapterError, match="was tuned on"):
+            PaveTuning(fresh(), "qa", "3d", llm_adapter=folder, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"side": "../3d"}, "model.side='../3d' must name"),
+        ({"side": "video"}, "model.side='video' must name a stream beside"),
+        ({"hidden": 10, "heads": 4}, "model.hidden=10 must be a multiple of model.heads=4"),
+        ({"side_dim": 7}, "need each other"),
+        ({"side_features": "."}, "need each other"),
+        ({"side_features": "/nowhere", "side_dim": 7}, "/nowhere is no folder"),
+    ],
+)
+def test_settings_that_do_not_go_together(backbone, settings, words):
+    with pytest.raises(UserError, match=words):
+        PaveTuning(backbone, "qa", **{"side": "3d", **settings})
+
+
+def test_a_missing_side_channel_names_the_streams_that_are_there(backbone, videos):
+    module = PaveTuning(backbone, "qa", "audio", **SMALL)
+    with pytest.raises(UserError, match=r"no stream 'audio', only video, 3d; .*model\.side"):
+        module.losses(episode(videos, "3d"))
+
+
+def beforehand(folder, features, name="clip"):
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    save_file({"features": features}, folder / f"{name}.safetensors")
+    return PaveTuning(
+        fresh(), "qa", "3d", side_features=str(folder), side_dim=features.shape[-1], **SMALL
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
+def test_features_computed_beforehand_take_the_place_of_pictures(videos, tmp_path, kind):
+    module = moved(beforehand(tmp_path, torch.randn(8, 2, 5).to(kind)))
+    before = module.losses(episode(videos))
+    beforehand(tmp_path, torch.randn(8, 2, 5))
+    assert not torch.equal(module.losses(episode(videos)), before)
+    with pytest.raises(UserError, match="clip of no benchmark"):
+        module.encode({"streams": {"video": videos[0]}})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"features": torch.zeros(2, 5)},
+        {"features": torch.zeros(2, 2, 4)},
+        {"features": torch.zeros(0, 2, 5)},
+        {"features": torch.full((2, 2, 5), torch.nan)},
+        {"features": torch.full((2, 2, 5), 1e300, dtype=torch.float64)},
+        {"features": torch.zeros(2, 2, 5, dtype=torch.int32)},
+        {"tokens": torch.zeros(2, 2, 5)},
+        b"no safetensors",
+        None,
+    ],
+    ids=lambda bad: (
+        "".join(f"{k} {tuple(v.shape)}" for k, v in bad.items())
+        if isinstance(bad, dict)
+        else str(bad)
+    ),
+)
+def test_bad_features_are_one_clear_message(videos, tmp_path, bad):
+    module = beforehand(tmp_path, torch.zeros(2, 2, 5))
+    file = tmp_path / "clip.safetensors"
+    file.unlink()
+    if isinstance(bad, dict):
+        save_file(bad, file)
+    elif bad is not None:
+        file.write_bytes(bad)
+    with pytest.raises(UserError, match=rf"^{file}: holds no features .*compute them anew"):
+        module.losses(episode(videos))
+
+
+@given(st.text(st.sampled_from("./a\0"), max_size=6) | st.just("out"))
+def test_no_name_leads_out_of_the_folder(tmp_path_factory, name):
+    root = tmp_path_factory.getbasetemp() / "features"
+    if not root.exists():
+        (root / "in" / "a").mkdir(parents=True)
+        save_file({"features": torch.ones(1, 1, 5)}, root / "secret.safetensors")
+        (root / "in" / "out.safetensors").symlink_to(root / "secret.safetensors")
+    with pytest.raises(UserError):  # there is none inside
+        read_features(root / "in", name, 5)
+
+
+def test_features_may_lie_in_folders_and_behind_links_within(tmp_path):
+    beforehand(tmp_path, torch.ones(1, 1, 5), "takes/one")
+    (tmp_path / "two.safetensors").symlink_to(tmp_path / "takes" / "one.safetensors")
+    assert read_features(tmp_path, "takes/one", 5).equal(read_features(tmp_path, "two", 5))
+
+
+def test_what_is_kept_is_what_is_frozen(videos, tmp_path):
+    module = moved(PaveTuning(fresh(), "qa", "3d", **SMALL))
+    plain = module.losses(episode(videos, "3d"))
+    roads = module.roads
+    module.token_store = TokenStore(tmp_path / "store", roads)
+    first = module.losses(episode(videos, "3d"))
+    assert_close(first, plain, atol=0.02, rtol=0.02)
+    kept = {name: each.tokens for name, each in module.token_store.load("clip").items()}
+    assert sum(each.nbytes for each in kept.values()) == module.kept_bytes(
+        episode(videos, "3d")["streams"]
+    )
+    from_store = episode(videos, "3d") | {"streams": {}, "tokens": kept}
+    assert all(each.dtype == torch.bfloat16 for each in kept.values())
+    queries, tokens = kept["video"][..., -128:].float(), kept["video"][..., :-128].float()
+    patched = tokens + module.patch(queries, kept["3d"].float())
+    assert torch.equal(module.encode(from_store)[0], patched), "not rounded as kept tokens are"
+    assert torch.equal(module.losses(from_store), first)
+    moved(module)
+    assert module.roads == roads, "the patch is no part of what is kept"
+    other = PaveTuning(fresh(), "qa", "3d", **{**SMALL, "hidden": 32})
+    assert TokenStore(tmp_path / "store", other.roads).holds("clip")
+    for modalities in ({}, {"3d": None}):
+        plainly = InstructionTuning(fresh(), "qa", modalities, **LLM)
+        assert not TokenStore(tmp_path / "store", plainly.roads).holds("clip")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    for number in range(5):
+        write_scannet_scene(root / "scans" / f"scene000{number}_00", range(2))
+    for split, scenes in (("train", range(4)), ("val", [4]), ("test_w_obj", [4])):
+        records = [
+            {
+                "scene_id": f"scene000{scene}_00",
+                "question_id": f"{split}-{scene}",
+                "question": "What colour is it?",
+                "answers": ["grey"],
+                "object_ids": [],
+                "object_names": [],
+            }
+            for scene in scenes
+        ]
+        (root / f"ScanQA_v1.0_{split}.json").write_text(json.dumps(records))
+    return root
+
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def fit(data, run, *callbacks, **pave):
+    torch.manual_seed(0)
+    backbone = fresh()
+    module = PaveTuning(
+        backbone, "scanqa", "3d", **SMALL | {"dropout": 0.1, "learning_rate": 1e-2} | pave
+    )
+    module_data = DepthDataModule(
+        data,
+        benchmark=ScanQA(data),
+        objective="tuning",
+        frames=1,
+        frame_size=backbone.frame_size,
+        batch_size=2,
+        num_workers=0,
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        default_root_dir=run,
+        max_epochs=3,
+        limit_val_batches=0,
+        callbacks=[*callbacks, RunCheckpoint(0)],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    begun_with, _ = newest_checkpoint(run)
+    try:
+        trainer.fit(module, module_data, ckpt_path=begun_with, weights_only=True)
+    except (KeyboardInterrupt, SystemExit):
+        return None
+    return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(data, tmp_path):
+    straight = fit(data, tmp_path / "straight")
+    assert fit(data, tmp_path / "stopped", Stop()) is None
+    newest, _ = newest_checkpoint(tmp_path / "stopped")
+    state = read_checkpoint(newest)["state_dict"]
+    assert state["patch.norm.weight"].any() and state.keys() == straight.keys()
+    resumed = fit(data, tmp_path / "stopped")
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    with pytest.raises(AdapterError, match=r"saved with reads .*this run has"):
+        fit(data, tmp_path / "stopped", heads=4)
+
+
+def test_a_second_run_reads_the_store_alone_and_learns_the_same(data, tmp_path, monkeypatch):
+    first = fit(data, tmp_path / "one", KeepTokens(tmp_path / "store"))
+    monkeypatch.setattr(PaveTuning, "_read", None)
+    second = fit(data, tmp_path / "two", KeepTokens(tmp_path / "store"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_shipped_configuration_tunes_and_is_examined(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(captions, "meteor", lambda *_: 0.0)  # starting it takes 10 s
+
+    def vlynx(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vlynx", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            cli.main()
+        return int(done.value.code or 0)
+
+    options = [
+        "--config=experiments/backbones/miniature.yaml",
+        "--config=experiments/tune/scanqa.yaml",
+        "--config=experiments/tune/toyworld/scanqa.yaml",
+        "--model.modalities={3d: somewhere}",
+        "--config=experiments/tune/pave.yaml",
+        f"--data.root={data}",
+        f"--data.benchmark.init_args.annotations={data}",
+        "--data.num_workers=0",
+        "--trainer.logger=false",
+    ]
+    run = tmp_path / "run"
+    assert vlynx("fit", *options, "--trainer.max_epochs=2", f"--run={run}") == 0
+    assert load_file(run / "adapters/patch-3d/patch.safetensors")["norm.weight"].any()
+    rows = [json.loads(line) for line in (run / "predictions-val.jsonl").open()]
+    assert rows[0]["settings"]["side"] == "3d"
+
+    asked = []
+    recall = AnswerScores._recall
+
+    def recalling(self, trainer, module, split):
+        recall(self, trainer, module, split)
+        asked.append(self._kept._made_with)
+
+    monkeypatch.setattr(AnswerScores, "_recall", recalling)
+    adapter = f"--model.llm_adapter={run / 'adapters' / 'llm-scanqa'}"
+    assert vlynx("test", *options, adapter, f"--run={tmp_path / 'test'}") == 0
+    scores = json.loads((tmp_path / "test" / "scores-test.json").read_text())
+    assert scores["scanqa/n_answered"] == 1
+    made_with = json.loads((run / "adapters/llm-scanqa/made_with.json").read_text())
+    assert asked[0]["patch"] == made_with["patch"]
+    drawn = "--data.encoding=gray"
+    assert vlynx("test", *options, adapter, drawn, f"--run={tmp_path / 'other'}") == 1
