@@ -24,7 +24,7 @@ TUNING := --model.modalities='{$(MODALITY): "$(ALIGNED)"}' \
   $(if $(TOY),,--data.root="$(DATA)" $(if $(ANNOTATIONS),--data.benchmark.init_args.annotations="$(ANNOTATIONS)"))
 
 .DEFAULT_GOAL := help
-.PHONY: help align tune eval test test-slow crash-test slurm-test bench fuzz faults backbone install doctor params system-libraries
+.PHONY: help align tune eval test test-slow crash-test slurm-test bench fuzz faults backbone install doctor paper params system-libraries
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' \
@@ -66,6 +66,9 @@ bench: $(INSTALLED)  ## speed and memory of alignment, tuning, answering and rea
 	$(BIN)/python -m experiments.speed.prefix_sharing
 	$(BIN)/python -m experiments.speed.token_store
 	$(BIN)/python -m experiments.speed.loading
+
+paper: $(INSTALLED)  ## the paper's tables in miniature, with baselines (hours; ARGS=--quick takes minutes); goes on where it stopped
+	$(BIN)/python -m experiments.paper.run $(ARGS)
 
 fuzz: $(INSTALLED)  ## thousands of damaged files and annotations; none may crash, hang or lead out of its folder
 	$(BIN)/python -m experiments.robustness.damaged_inputs $(ARGS)

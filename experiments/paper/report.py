@@ -1,10 +1,226 @@
-"""Reads the study's runs and writes what they say: RESULTS.md, results.csv and plots."""
+"""What the study's runs say: RESULTS.md with a table and a plot each, and results.csv of all runs.
 
+Every number comes from the files of the run whose folder stands in its row of results.csv.
+"""
+
+import csv
+import json
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Final
 
-from experiments.paper.study import Place
+from safetensors import safe_open
+
+from experiments.paper.published import PUBLISHED
+from experiments.paper.study import SENSES, Alignment, Place, Tuning
+from experiments.paper.tables import TABLES, Row
+from vlynx_pl.files import atomic_file
+
+# Student's t for an interval of 95 %, by degrees of freedom.
+_T95: Final = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+_SCORE: Final = "music_avqa/strict"
+
+
+@dataclass(frozen=True)
+class Health:
+    """What an alignment's report says of its tokens on held-out frames."""
+
+    attn: float  # mean gap over layers
+    video_attn: float
+    stat: float
+    variance: float  # between samples, % of RGB video's
+    rank: float  # effective rank, % of RGB video's
+    warned: bool
+
+
+def health(alignment: Alignment, place: Place) -> Health | None:
+    """Of an alignment that has finished."""
+    path = alignment.result(place)
+    if not path.exists():
+        return None
+    report = json.loads(path.read_text())
+    video, after = report["video"], report["after"]
+    return Health(
+        mean(after["attention_per_layer"]),
+        mean(video["attention_per_layer"]),
+        after["stat"],
+        100 * after["sample_variance"] / video["sample_variance"],
+        100 * after["effective_rank"] / video["effective_rank"],
+        bool(report["warnings"]),
+    )
+
+
+def score(tuning: Tuning, place: Place) -> dict[str, float]:
+    """Percentage of right answers of a run that has finished: ``all`` and by kind; else empty."""
+    path = tuning.result(place)
+    if not path.exists():
+        return {}
+    figures = json.loads(path.read_text())
+    by_kind = f"{_SCORE}/modality/{SENSES[tuning.sense].world}/"
+    kinds = {
+        name.removeprefix(by_kind): value
+        for name, value in figures.items()
+        if name.startswith(by_kind)
+    }
+    return {"all": figures[_SCORE], **kinds}
+
+
+def trained(tuning: Tuning, place: Place) -> int:
+    """How many parameters were trained for it, in both stages."""
+    folders = [(place.runs / tuning.name / "adapters")]
+    if tuning.alignment:
+        folders.append(tuning.alignment.adapter(place))
+    count = 0
+    for file in (file for folder in folders for file in folder.rglob("*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+        count += sum(math.prod(shape) for shape in shapes)
+    return count
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval over seeds (Student's t)."""
+    if len(values) < 2:
+        return mean(values), math.nan
+    return mean(values), _T95[len(values) - 1] * stdev(values) / math.sqrt(len(values))
 
 
 def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
-    """Write the report of all runs that have finished."""
+    """Write the report of all runs that have finished; tables of which none has are left out."""
+    out.mkdir(parents=True, exist_ok=True)
+    summary = out / "summary.md"
+    parts = [summary.read_text()] if summary.exists() else []
+    lines: list[dict[str, Any]] = []
+    for name, rows_of in TABLES.items():
+        rows = rows_of(seeds)
+        found = {row: [t for t in row.tunings if score(t, place)] for row in rows}
+        if not any(found.values()):
+            continue
+        lines += [_line(name, row, tuning, place) for row in rows for tuning in found[row]]
+        plot(out / f"{name}.png", name, found, place)
+        parts += [_table(name, rows_of.__doc__ or "", found, place), f"![{name}]({name}.png)\n"]
+    parts.append(_confusion(place, seeds))
+    with atomic_file(out / "RESULTS.md") as unfinished:
+        unfinished.write_text("\n".join(parts))
+    with atomic_file(out / "results.csv") as unfinished, unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def _line(table: str, row: Row, tuning: Tuning, place: Place) -> dict[str, Any]:
+    """A run's row of results.csv."""
+    line: dict[str, Any] = {
+        "table": table,
+        "sense": tuning.sense,
+        "row": row.label,
+        "seed": tuning.seed,
+        "trained": trained(tuning, place),
+        "run": str(tuning.result(place).parent),
+        "alignment": "",
+    }
+    line |= {f"accuracy {kind}": round(value, 2) for kind, value in score(tuning, place).items()}
+    if tuning.alignment and (found := health(tuning.alignment, place)):
+        line["alignment"] = str(tuning.alignment.result(place).parent)
+        line |= {name: round(value, 4) for name, value in vars(found).items()}
+    return line
+
+
+def _table(name: str, title: str, found: dict[Row, list[Tuning]], place: Place) -> str:
+    aligned = any(t.alignment for tunings in found.values() for t in tunings)
+    columns = ["sense", "", "right answers, %", "seeds", "trained"]
+    columns += ["L_attn", "L_stat", "variance, %", "rank, %", "warned"] if aligned else []
+    published = PUBLISHED.get(name, {})
+    columns += ["the paper's"] if published else []
+    text = [f"## {title}\n", " | ".join(["", *columns, ""]).strip()]
+    text.append("|" + "---|" * len(columns))
+    for row, tunings in found.items():
+        if not tunings:
+            continue
+        middle, half = interval([score(t, place)["all"] for t in tunings])
+        cells = [SENSES[row.sense].title, row.label]
+        cells.append(f"{middle:.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}"))
+        cells += [str(len(tunings)), f"{trained(tunings[0], place):,}"]
+        if aligned:
+            cells += _health_cells([t.alignment for t in tunings if t.alignment], place)
+        cells += [published.get((row.sense, row.label), "")] if published else []
+        text.append("| " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def _health_cells(alignments: Sequence[Alignment], place: Place) -> list[str]:
+    known = [found for a in alignments if (found := health(a, place))]
+    if not known:
+        return [""] * 5
+    return [
+        f"{mean(h.attn for h in known):.3f}",
+        f"{mean(h.stat for h in known):.1f}",
+        f"{mean(h.variance for h in known):.0f}",
+        f"{mean(h.rank for h in known):.0f}",
+        f"{sum(h.warned for h in known)} of {len(known)}",
+    ]
+
+
+def plot(path: Path, name: str, found: dict[Row, list[Tuning]], place: Place) -> None:
+    """A dot a seed and a bar at their mean, a panel a sense."""
+    from matplotlib.figure import Figure
+
+    senses = list(dict.fromkeys(row.sense for row, tunings in found.items() if tunings))
+    labels = list(dict.fromkeys(row.label for row, tunings in found.items() if tunings))
+    size = (2.2 + 2.4 * len(senses), 1.2 + 0.34 * len(labels))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(senses), sharey=True, squeeze=False)[0]
+    for panel, sense in zip(panels, senses, strict=True):
+        for row, tunings in found.items():
+            if row.sense != sense or not tunings:
+                continue
+            values = [score(tuning, place)["all"] for tuning in tunings]
+            at = labels.index(row.label)
+            panel.plot(values, [at] * len(values), "o", color="tab:blue", alpha=0.6)
+            panel.plot([mean(values)] * 2, [at - 0.3, at + 0.3], color="black")
+        panel.set_title(SENSES[sense].title, fontsize=10)
+        panel.set_yticks(range(len(labels)), labels, fontsize=8)
+        panel.grid(axis="x", alpha=0.3)
+        panel.set_xlabel("right answers, %", fontsize=8)
+    panels[0].invert_yaxis()
+    with atomic_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=110, format="png")
+
+
+def _confusion(place: Place, seeds: Sequence[int]) -> str:
+    """Whether the report warned of alignments whose tokens were of no use."""
+    counts = {(useless, warned): 0 for useless in (True, False) for warned in (True, False)}
+    exceptions = []
+    for tuning in _aligned(seeds):
+        right, blind = score(tuning, place), Tuning(tuning.sense, tuning.seed, "lora-only")
+        assert tuning.alignment is not None
+        found, without = health(tuning.alignment, place), score(blind, place)
+        if not (right and found and without):
+            continue
+        useless = right["all"] < without["all"] + _MARGIN
+        counts[useless, found.warned] += 1
+        if useless != found.warned:
+            exceptions.append(f"{tuning.alignment.name} ({right['all']:.1f} %)")
+    text = [
+        "## Does the report warn of collapsed tokens?\n",
+        f"Of no use: fewer than {_MARGIN:g} points more right answers than without the sense.\n",
+        "| tokens | warned | not warned |",
+        "|---|---|---|",
+        f"| of no use | {counts[True, True]} | {counts[True, False]} |",
+        f"| of use | {counts[False, True]} | {counts[False, False]} |",
+    ]
+    if exceptions:
+        text.append(f"\nOtherwise than they should: {', '.join(exceptions)}.")
+    return "\n".join(text) + "\n"
+
+
+_MARGIN: Final = 4.0
+"""Points; two standard errors of a difference between two runs on some 900 questions each."""
+
+
+def _aligned(seeds: Sequence[int]) -> list[Tuning]:
+    tunings = (t for rows in TABLES.values() for row in rows(seeds) for t in row.tunings)
+    return list(dict.fromkeys(tuning for tuning in tunings if tuning.alignment))

@@ -6,7 +6,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
@@ -40,21 +40,33 @@ def prepare(place: Place, rows: Sequence[Row]) -> None:
 
 
 def execute(runs: Sequence[Alignment | Tuning], place: Place, workers: int, what: str) -> list[str]:
-    """Run what has not finished yet; the names of runs that failed."""
+    """Run what has not finished yet, in so many processes, of which 1 is this one.
+
+    Returns:
+        The names of runs that failed; the others are run all the same.
+    """
     left = [run for run in dict.fromkeys(runs) if not run.result(place).exists()]
-    context = get_context("spawn")  # forking a process with torch's threads may hang
-    pool = ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,))
-    with pool:
-        futures = {
-            pool.submit(_execute, run.command(place), place.runs / f"{run.name}.log"): run.name
-            for run in left
-        }
-        failed = []
-        for future in track(as_completed(futures), what, len(futures)):
-            if code := future.result():
-                failed.append(name := futures[future])
-                say(f"{place.runs / name}.log says why it ended with {code}")
+    failed = []
+    for name, code in track(_executed(left, place, workers), what, len(left)):
+        if code:
+            failed.append(name)
+            say(f"{place.runs / name}.log says why it ended with {code}")
     return failed
+
+
+def _executed(
+    runs: Sequence[Alignment | Tuning], place: Place, workers: int
+) -> Iterator[tuple[str, int]]:
+    jobs = {run.name: (run.command(place), place.runs / f"{run.name}.log") for run in runs}
+    if workers == 1 or len(runs) < 2:
+        for name, job in jobs.items():
+            yield name, _execute(*job)
+        return
+    context = get_context("spawn")  # forking a process with torch's threads may hang
+    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+        futures = {pool.submit(_execute, *job): name for name, job in jobs.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def _execute(arguments: list[str], log: Path) -> int:
@@ -62,12 +74,14 @@ def _execute(arguments: list[str], log: Path) -> int:
     from vlynx_pl.cli import main as vlynx
 
     log.parent.mkdir(parents=True, exist_ok=True)
-    sys.argv = ["vlynx", *arguments]
+    own, sys.argv = sys.argv, ["vlynx", *arguments]
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
         try:
             vlynx()
         except SystemExit as end:
             return int(end.code or 0)
+        finally:
+            sys.argv = own
     return 0
 
 
@@ -93,9 +107,10 @@ def main() -> None:
         prepare(place, rows)
         tunings = [tuning for row in rows for tuning in row.tunings]
         alignments = [tuning.alignment for tuning in tunings if tuning.alignment]
-        failed += execute(alignments, place, options.workers, f"{name}: alignments")
-        failed += execute(tunings, place, options.workers, f"{name}: tunings")
-        write_report(options.out, place, options.seeds)
+        sources = [alignment.guidance for alignment in alignments if alignment.guidance]
+        for what, runs in (("guidance", sources), ("alignments", alignments), ("tunings", tunings)):
+            failed += execute(runs, place, options.workers, f"{name}: {what}")
+        write_report(options.out, place, seeds)
     if failed:
         sys.exit(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries again")
 

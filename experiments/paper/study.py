@@ -4,9 +4,10 @@ A run is a command of ``vlynx`` in a folder of its own, so that every number can
 configuration, its answers and its provenance. Settings were chosen on worlds of another seed.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 CLIPS: Final = 1000
 HELD_OUT: Final = 250  # the last of them
@@ -76,7 +77,8 @@ class Alignment:
     seed: int
     label: str = "full"
     options: tuple[str, ...] = ()
-    guidance: str = ""  # of another sense's world; empty is its own
+    videos: int = 500  # reference videos at most
+    guidance: "Alignment | None" = None  # whose guidance it takes, instead of one of its own
 
     @property
     def name(self) -> str:
@@ -106,7 +108,18 @@ class Alignment:
             "--trainer.max_epochs=-1",
             "--trainer.limit_val_batches=0",
             "--model.learning_rate=5e-4",
+            f"--trainer.callbacks={json.dumps(self._callbacks(place))}",
             *self.options,
+        ]
+
+    def _callbacks(self, place: Place) -> list[dict[str, Any]]:
+        guidance: dict[str, Any] = {"max_batches": self.videos}
+        if self.guidance:
+            guidance = {"path": str(place.runs / self.guidance.name / "guidance.safetensors")}
+        return [
+            {"class_path": "callbacks.ReferenceGuidance", "init_args": guidance},
+            {"class_path": "callbacks.AdapterCheckpoint"},
+            {"class_path": "callbacks.AlignmentReport"},
         ]
 
 

@@ -106,8 +106,100 @@ def _named(options: tuple[str, ...]) -> tuple[str, ...]:
     return ("+".join(settings) or "full", *options)
 
 
+SWEPT: Final = "audio"  # the sense whose alignment matters most
+
+
+def _swept(seeds: Seeds, unit: str, values: Mapping[str, tuple[str, ...]]) -> list[Row]:
+    """One setting at several values; the study's own value is called full."""
+    rows = []
+    for value, options in values.items():
+        label = f"{unit}={value}" if options else "full"
+        rows.append(aligned(SWEPT, seeds, f"{unit} {value}", label, *options))
+    return rows
+
+
+def ranks(seeds: Seeds) -> list[Row]:
+    """Table 6: rank of the vision adapter."""
+    options = {str(r): (f"--model.rank={r}", f"--model.alpha={2 * r}") for r in (8, 16, 32, 64)}
+    return _swept(seeds, "rank", options | {"16": ()})
+
+
+def steps(seeds: Seeds) -> list[Row]:
+    """How long to align."""
+    options = {str(n): (f"--trainer.max_steps={n}",) for n in (20, 50, 150, 500)}
+    return _swept(seeds, "steps", options | {"150": ()})
+
+
+def betas(seeds: Seeds) -> list[Row]:
+    """Weight of L_stat."""
+    options = {value: (f"--model.stat_weight={value}",) for value in ("0.001", "0.01", "0.1", "1")}
+    return _swept(seeds, "β", options | {"0.1": ()})
+
+
+def data(seeds: Seeds) -> list[Row]:
+    """How scores grow with the share of tuning clips; alignment has all of them, unpaired."""
+    return [
+        Row(
+            SWEPT,
+            f"{method}, {share:.0%} of the clips",
+            tuple(
+                Tuning(SWEPT, seed, way, Alignment(SWEPT, seed) if aligns else None, share=share)
+                for seed in seeds
+            ),
+        )
+        for share in (0.01, 0.03, 0.1, 1.0)
+        for method, way, aligns in (
+            ("LoRA-only", "lora-only", False),
+            ("no alignment", "raw", False),
+            ("V-LynX", "aligned", True),
+        )
+    ]
+
+
+def references(seeds: Seeds) -> list[Row]:
+    """Table 7: how many reference videos, and whose."""
+    rows = [
+        Row(
+            SWEPT,
+            f"{videos} videos of its own",
+            tuple(
+                Tuning(
+                    SWEPT, seed, "aligned", Alignment(SWEPT, seed, f"videos={videos}", (), videos)
+                )
+                for seed in seeds
+            ),
+        )
+        for videos in (1, 16, 128)
+    ]
+    rows.append(aligned(SWEPT, seeds, "500 videos of its own"))
+    for other in ("3d", "highfps", "ego"):
+        label = f"guidance={other}"
+        rows.append(
+            Row(
+                SWEPT,
+                f"500 videos of {SENSES[other].title}",
+                tuple(
+                    Tuning(
+                        SWEPT,
+                        seed,
+                        "aligned",
+                        Alignment(SWEPT, seed, label, guidance=Alignment(other, seed)),
+                    )
+                    for seed in seeds
+                ),
+            )
+        )
+    return rows
+
+
 TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "senses": senses,
     "components": components,
     "remedies": remedies,
+    "ranks": ranks,
+    "steps": steps,
+    "betas": betas,
+    "data": data,
+    "references": references,
 }
+"""Name → what it runs, in the order of running: the last takes guidance of the first's runs."""

@@ -1,0 +1,114 @@
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from experiments.paper import report
+from experiments.paper.questions import ASKED, clip
+from experiments.paper.report import interval, write_report
+from experiments.paper.run import execute, prepare
+from experiments.paper.study import Alignment, Place, Tuning
+from experiments.paper.tables import TABLES, Row, aligned, plain
+
+SEEDS = (1, 2, 3)
+
+
+def all_runs():
+    rows = [row for rows_of in TABLES.values() for row in rows_of(SEEDS)]
+    tunings = [tuning for row in rows for tuning in row.tunings]
+    alignments = [tuning.alignment for tuning in tunings if tuning.alignment]
+    return [*tunings, *alignments, *(a.guidance for a in alignments if a.guidance)]
+
+
+def test_runs_share_a_folder_only_if_they_are_the_same_run():
+    place, commands = Place(Path("data"), Path("runs")), {}
+    for run in all_runs():
+        command = run.command(place)
+        assert commands.setdefault(run.name, command) == command
+    assert len(set(map(tuple, commands.values()))) == len(commands)
+
+
+@pytest.mark.parametrize("world", ASKED)
+def test_questions_are_of_the_kinds_that_need_the_sense(world):
+    records = [clip(world, 0, index, 3) for index in range(20)]
+    kinds = {question["kind"] for record in records for question in record["questions"]}
+    assert kinds == set(ASKED[world])
+    assert all(len(record["questions"]) <= 3 for record in records)
+    assert records == [clip(world, 0, index, 3) for index in range(20)]
+
+
+def test_no_answer_of_the_ego_world_is_seen_in_the_record():
+    assert {clip("ego", 0, i, 6)["questions"][0]["answer"] for i in range(8)} == {
+        "novice",
+        "early",
+        "intermediate",
+        "late",
+    }
+
+
+def test_an_interval_is_students():
+    """Against a table of the 97.5 % quantile: 4.303 for two degrees of freedom."""
+    middle, half = interval([1.0, 2.0, 4.0])
+    assert middle == pytest.approx(7 / 3)
+    assert half == pytest.approx(4.303 * math.sqrt(7 / 3) / math.sqrt(3), rel=2e-3)
+    assert math.isnan(interval([1.0])[1])
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory) -> tuple[Place, list[Row], list[str]]:
+    """A study of a dozen scenes, and two steps a run, and one run that fails."""
+    folder = tmp_path_factory.mktemp("study")
+    place = Place(
+        folder / "data", folder / "runs", clips=12, held_out=4, align_steps=2, tune_steps=2
+    )
+    rows = [
+        plain("3d", [1], "zero-shot", "zero-shot"),
+        plain("3d", [1], "LoRA-only", "lora-only"),
+        plain("3d", [1], "PAVE", "pave"),
+        aligned("3d", [1], "V-LynX"),
+    ]
+    prepare(place, rows)
+    tunings = [tuning for row in rows for tuning in row.tunings]
+    bad = Tuning("3d", 1, "raw", options=("--model.learning_rate=fast",))
+    failed = execute([Alignment("3d", 1)], place, 1, "alignments")
+    failed += execute([*tunings, bad], place, 1, "tunings")
+    return place, rows, failed
+
+
+def test_every_run_leaves_its_result_and_a_failure_is_named(studied):
+    place, rows, failed = studied
+    assert failed == ["tune/3d-raw-seed1"]
+    assert "learning_rate" in (place.runs / "tune/3d-raw-seed1.log").read_text()
+    for row in rows:
+        for tuning in row.tunings:
+            assert tuning.result(place).exists()
+
+
+def test_finished_runs_are_not_run_again(studied):
+    place, rows, _ = studied
+    tunings = [tuning for row in rows for tuning in row.tunings]
+    before = [tuning.result(place).stat().st_mtime_ns for tuning in tunings]
+    assert execute(tunings, place, 1, "again") == []
+    assert before == [tuning.result(place).stat().st_mtime_ns for tuning in tunings]
+
+
+def test_the_report_says_what_the_runs_say(studied, tmp_path, monkeypatch):
+    place, rows, _ = studied
+    monkeypatch.setattr(report, "TABLES", {"senses": lambda seeds: rows})
+    write_report(tmp_path, place, [1])
+    with (tmp_path / "results.csv").open() as file:
+        lines = {line["row"]: line for line in csv.DictReader(file)}
+    assert set(lines) == {"zero-shot", "LoRA-only", "PAVE", "V-LynX"}
+    for line in lines.values():
+        answers = (Path(line["run"]) / "predictions-val.jsonl").read_text().splitlines()
+        said = [json.loads(answer) for answer in answers]
+        right = [row["prediction"] in row["references"] for row in said]
+        assert float(line["accuracy all"]) == pytest.approx(100 * sum(right) / len(right), abs=0.01)
+    assert int(lines["zero-shot"]["trained"]) == 0
+    assert int(lines["LoRA-only"]["trained"]) < int(lines["V-LynX"]["trained"])
+    assert int(lines["LoRA-only"]["trained"]) < int(lines["PAVE"]["trained"])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| depth, Turbo colours | V-LynX |" in text and "ScanQA CIDEr 87.1" in text
+    assert (tmp_path / "senses.png").read_bytes().startswith(b"\x89PNG")
