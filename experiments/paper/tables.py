@@ -67,43 +67,42 @@ def components(seeds: Seeds) -> list[Row]:
     ]
 
 
-_PAPER = ("--model.stat_weight=0.01",)
-_REMEDIES: Final[Mapping[str, tuple[str, ...]]] = {
-    "released, β 0.01": _PAPER,
-    "released, β 0.1": (),
-    "as in the paper, β 0.01": (
-        *_PAPER,
-        "--model.queries=all",
-        "--model.response=context",
-        "--model.detach_reference=true",
+_NONE, _LITTLE = "--model.stat_weight=0", "--model.stat_weight=0.01"  # β
+_RELATIVE = ("--model.stat_scale=relative", "--model.stat_weight=1")
+_FLOOR = "--model.attn_floor=true"
+_REMEDIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "released, β 0": ("attn", (_NONE,)),
+    "released, β 0.01": ("β=0.01", (_LITTLE,)),
+    "released, β 0.1": ("full", ()),
+    "released, β 0, stopped early": ("attn-early", (_NONE, "--trainer.max_steps=20")),
+    "stop-gradient on the reference": ("detached", (_LITTLE, "--model.detach_reference=true")),
+    "response before the projection": ("context", (_LITTLE, "--model.response=context")),
+    "both, and all queries: the paper's": (
+        "paper",
+        (
+            _LITTLE,
+            "--model.detach_reference=true",
+            "--model.response=context",
+            "--model.queries=all",
+        ),
     ),
-    "stop-gradient on the reference": (*_PAPER, "--model.detach_reference=true"),
-    "response before the projection": (*_PAPER, "--model.response=context"),
-    "L_stat relative to the guidance": ("--model.stat_scale=relative", "--model.stat_weight=1"),
-    "mean responses": (*_PAPER, "--model.match=mean"),
-    "gaps down to those of video": (*_PAPER, "--model.attn_floor=true"),
-    "variance floor": (*_PAPER, "--model.variance_weight=1"),
-    "relative L_stat, gaps down to video's": (
-        "--model.stat_scale=relative",
-        "--model.stat_weight=1",
-        "--model.attn_floor=true",
-    ),
+    "L_stat relative to the guidance": ("relative", _RELATIVE),
+    "mean responses": ("mean", (_LITTLE, "--model.match=mean")),
+    "variance floor": ("variance", (_LITTLE, "--model.variance_weight=1")),
+    "gaps down to those of video": ("floor", (_LITTLE, _FLOOR)),
+    "relative L_stat, gaps down to video's": ("relative-floor", (*_RELATIVE, _FLOOR)),
+    "without L_attn": ("stat", ("--model.attn_weight=0",)),
 }
+"""What it is → label and options."""
 
 
 def remedies(seeds: Seeds) -> list[Row]:
     """What keeps the attention loss from collapsing the tokens."""
     return [
-        aligned(sense, seeds, text, *_named(options))
+        aligned(sense, seeds, text, label, *options)
         for sense in ABLATED
-        for text, options in _REMEDIES.items()
+        for text, (label, options) in _REMEDIES.items()
     ]
-
-
-def _named(options: tuple[str, ...]) -> tuple[str, ...]:
-    """A label for the folder, and the options; the study's own settings are called full."""
-    settings = [option.removeprefix("--model.") for option in options]
-    return ("+".join(settings) or "full", *options)
 
 
 SWEPT: Final = "audio"  # the sense whose alignment matters most
