@@ -43,7 +43,8 @@ class ReferenceGuidance(Callback):
     """Gives the LightningModule its guidance, and leaves it in the run folder.
 
     What an earlier session of the run left there is used where it fits: the guidance itself, or
-    ``guidance.unfinished``, the sums of a pass that was stopped, by any number of ranks.
+    ``guidance.unfinished``, the sums of a pass that was stopped, by any number of ranks. Where the
+    module has an attention floor, the first reference videos are measured for it in every session.
 
     Args:
         path: a guidance file to use; None computes one from the data module's
@@ -150,6 +151,8 @@ class ReferenceGuidance(Callback):
 def _video_gaps(trainer: Trainer, module: InterfaceAlignment) -> Tensor:
     """(L,) attention gaps of the first reference videos, the same ones on every rank."""
     videos = range(len(data(trainer).reference_names()))[: 1 if is_trial(trainer) else _FLOOR]
+    if not videos:
+        raise UserError("attn_floor=true needs reference videos, of which the data has none")
     loader = data(trainer).reference_dataloader(videos)
     device = module.backbone.newline.device
     with evaluating(module):

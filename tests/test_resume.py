@@ -125,7 +125,9 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def session(data, run, stage, place=(), *, workers=0, minutes=0.0, dropout=0.1, **trainer):
+def session(
+    data, run, stage, place=(), *, workers=0, minutes=0.0, dropout=0.1, losses=(), **trainer
+):
     """One process from its start to its end: what a command would do."""
     forget_signals()
     torch.manual_seed(0)
@@ -133,7 +135,7 @@ def session(data, run, stage, place=(), *, workers=0, minutes=0.0, dropout=0.1, 
     backbone = load_backbone(str(MINIATURE), "float32")
     sizes = {"rank": 2, "alpha": 4, "dropout": dropout, "learning_rate": 1e-3, "warmup": 0.2}
     if stage == "alignment":
-        module = InterfaceAlignment(backbone, "3d", **sizes)
+        module = InterfaceAlignment(backbone, "3d", **sizes, **dict(losses))
         own = [ReferenceGuidance(max_batches=2)]
     else:
         module = InstructionTuning(backbone, "scanqa", {"3d": None}, **sizes)
@@ -362,6 +364,28 @@ def test_two_ranks_learn_what_one_does(stage, undisturbed, data):
     for name in alone:
         torch.testing.assert_close(together[name], alone[name], atol=1e-5, rtol=0)
     assert_near(metrics, logged)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        {"match": "mean", "variance_weight": 0.5},
+        pytest.param({"attn_floor": True, "stat_scale": "relative"}, marks=slow),
+    ],
+    ids=str,
+)
+def test_other_losses_are_of_all_ranks_too(losses, undisturbed, data):
+    """Parts of a batch are of two samples and of one, and of one and of none."""
+    alone, together = (
+        left(undisturbed("alignment", ranks, dropout=0.0, losses=tuple(losses.items())))
+        for ranks in (1, 2)
+    )
+    plain, *_ = left(undisturbed("alignment", 1, dropout=0.0))
+    assert all(not torch.equal(alone[0][name], plain[name]) for name in plain)
+    apart = torch.cat([(together[0][name] - alone[0][name]).abs().flatten() for name in plain])
+    # Where a hinge leaves hardly any gradient, AdamW makes steps of its rounding.
+    assert apart.mean() < 1e-7 and apart.max() < 1e-4
+    assert_near(together[2], alone[2])
 
 
 def assert_near(metrics, wanted) -> None:

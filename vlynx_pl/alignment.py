@@ -16,6 +16,7 @@ from typing_extensions import override
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.errors import UserError
 from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
 from vlynx_pl.losses import (
     attention_response_loss,
@@ -59,7 +60,8 @@ class InterfaceAlignment(AdapterTraining):
         match: compare ``each`` response with its reference, or their ``mean`` over a batch, which
             leaves samples free to differ.
         attn_floor: a layer's gap costs nothing up to what RGB video itself has; nearer to the mean
-            video than videos are is not nearer to video. ReferenceGuidance measures it.
+            video than videos are is not nearer to video. ReferenceGuidance measures it. Only where
+            ``each`` response is compared.
         stat_scale: token statistics in the tokens' own units, or ``relative`` to the guidance's
             spread, so that β means the same for every backbone.
         variance_weight: weight of a floor under the tokens' variance between samples (VICReg).
@@ -68,6 +70,9 @@ class InterfaceAlignment(AdapterTraining):
             ranks changes nothing, or each ``rank``'s own, as released.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with a linearly rising rate, before a cosine to zero.
+
+    Raises:
+        UserError: a floor is wanted for mean responses.
     """
 
     reference_keys: Tensor  # (L, h, S, d)
@@ -96,6 +101,11 @@ class InterfaceAlignment(AdapterTraining):
         learning_rate: float = 2e-5,
         warmup: float = 0.03,
     ) -> None:
+        if attn_floor and match == "mean":
+            raise UserError(
+                "attn_floor=true is of single responses, whose gaps are wider than those of the "
+                "mean; set match to each or attn_floor to false"
+            )
         super().__init__(backbone, learning_rate, warmup)
         self.modality = modality
         self.stat_weight, self.attn_weight = stat_weight, attn_weight
@@ -222,22 +232,28 @@ class InterfaceAlignment(AdapterTraining):
 
         ``attn`` is this rank's mean where each response has a gap of its own; see ``statistics``
         for all else, which takes the first ``count`` samples into account, all by default.
+
+        Raises:
+            RuntimeError: no guidance, or no wanted floor of attention gaps, was given yet.
         """
         if count == 0 and self.statistics == "rank":
             count = None  # nothing has no mean, and weighs nothing anyway
         total = total_over_ranks if self.statistics == "batch" and ranks() > 1 else None
 
         def mean(every: Tensor) -> Tensor:
-            whole = len(every) if count is None else count * frames.shape[1]
+            whole = len(every) if count is None else len(every) * count // len(frames)
             return mean_of_all(every[:whole], total)
 
         encoded = self.encode(frames, self.modality, mean if self.match == "mean" else None)
         gaps = encoded.attention_gaps
         if self.attn_floor:
             if self._floor is None:
-                raise RuntimeError("attn_floor needs use_attention_floor(gaps of RGB video)")
-            if total is not None and self.match == "each":
-                gaps = mean(gaps.expand(frames.shape[0] * frames.shape[1], -1))
+                raise RuntimeError(
+                    "no gaps of RGB video for attn_floor yet: add the ReferenceGuidance callback "
+                    "to the trainer, or call use_attention_floor"
+                )
+            if total is not None:
+                gaps = mean(gaps.expand(len(frames), -1))
             gaps = (gaps - self._floor.to(gaps)).relu()
         tokens = encoded.tokens[:count]
         statistics = self.reference_token_mean, self.reference_token_var

@@ -1,4 +1,4 @@
-"""The two alignment losses as pure functions (paper eq. 4-8; method.md section 3)."""
+"""The alignment losses as pure functions (paper eq. 4-8; method.md section 3)."""
 
 from collections.abc import Callable
 from typing import Final

@@ -46,7 +46,7 @@ class Videos(LightningDataModule):
             log.write(f"{position} ")
         self.events.get(position, lambda: None)()
         generator = torch.Generator().manual_seed(position)
-        shape = (1, LENGTHS[position], 3, 64, 64)
+        shape = (1, LENGTHS[position % COUNT], 3, 64, 64)
         frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
         return {"frames": frames, "clips": self.reference_names()[position]}
 
@@ -405,3 +405,59 @@ def test_a_fast_dev_run_reads_one_video_and_leaves_no_files(run):
     guidance, read = run.session(trial=True)
     assert read == [0] and guidance.num_videos == 1
     assert not run.folder.exists()
+
+
+@pytest.fixture
+def floors(module, monkeypatch):
+    """A module that wants a floor of attention gaps; gives those it was given."""
+    given = []
+    monkeypatch.setattr(module, "attn_floor", True)
+    monkeypatch.setattr(
+        InterfaceAlignment, "use_attention_floor", lambda _, gaps: given.append(gaps)
+    )
+    return given
+
+
+@torch.no_grad()
+def direct_gaps(run, guidance, count):
+    """Measured by a module of its own, one video after the other."""
+    module = InterfaceAlignment(load_backbone(str(MINIATURE), "float32"), "3d", 4, 8)
+    module.use_guidance(guidance)
+    videos = Videos(run.log, count=count)
+    gaps = [module.encode(videos.read(i)["frames"], None).attention_gaps for i in range(count)]
+    return sum(gaps) / count
+
+
+def test_a_floor_is_the_gaps_of_videos_and_a_resumed_run_measures_the_same(run, floors):
+    guidance, read = run.session()
+    assert read == sorted([*range(COUNT)] * 2), "once for the guidance, once for the gaps"
+    with torch.no_grad():  # the adapter has no part in it
+        for parameter in run.module.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    run.module.train()
+    _, read = run.session()
+    assert read == list(range(COUNT)), "the guidance is there"
+    first, again = floors
+    assert torch.equal(first, again) and not first.requires_grad
+    assert_close(first, direct_gaps(run, guidance, COUNT))
+
+
+def test_a_floor_is_of_the_first_videos_alone_whatever_guidance_is_given(run, whole, floors):
+    path = run.folder.with_suffix(".safetensors")
+    whole.save(path)
+    guidance, read = run.session(path=str(path), count=40)
+    assert read == list(range(32))
+    assert_close(floors, [direct_gaps(run, guidance, 32)])
+
+
+def test_a_floor_needs_videos(run, whole, floors):
+    path = run.folder.with_suffix(".safetensors")
+    whole.save(path)
+    with pytest.raises(UserError, match="attn_floor=true needs reference videos"):
+        run.session(path=str(path), count=0)
+
+
+def test_without_a_floor_nothing_is_measured(run, floors, module, monkeypatch):
+    monkeypatch.setattr(module, "attn_floor", False)
+    assert run.session()[1] == list(range(COUNT)) and floors == []

@@ -6,8 +6,14 @@ from torch.testing import assert_close
 
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.attention import listen
+from vlynx_pl.errors import UserError
 from vlynx_pl.guidance import estimate_guidance
-from vlynx_pl.losses import attention_response_loss, token_statistics_loss
+from vlynx_pl.losses import (
+    attention_response_loss,
+    reference_response,
+    token_statistics_loss,
+    variance_floor_loss,
+)
 
 
 @pytest.fixture
@@ -28,6 +34,8 @@ def test_defaults_are_the_released_recipe(backbone):
     assert (config.r, config.lora_alpha, config.lora_dropout) == (64, 128, 0.05)
     assert (module.stat_weight, module.queries, module.response) == (0.01, "pooled", "projected")
     assert not module.detach_reference and not module.include_newline
+    assert (module.match, module.stat_scale, module.variance_weight) == ("each", "absolute", 0)
+    assert not module.attn_floor
 
 
 @pytest.mark.parametrize("queries", ["pooled", "all"])
@@ -59,6 +67,99 @@ def test_losses_are_the_mean_over_layers_and_the_weighted_sum(module, depth, que
     stat = token_statistics_loss(tokens, guidance.token_mean, guidance.token_var)
     assert_close(losses["stat"], stat)
     assert_close(losses["total"], losses["attn"] + 0.01 * losses["stat"])
+    assert losses.keys() == {"attn", "stat", "total"}
+
+
+OPTIONS = {
+    "match": "mean",
+    "attn_floor": True,
+    "stat_scale": "relative",
+    "variance_weight": 0.5,
+}
+
+
+@pytest.fixture
+def trained(module):
+    """With an adapter that does something, and a floor that some layers are above."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.1, generator=generator)
+    return module
+
+
+@torch.no_grad()
+def heard(module, frames):
+    """Tokens, and in each layer its responses less those to the guidance, (L, F, Q, C)."""
+    layers, guidance, found = module.backbone.attention_layers(), module.guidance, []
+    chosen = [r * 8 + c for r in range(0, 8, 2) for c in range(0, 8, 2)]
+
+    def direct(call):
+        keys, values = guidance.keys[call.layer], guidance.values[call.layer]
+        reference = reference_response(call.query[:, :, chosen], keys, values)
+        found.append(call.output[:, chosen] - layers[call.layer].out_proj(reference))
+
+    with listen(layers, direct):
+        tokens = module.backbone.encode(frames, "3d")
+    return tokens, torch.stack(found)
+
+
+@torch.no_grad()
+def test_each_option_changes_the_loss_that_it_names(trained, videos):
+    frames, guidance = 255 - videos, trained.guidance
+    tokens, differences = heard(trained, frames)
+    gaps = differences.abs().mean((1, 2, 3))
+    floor = gaps.median() * torch.tensor([0.5, 2.0]).repeat(len(gaps))[: len(gaps)]
+    rows = tokens.flatten(0, 2)
+    mean = (guidance.token_mean - rows.mean(0)).norm() / guidance.token_var.sum().sqrt()
+    spread = guidance.token_var - rows.var(0, correction=0)
+    wanted = {
+        "match": {"attn": differences.mean(1).abs().mean()},
+        "attn_floor": {"attn": (gaps - floor).relu().mean()},
+        "stat_scale": {"stat": mean + spread.norm() / guidance.token_var.norm()},
+        "variance_weight": {
+            "variance": variance_floor_loss(tokens.flatten(0, 1), guidance.token_var)
+        },
+    }
+    plain = trained.losses(frames)
+    assert_close(plain["attn"], gaps.mean())
+    trained.use_attention_floor(floor)
+    for option, value in OPTIONS.items():
+        before = getattr(trained, option)
+        setattr(trained, option, value)
+        losses = trained.losses(frames)
+        setattr(trained, option, before)
+        for name, loss in (plain | wanted[option]).items():
+            if name != "total":
+                assert_close(losses[name], loss, rtol=1e-4, atol=1e-6, msg=f"{option}: {name}")
+                assert name not in wanted[option] or abs(loss - plain.get(name, 0)) > 0.01
+        variance = losses.get("variance", torch.tensor(0.0))
+        assert_close(losses["total"], losses["attn"] + 0.01 * losses["stat"] + 0.5 * variance)
+
+
+def test_gaps_below_the_floor_cost_nothing_and_have_no_gradient(trained, depth):
+    trained.attn_floor = True
+    trained.use_attention_floor(heard(trained, depth)[1].abs().mean((1, 2, 3)) * 1.001)
+    loss = trained.losses(depth)["attn"]
+    loss.backward()
+    assert loss == 0
+    assert not any(p.grad.any() for p in trained.parameters() if p.grad is not None)
+
+
+def test_a_floor_without_gaps_says_what_is_missing(module, depth):
+    module.attn_floor = True
+    with pytest.raises(RuntimeError, match=r"add the ReferenceGuidance callback .* call use_att"):
+        module.losses(depth)
+
+
+def test_mean_responses_have_no_floor(backbone):
+    with pytest.raises(UserError, match="set match to each or attn_floor to false"):
+        InterfaceAlignment(backbone, "3d", match="mean", attn_floor=True)
+
+
+def test_samples_beyond_the_count_do_not_count(trained, videos):
+    trained.match, trained.variance_weight = "mean", 0.5
+    assert_close(trained.losses(255 - videos, 1), trained.losses(255 - videos[:1]))
 
 
 def test_alignment_needs_neither_text_nor_the_language_model(module, depth):
@@ -120,9 +221,39 @@ def test_blank_frames_have_a_finite_loss(module, fill):
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
 
 
-def test_a_rank_with_nothing_of_a_batch_has_finite_losses(module, depth):
+EACH = [{}, *({name: value} for name, value in OPTIONS.items())]
+
+
+@pytest.mark.parametrize("options", EACH, ids=str)
+def test_a_rank_with_nothing_of_a_batch_has_finite_losses(module, depth, options):
     module.statistics = "rank"
-    assert all(loss.isfinite() for loss in module.losses(depth, 0).values())
+    module.use_attention_floor(torch.zeros(len(module.reference_keys)))
+    for name, value in options.items():
+        setattr(module, name, value)
+    losses = module.losses(depth[:1], 0)
+    losses["total"].backward()
+    assert all(loss.isfinite() for loss in losses.values())
+    assert all(p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("options", EACH, ids=str)
+def test_nothing_of_a_batch_adds_nothing_to_what_the_other_ranks_have(
+    trained, depth, options, monkeypatch
+):
+    """The other rank is one whose every sum and count is 1."""
+    monkeypatch.setattr("vlynx_pl.alignment.ranks", lambda: 2)
+    monkeypatch.setattr("vlynx_pl.alignment.total_over_ranks", lambda part: part + 1)
+    trained.use_attention_floor(torch.zeros(len(trained.reference_keys)))
+    for name, value in options.items():
+        setattr(trained, name, value)
+    losses, others = trained.losses(depth[:1], 0), trained.losses(255 - depth[1:], 0)
+    apart = not options.keys() & {"match", "attn_floor"}
+    for name in losses.keys() - ({"attn", "total"} if apart else set()):
+        assert losses[name].isfinite() and torch.equal(losses[name], others[name]), name
+    if not apart:
+        assert losses["attn"] == 1
+        losses["total"].backward()
+        assert all((p.grad == 0).all() for p in trained.parameters() if p.requires_grad)
 
 
 def test_the_newline_can_be_counted_as_released(module, depth):
