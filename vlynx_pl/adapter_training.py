@@ -91,10 +91,14 @@ class AdapterTraining(LightningModule):
         mean.update(value, count)
         self.log(name, mean, batch_size=1, metric_attribute=f"_means.{name}")
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained, and a peak learning rate where it is not ``learning_rate``."""
+        return [{"params": list(self._trained().values())}]
+
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(
-            self._trained().values(), lr=self.learning_rate, weight_decay=0.0
+            self.parameter_groups(), lr=self.learning_rate, weight_decay=0.0
         )
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)

@@ -55,6 +55,8 @@ class InstructionTuning(AdapterTraining):
             paper's "no interface adaptation" (Table 5).
         vision_rank: LoRA r of vision adapters that begin from nothing.
         vision_alpha: their LoRA scale numerator.
+        vision_learning_rate: peak of theirs; null is ``learning_rate``. What suits the LLM may be
+            far too much for a vision encoder.
         pooled: modalities whose tokens are averaged over each frame.
         merged: modalities of two pictures a moment (``turbo+normals``), whose tokens are averaged.
         question_budget: most tokens of questions and answers in a sequence; a clip with more
@@ -80,6 +82,7 @@ class InstructionTuning(AdapterTraining):
         train_vision: bool = False,
         vision_rank: int = 64,
         vision_alpha: int = 128,
+        vision_learning_rate: float | None = None,
         pooled: Sequence[str] = (),
         merged: Sequence[str] = (),
         question_budget: int = 4096,
@@ -89,9 +92,14 @@ class InstructionTuning(AdapterTraining):
         learning_rate: float = 1e-4,
         warmup: float = 0.03,
     ) -> None:
+        if vision_learning_rate is not None and not (train_vision and modalities):
+            raise UserError(
+                f"vision_learning_rate={vision_learning_rate} trains nothing without "
+                "train_vision=true and modalities; give them, or leave it null"
+            )
         super().__init__(backbone, learning_rate, warmup)
         self.task, self.modalities = task, dict(modalities or {})
-        self.train_vision = train_vision
+        self.train_vision, self.vision_learning_rate = train_vision, vision_learning_rate
         self.pooled, self.merged = frozenset(pooled), frozenset(merged)
         self.question_budget, self.max_new_tokens = question_budget, max_new_tokens
         self.choices = choices
@@ -158,6 +166,20 @@ class InstructionTuning(AdapterTraining):
             for name in self.modalities:
                 trained[f"vision-{name}"] = (self.backbone.vision_adapters, name)
         return trained
+
+    @override
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if self.vision_learning_rate is None:
+            return super().parameter_groups()
+        seeing = set(self.backbone.vision_tower.parameters())
+        trained = self._trained().values()
+        return [
+            {"params": [parameter for parameter in trained if parameter not in seeing]},
+            {
+                "params": [parameter for parameter in trained if parameter in seeing],
+                "lr": self.vision_learning_rate,
+            },
+        ]
 
     @property
     def roads(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from experiments.paper.published import PUBLISHED
 from experiments.paper.study import SENSES, Alignment, Place, Tuning
-from experiments.paper.tables import TABLES, Row
+from experiments.paper.tables import TABLES, Row, plain
 from vlynx_pl.files import atomic_file
 
 # Student's t for an interval of 95 %, by degrees of freedom.
@@ -97,7 +97,7 @@ def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
     for name, rows_of in TABLES.items():
         rows = rows_of(seeds)
         found = {row: [t for t in row.tunings if score(t, place)] for row in rows}
-        if not any(found.values()):
+        if sum(map(bool, found.values())) < 2:  # nothing to compare
             continue
         lines += [_line(name, row, tuning, place) for row in rows for tuning in found[row]]
         plot(out / f"{name}.png", name, found, place)
@@ -195,9 +195,10 @@ def _confusion(place: Place, seeds: Sequence[int]) -> str:
     counts = {(useless, warned): 0 for useless in (True, False) for warned in (True, False)}
     exceptions = []
     for tuning in _aligned(seeds):
-        right, blind = score(tuning, place), Tuning(tuning.sense, tuning.seed, "lora-only")
+        (blind,) = plain(tuning.sense, [tuning.seed], "", "lora-only").tunings
         assert tuning.alignment is not None
-        found, without = health(tuning.alignment, place), score(blind, place)
+        right, without = score(tuning, place), score(blind, place)
+        found = health(tuning.alignment, place)
         if not (right and found and without):
             continue
         useless = right["all"] < without["all"] + _MARGIN

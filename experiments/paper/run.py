@@ -90,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed, few clips and steps")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="tables")
+    parser.add_argument("--senses", nargs="+", choices=SENSES, default=list(SENSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--data", type=Path, default=Path("data/paper"))
     parser.add_argument("--runs", type=Path, default=Path("runs/paper"))
@@ -103,7 +104,7 @@ def main() -> None:
         options.out, seeds = options.runs / "quick", seeds[:1]
     failed = []
     for name in options.only:
-        rows = TABLES[name](seeds)
+        rows = [row for row in TABLES[name](seeds) if row.sense in options.senses]
         prepare(place, rows)
         tunings = [tuning for row in rows for tuning in row.tunings]
         alignments = [tuning.alignment for tuning in tunings if tuning.alignment]

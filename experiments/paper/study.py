@@ -158,7 +158,7 @@ class Tuning:
                 reads = [f"--model.side={sense.modality}"]
             case "joint":
                 reads += ["--model.train_vision=true", "--model.vision_rank=16"]
-                reads += ["--model.vision_alpha=32"]
+                reads += ["--model.vision_alpha=32", "--model.vision_learning_rate=5e-4"]
         if self.method != "joint":  # what is trained along changes with every step
             reads += ["--trainer.callbacks+=callbacks.KeepTokens"]
             reads += [f"--trainer.callbacks.folder={place.runs / 'tokens'}"]

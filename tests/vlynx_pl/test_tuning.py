@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -85,6 +86,26 @@ def test_vision_adapters_may_be_trained_along_from_nothing(fresh, videos):
     vision = adapter_parameters(fresh.vision_adapters, "3d")
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in vision.values())
     assert set(module.trained_adapters()) == {"llm-qa", "vision-3d"}
+
+
+def test_vision_adapters_may_have_a_learning_rate_of_their_own(fresh):
+    module = InstructionTuning(
+        fresh, "qa", {"3d": None}, **LLM, train_vision=True, vision_learning_rate=1e-5
+    )
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    vision = adapter_parameters(fresh.vision_adapters, "3d").values()
+    llm = adapter_parameters(fresh.llm_adapters, "qa").values()
+    assert {rates.pop(id(p)) for p in vision} == {1e-5}
+    assert {rates.pop(id(p)) for p in llm} == {module.learning_rate} and not rates
+
+
+@pytest.mark.parametrize("modalities", [{}, {"3d": None}])
+def test_a_learning_rate_for_nothing_is_refused(fresh, modalities):
+    with pytest.raises(UserError, match="vision_learning_rate=1e-05 trains nothing"):
+        InstructionTuning(fresh, "qa", modalities, train_vision=not modalities,
+                          vision_learning_rate=1e-5)  # fmt: skip
 
 
 def test_without_modalities_only_the_video_is_read(fresh, videos):
