@@ -8,7 +8,7 @@ token variance, and of these the mean.
 
 import argparse
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Final
@@ -71,20 +71,21 @@ def guidance_of(backbone: VideoBackbone, videos: Tensor) -> InterfaceGuidance:
 
 def measure(
     backbone: VideoBackbone, videos: Tensor, seeds: Sequence[int]
-) -> dict[int, tuple[list[float], float]]:
-    """Number of videos → distances to the guidance of all: of random ones, and of k-centres."""
+) -> list[dict[str, float]]:
+    """Distances to the guidance of all videos: of so many random ones, and of as many k-centres."""
     whole = guidance_of(backbone, videos)
     with torch.no_grad():
         points = torch.cat([backbone.encode(part).mean((1, 2)) for part in videos.split(_BATCH)])
-    centres = k_centre(points, max(_SIZES))
-    found = {}
-    for size in _SIZES:
+    centres = k_centre(points, len(videos))
+    found = []
+    for size in (size for size in _SIZES if size < len(videos)):
         orders = [
             torch.randperm(len(videos), generator=torch.Generator().manual_seed(seed))[:size]
             for seed in seeds
         ]
-        random = [distance(guidance_of(backbone, videos[order]), whole) for order in orders]
-        found[size] = random, distance(guidance_of(backbone, videos[centres[:size]]), whole)
+        random = mean(distance(guidance_of(backbone, videos[order]), whole) for order in orders)
+        chosen = distance(guidance_of(backbone, videos[centres[:size]]), whole)
+        found.append({"videos": size, "random": random, "k-centre": chosen})
     return found
 
 
@@ -109,11 +110,7 @@ def main() -> None:
     for one in _WORLDS:
         table.add_row(one, *(f"{100 * distance(whole[one], whole[o]):.1f}" for o in _WORLDS))
     Console().print(table)
-    lines = [
-        {"world": world, "videos": size, "random": mean(random), "k-centre": centres}
-        for world, sizes in found.items()
-        for size, (random, centres) in sizes.items()
-    ]
+    lines = [{"world": world, **line} for world, those in found.items() for line in those]
     path = options.out / "guidance_size.csv"
     with atomic_file(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]))
@@ -122,19 +119,18 @@ def main() -> None:
     draw(found, options.out / "guidance_size.png")
 
 
-def draw(found: dict[str, dict[int, tuple[list[float], float]]], path: Path) -> None:
+def draw(found: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
     """A panel a world: distance to the guidance of all videos against their number."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(2.6 * len(found), 2.8), layout="constrained")
     panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
-    for panel, (world, sizes) in zip(panels, found.items(), strict=True):
-        for size, (random, _) in sizes.items():
-            panel.plot([size] * len(random), [100 * d for d in random], "o", color="tab:blue")
-        middles = [100 * mean(random) for random, _ in sizes.values()]
-        panel.plot(list(sizes), middles, color="tab:blue", label="random")
-        centres = [100 * centre for _, centre in sizes.values()]
-        panel.plot(list(sizes), centres, "s-", color="tab:orange", label="k-centre")
+    for panel, (world, lines) in zip(panels, found.items(), strict=True):
+        for way, marker in (("random", "o-"), ("k-centre", "s-")):
+            sizes, distances = zip(
+                *((line["videos"], 100 * line[way]) for line in lines), strict=True
+            )
+            panel.plot(sizes, distances, marker, label=way)
         panel.set(xscale="log", yscale="log", title=SENSES[world].title, xlabel="videos")
     panels[0].set_ylabel("distance to all, %")
     panels[0].legend(fontsize=8)
