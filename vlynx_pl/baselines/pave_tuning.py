@@ -49,7 +49,10 @@ class PaveTuning(InstructionTuning):
         max_new_tokens: most tokens of an answer.
         choices: letters, the most likely of which is the answer.
         checkpointing: compute the LLM's activations again for the backward pass.
-        learning_rate: peak of AdamW's learning rate, for adapter and patch.
+        learning_rate: peak of AdamW's learning rate.
+        patch_learning_rate: peak of the patch's; null is ``learning_rate``, as in PAVE. What is
+            added to a token begins at zero and grows by about this much a step, so the larger an
+            LLM's visual tokens are, the higher it must be.
         warmup: share of all steps with a linearly rising rate, before a cosine to zero.
 
     Raises:
@@ -77,6 +80,7 @@ class PaveTuning(InstructionTuning):
         choices: str = "",
         checkpointing: bool = False,
         learning_rate: float = 2e-5,
+        patch_learning_rate: float | None = None,
         warmup: float = 0.03,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", side) or side == "video":
@@ -111,6 +115,7 @@ class PaveTuning(InstructionTuning):
             warmup=warmup,
         )
         self.side, self.side_features = side, side_features
+        self.patch_learning_rate = patch_learning_rate
         self.side_dim = side_dim or backbone.feature_size
         self._sizes = {"hidden": hidden, "heads": heads, "layers": layers, "tied": tied}
         self.patch = TemporalPatch(
@@ -143,6 +148,15 @@ class PaveTuning(InstructionTuning):
     def save_adapters(self, folder: Path, made_with: Mapping[str, Any]) -> None:
         super().save_adapters(folder, made_with)
         save_patch(self.patch, folder / self._patch_folder, made_with)
+
+    @override
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        rates = {False: self.learning_rate, True: self.patch_learning_rate or self.learning_rate}
+        patch = set(self.patch.parameters())
+        return [
+            {"params": [p for p in self._trained().values() if (p in patch) == own], "lr": rate}
+            for own, rate in rates.items()
+        ]
 
     @override
     def notes(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -466,3 +467,13 @@ def test_the_shipped_configuration_tunes_and_is_examined(data, tmp_path, monkeyp
     assert asked[0]["patch"] == made_with["patch"]
     drawn = "--data.encoding=gray"
     assert vlynx("test", *options, adapter, drawn, f"--run={tmp_path / 'other'}") == 1
+
+
+def test_the_patch_may_have_a_learning_rate_of_its_own(backbone):
+    module = PaveTuning(backbone, "qa", "3d", rank=4, hidden=8, patch_learning_rate=1e-2)
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    assert {rates.pop(id(p)) for p in module.patch.parameters()} == {1e-2}
+    assert set(rates.values()) == {2e-5}
+    assert rates.keys() == {id(p) for n, p in module.named_parameters() if ".lora_" in n}
