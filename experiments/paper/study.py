@@ -155,7 +155,7 @@ class Tuning:
                 reads = ["--model.modalities={}"]
             case "pave":
                 stage = "vlynx_pl.baselines.pave_tuning.PaveTuning"
-                reads = [f"--model.side={sense.modality}"]
+                reads = [f"--model.side={sense.modality}", "--model.patch_learning_rate=1e-2"]
             case "joint":
                 reads += ["--model.train_vision=true", "--model.vision_rank=16"]
                 reads += ["--model.vision_alpha=32", "--model.vision_learning_rate=5e-4"]
