@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Final
 
@@ -63,16 +63,21 @@ def _executed(
             yield name, _execute(*job)
         return
     context = get_context("spawn")  # forking a process with torch's threads may hang
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+    pool = ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,))
+    try:
         futures = {pool.submit(_execute, *job): name for name, job in jobs.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # after Ctrl-C the others are not begun
 
 
 def _execute(arguments: list[str], log: Path) -> int:
     """The exit code of a command of ``vlynx``, run in this process, whose imports are done."""
     from vlynx_pl.cli import main as vlynx
 
+    if (study := parent_process()) and not study.is_alive():
+        os._exit(1)  # the study was killed, and nobody waits for its next runs
     log.parent.mkdir(parents=True, exist_ok=True)
     own, sys.argv = sys.argv, ["vlynx", *arguments]
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):

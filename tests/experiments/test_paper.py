@@ -1,14 +1,16 @@
 import csv
 import json
 import math
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.paper import report
+from experiments.paper import report, run
 from experiments.paper.collapse import spread
 from experiments.paper.questions import ASKED, clip
 from experiments.paper.references import distance, guidance_of, k_centre, measure
@@ -117,6 +119,15 @@ def test_every_run_leaves_its_result_and_a_failure_is_named(studied):
     for row in rows:
         for tuning in row.tunings:
             assert tuning.result(place).exists()
+
+
+def test_no_run_begins_when_its_study_was_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "parent_process", lambda: SimpleNamespace(is_alive=lambda: False))
+    monkeypatch.setattr(run.os, "_exit", sys.exit)
+    place = Place(tmp_path / "data", tmp_path / "runs")
+    with pytest.raises(SystemExit):
+        execute([Alignment("3d", 1)], place, 1, "orphans")
+    assert not place.runs.exists()
 
 
 def test_finished_runs_are_not_run_again(studied):
