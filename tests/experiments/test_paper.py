@@ -31,9 +31,9 @@ def all_runs():
 
 def test_runs_share_a_folder_only_if_they_are_the_same_run():
     place, commands = Place(Path("data"), Path("runs")), {}
-    for run in all_runs():
-        command = run.command(place)
-        assert commands.setdefault(run.name, command) == command
+    for every in all_runs():
+        command = every.command(place)
+        assert commands.setdefault(every.name, command) == command
     assert len(set(map(tuple, commands.values()))) == len(commands)
 
 
