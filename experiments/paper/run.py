@@ -93,8 +93,8 @@ def _execute(arguments: list[str], log: Path) -> int:
 def main() -> None:
     """Run the tables that are asked for, one after the other, and report after each."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one seed, few clips and steps")
-    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="tables")
+    parser.add_argument("--quick", action="store_true", help="two tables, one seed, few steps")
+    parser.add_argument("--only", nargs="+", choices=TABLES, help="tables; else all")
     parser.add_argument("--senses", nargs="+", choices=SENSES, default=list(SENSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--data", type=Path, default=Path("data/paper"))
@@ -102,13 +102,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("experiments/paper"), help="of the report")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args()
-    place, seeds = Place(options.data, options.runs), options.seeds
+    place, seeds, tables = Place(options.data, options.runs), options.seeds, list(TABLES)
     if options.quick:
+        tables = tables[:2]
         quick = (options.data / "quick", options.runs / "quick")
         place = replace(Place(*quick), clips=200, held_out=50, align_steps=30, tune_steps=60)
         options.out, seeds = options.runs / "quick", seeds[:1]
     failed = []
-    for name in options.only:
+    for name in options.only or tables:
         rows = [row for row in TABLES[name](seeds) if row.sense in options.senses]
         prepare(place, rows)
         tunings = [tuning for row in rows for tuning in row.tunings]
@@ -117,6 +118,7 @@ def main() -> None:
         for what, runs in (("guidance", sources), ("alignments", alignments), ("tunings", tunings)):
             failed += execute(runs, place, options.workers, f"{name}: {what}")
         write_report(options.out, place, seeds)
+        say(f"{options.out / 'RESULTS.md'} says what has been found so far")
     if failed:
         sys.exit(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries again")
 
