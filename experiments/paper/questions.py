@@ -23,6 +23,7 @@ from datamodules.toyworld.questions import questions
 from datamodules.toyworld.scene import sample_scene
 from datamodules.toyworld.sound import add_sound
 from datamodules.toyworld.takes import sample_take
+from vlynx_pl.files import atomic_file
 
 ASKED: Final = {
     "3d": ("distance",),
@@ -86,4 +87,5 @@ def write_questions(
     folder.mkdir(parents=True, exist_ok=True)
     records = [clip(world, seed, index, most) for index in clips]
     text = json.dumps([record for record in records if record["questions"]])
-    (folder / f"{split}.json").write_text(text)
+    with atomic_file(folder / f"{split}.json") as unfinished:
+        unfinished.write_text(text)

@@ -4,8 +4,10 @@
 """
 
 import argparse
+import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr, redirect_stdout
@@ -21,8 +23,10 @@ from experiments.paper.questions import write_questions
 from experiments.paper.report import write_report
 from experiments.paper.study import SENSES, WORLD_SEED, Alignment, Place, Tuning
 from experiments.paper.tables import TABLES, Row
+from vlynx_pl.interruption import PREEMPTED
 from vlynx_pl.progress import say, track
 
+_INTERRUPTED: Final = 130  # exit code of a run that Ctrl-C stopped
 _QUESTIONS: Final = 6  # of a clip at most
 
 
@@ -44,14 +48,32 @@ def execute(runs: Sequence[Alignment | Tuning], place: Place, workers: int, what
 
     Returns:
         The names of runs that failed; the others are run all the same.
+
+    Raises:
+        SystemExit: a run was asked to stop, and so is the study.
     """
-    left = [run for run in dict.fromkeys(runs) if not run.result(place).exists()]
+    finished = [run for run in dict.fromkeys(runs) if run.result(place).exists()]
+    if others := [run.name for run in finished if made_with(run, place) != run.command(place)]:
+        say(
+            f"{len(others)} finished runs were begun with other arguments than today's, such as "
+            f"{others[0]}; remove their folders to run them again"
+        )
+    left = [run for run in dict.fromkeys(runs) if run not in finished]
     failed = []
     for name, code in track(_executed(left, place, workers), what, len(left)):
+        if code in {PREEMPTED, _INTERRUPTED}:
+            say(f"{name} was asked to stop; the same command goes on")
+            sys.exit(code)
         if code:
             failed.append(name)
             say(f"{place.runs / name}.log says why it ended with {code}")
     return failed
+
+
+def made_with(run: Alignment | Tuning, place: Place) -> list[str]:
+    """The arguments of ``vlynx`` that a finished run was begun with."""
+    command: list[str] = json.loads(run.result(place).read_text())["provenance"]["command"]
+    return command[1:]
 
 
 def _executed(
@@ -85,6 +107,9 @@ def _execute(arguments: list[str], log: Path) -> int:
             vlynx()
         except SystemExit as end:
             return int(end.code or 0)
+        except Exception:  # noqa: BLE001 - a bug ends one run of hundreds, and its log says so
+            traceback.print_exc()
+            return 1
         finally:
             sys.argv = own
     return 0
@@ -108,7 +133,7 @@ def main() -> None:
         quick = (options.data / "quick", options.runs / "quick")
         place = replace(Place(*quick), clips=200, held_out=50, align_steps=30, tune_steps=60)
         options.out, seeds = options.runs / "quick", seeds[:1]
-    failed = []
+    failed: set[str] = set()
     for name in options.only or tables:
         rows = [row for row in TABLES[name](seeds) if row.sense in options.senses]
         prepare(place, rows)
@@ -116,11 +141,14 @@ def main() -> None:
         alignments = [tuning.alignment for tuning in tunings if tuning.alignment]
         sources = [alignment.guidance for alignment in alignments if alignment.guidance]
         for what, runs in (("guidance", sources), ("alignments", alignments), ("tunings", tunings)):
-            failed += execute(runs, place, options.workers, f"{name}: {what}")
+            possible = [run for run in runs if failed.isdisjoint((run.name, *run.needs))]
+            failed |= set(execute(possible, place, options.workers, f"{name}: {what}"))
         write_report(options.out, place, seeds)
         say(f"{options.out / 'RESULTS.md'} says what has been found so far")
     if failed:
-        sys.exit(f"{len(failed)} runs failed: {', '.join(failed)}; the same command tries again")
+        sys.exit(
+            f"{len(failed)} runs failed: {', '.join(sorted(failed))}; the same command tries again"
+        )
 
 
 if __name__ == "__main__":

@@ -85,6 +85,11 @@ class Alignment:
         """Of its folder."""
         return f"align/{self.sense}-{self.label}-seed{self.seed}"
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the runs that come before it."""
+        return (self.guidance.name,) if self.guidance else ()
+
     def adapter(self, place: Place) -> Path:
         """Where its adapter comes to lie."""
         return place.runs / self.name / "adapters" / f"vision-{SENSES[self.sense].modality}"
@@ -140,6 +145,11 @@ class Tuning:
         aligned = f"-{self.alignment.label}" if self.alignment else ""
         share = f"-{self.share:g}" if self.share < 1 else ""
         return f"tune/{self.sense}-{self.method}{aligned}{share}-seed{self.seed}"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the runs that come before it."""
+        return (self.alignment.name, *self.alignment.needs) if self.alignment else ()
 
     def result(self, place: Place) -> Path:
         """The file that marks it as finished."""

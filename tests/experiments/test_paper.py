@@ -60,7 +60,8 @@ def test_an_interval_is_students():
     middle, half = interval([1.0, 2.0, 4.0])
     assert middle == pytest.approx(7 / 3)
     assert half == pytest.approx(4.303 * math.sqrt(7 / 3) / math.sqrt(3), rel=2e-3)
-    assert math.isnan(interval([1.0])[1])
+    assert math.isnan(interval([1.0, 2.0])[1])  # of two seeds it would be twelve deviations wide
+    assert interval([1.0] * 20) == (1.0, 0.0)
 
 
 @given(st.integers(1, 12), st.integers(0, 1000))
@@ -119,6 +120,39 @@ def test_every_run_leaves_its_result_and_a_failure_is_named(studied):
     for row in rows:
         for tuning in row.tunings:
             assert tuning.result(place).exists()
+
+
+def test_a_run_that_was_asked_to_stop_stops_the_study(tmp_path, monkeypatch):
+    begun = []
+
+    def stopped():
+        begun.append(sys.argv)
+        sys.exit(75)
+
+    monkeypatch.setattr("vlynx_pl.cli.main", stopped)
+    place = Place(tmp_path / "data", tmp_path / "runs")
+    with pytest.raises(SystemExit) as end:
+        execute([Alignment("3d", 1), Alignment("3d", 2)], place, 1, "stopped")
+    assert end.value.code == 75 and len(begun) == 1
+
+
+def test_any_error_ends_its_own_run_alone(tmp_path, monkeypatch):
+    def broken():
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("vlynx_pl.cli.main", broken)
+    place = Place(tmp_path / "data", tmp_path / "runs")
+    runs = [Alignment("3d", 1), Alignment("3d", 2)]
+    assert execute(runs, place, 1, "broken") == [run.name for run in runs]
+    assert "out of luck" in (place.runs / f"{runs[0].name}.log").read_text()
+
+
+def test_finished_runs_of_other_arguments_are_told(studied, capsys):
+    place, _, _ = studied
+    execute([Alignment("3d", 1)], place, 1, "the same")
+    assert "other arguments" not in capsys.readouterr().err
+    execute([Alignment("3d", 1, options=("--model.rank=4",))], place, 1, "others")
+    assert "1 finished runs were begun with other arguments" in capsys.readouterr().err
 
 
 def test_no_run_begins_when_its_study_was_killed(tmp_path, monkeypatch):

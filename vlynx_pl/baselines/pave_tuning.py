@@ -151,7 +151,9 @@ class PaveTuning(InstructionTuning):
 
     @override
     def parameter_groups(self) -> list[dict[str, Any]]:
-        rates = {False: self.learning_rate, True: self.patch_learning_rate or self.learning_rate}
+        own_rate = self.patch_learning_rate
+        rates = {False: self.learning_rate}
+        rates[True] = self.learning_rate if own_rate is None else own_rate
         patch = set(self.patch.parameters())
         return [
             {"params": [p for p in self._trained().values() if (p in patch) == own], "lr": rate}
