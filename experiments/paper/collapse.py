@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from datamodules.base import ModalityDataModule
+from experiments.paper.report import write_csv
 from experiments.paper.study import SENSES, Alignment, Place
 from experiments.paper.tables import ABLATED
 from vlynx_pl.adapters import load_adapter, saved_config
@@ -101,6 +102,14 @@ def main() -> None:
             shares = [" ".join(f"{100 * share:.0f}" for share in of) for of in parts.values()]
             table.add_row(stream, *shares)
         Console().print(table)
+    lines = [
+        {"sense": sense, "stream": stream, "part": part, "layer": layer, "share of RGB's": share}
+        for sense, streams in found.items()
+        for stream, parts in streams.items()
+        for part, shares in parts.items()
+        for layer, share in enumerate(shares, 1)
+    ]
+    write_csv(options.out.with_suffix(".csv"), lines)
     draw(found, options.out)
 
 

@@ -7,7 +7,6 @@ token variance, and of these the mean.
 """
 
 import argparse
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from experiments.paper.report import write_csv
 from experiments.paper.run import prepare
 from experiments.paper.study import SENSES, Alignment, Place
 from experiments.paper.tables import plain
@@ -111,11 +111,12 @@ def main() -> None:
         table.add_row(one, *(f"{100 * distance(whole[one], whole[o]):.1f}" for o in _WORLDS))
     Console().print(table)
     lines = [{"world": world, **line} for world, those in found.items() for line in those]
-    path = options.out / "guidance_size.csv"
-    with atomic_file(path) as unfinished, unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
+    write_csv(options.out / "guidance_size.csv", lines)
+    transfer = [
+        {"guidance of": one} | {other: distance(whole[one], whole[other]) for other in _WORLDS}
+        for one in _WORLDS
+    ]
+    write_csv(options.out / "guidance_transfer.csv", transfer)
     draw(found, options.out / "guidance_size.png")
 
 

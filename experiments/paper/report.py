@@ -6,7 +6,7 @@ Every number comes from the files of the run whose folder stands in its row of r
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -111,7 +111,12 @@ def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
     parts.append(_confusion(place, seeds))
     with atomic_file(out / "RESULTS.md") as unfinished:
         unfinished.write_text("\n".join(parts))
-    with atomic_file(out / "results.csv") as unfinished, unfinished.open("w", newline="") as file:
+    write_csv(out / "results.csv", lines)
+
+
+def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the columns that any of them has."""
+    with atomic_file(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)))
         writer.writeheader()
         writer.writerows(lines)
