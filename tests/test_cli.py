@@ -365,6 +365,7 @@ def test_pave_takes_the_place_of_the_method_in_every_task(vlynx, configs):
     settings, kept = model["init_args"], other["init_args"]
     assert "modalities" not in settings
     own = {"side", "side_features", "side_dim", "hidden", "heads", "layers", "tied"}
+    own.add("patch_learning_rate")
     assert settings.keys() - kept.keys() == own
     assert all(settings[name] == kept[name] for name in settings.keys() & kept.keys())
 
