@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 import traceback
@@ -102,7 +103,11 @@ def _execute(arguments: list[str], log: Path) -> int:
         os._exit(1)  # the study was killed, and nobody waits for its next runs
     log.parent.mkdir(parents=True, exist_ok=True)
     own, sys.argv = sys.argv, ["vlynx", *arguments]
+    # Lightning's handlers were made with the stderr of their time.
+    handlers = logging.getLogger("lightning.pytorch").handlers
+    handlers = [handler for handler in handlers if isinstance(handler, logging.StreamHandler)]
     with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
+        streams = [handler.setStream(file) for handler in handlers]
         try:
             vlynx()
         except SystemExit as end:
@@ -112,6 +117,8 @@ def _execute(arguments: list[str], log: Path) -> int:
             return 1
         finally:
             sys.argv = own
+            for handler, stream in zip(handlers, streams, strict=True):
+                handler.setStream(stream)
     return 0
 
 

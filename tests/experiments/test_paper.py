@@ -1,5 +1,7 @@
 import csv
+import io
 import json
+import logging
 import math
 import sys
 from pathlib import Path
@@ -145,6 +147,18 @@ def test_any_error_ends_its_own_run_alone(tmp_path, monkeypatch):
     runs = [Alignment("3d", 1), Alignment("3d", 2)]
     assert execute(runs, place, 1, "broken") == [run.name for run in runs]
     assert "out of luck" in (place.runs / f"{runs[0].name}.log").read_text()
+
+
+def test_what_lightning_says_of_a_run_goes_to_its_log(tmp_path, monkeypatch):
+    logger, screen = logging.getLogger("lightning.pytorch"), io.StringIO()
+    handler = logging.StreamHandler(screen)
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr("vlynx_pl.cli.main", lambda: logger.warning("of the run"))
+    place, run = Place(tmp_path / "data", tmp_path / "runs"), Alignment("3d", 1)
+    execute([run], place, 1, "said")
+    logger.warning("of the study")
+    assert (place.runs / f"{run.name}.log").read_text() == "of the run\n"
+    assert screen.getvalue() == "of the study\n"
 
 
 def test_finished_runs_of_other_arguments_are_told(studied, capsys):
