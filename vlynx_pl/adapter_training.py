@@ -91,15 +91,25 @@ class AdapterTraining(LightningModule):
         mean.update(value, count)
         self.log(name, mean, batch_size=1, metric_attribute=f"_means.{name}")
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What is trained, and a peak learning rate where it is not ``learning_rate``."""
-        return [{"params": list(self._trained().values())}]
+    def learning_rates(self) -> list[tuple[nn.Module, float | None]]:
+        """Parts with a peak learning rate of their own; None is ``learning_rate`` after all."""
+        return []
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        rates = {
+            parameter: rate
+            for part, rate in self.learning_rates()
+            for parameter in part.parameters()
+            if rate is not None
+        }
+        groups: dict[float, list[nn.Parameter]] = {}
+        for parameter in self._trained().values():
+            groups.setdefault(rates.get(parameter, self.learning_rate), []).append(parameter)
+        return [{"params": parameters, "lr": rate} for rate, parameters in groups.items()]
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = torch.optim.AdamW(
-            self.parameter_groups(), lr=self.learning_rate, weight_decay=0.0
-        )
+        optimizer = torch.optim.AdamW(self._parameter_groups(), weight_decay=0.0)
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
         return {

@@ -197,13 +197,18 @@ def load_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
                 f"{file}: {key} has shape {tuple(tensors[key].shape)}, the adapter here "
                 f"{tuple(parameter.shape)}; build it with the rank in adapter_config.json"
             )
-        kind = tensors[key].dtype  # of the small ones torch cannot even tell
-        if kind.itemsize < 2 or not kind.is_floating_point or not tensors[key].isfinite().all():
+        if not holds_finite_numbers(tensors[key]):
             raise AdapterError(
                 f"{file}: {key} holds other than finite numbers of float16 or more; train the "
                 "adapter anew"
             )
         parameter.data.copy_(tensors[key])
+
+
+def holds_finite_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor holds floats of 16 bits or more that are finite in float32."""
+    kind = tensor.dtype  # of the small ones torch cannot even tell
+    return kind.is_floating_point and kind.itemsize >= 2 and bool(tensor.float().isfinite().all())
 
 
 @dataclass(frozen=True)

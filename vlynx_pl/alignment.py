@@ -42,9 +42,10 @@ class InterfaceAlignment(AdapterTraining):
     where the paper's eq. 4 and 5 do. Distances are means over layers and elements in both, so that
     β keeps its meaning (eq. 6 is written as a sum), and un-squared norms (eq. 8 is called squared).
 
-    L_attn is least for tokens that do not depend on their input: keys and values that are the
-    guidance's own, in every sample. ``match``, ``attn_floor``, ``stat_scale`` and
-    ``variance_weight`` are ways to keep it from getting there; experiments/paper compares them.
+    L_attn is least where attention answers alike whatever else is in the picture, as no video
+    does: alone, it may leave nothing of what samples differ in. ``match``, ``attn_floor``,
+    ``stat_scale`` and ``variance_weight`` are ways to keep it from getting there;
+    experiments/paper compares them.
 
     Args:
         backbone: the frozen Video LLM; the adapter is added to it here.

@@ -14,7 +14,9 @@ PREEMPTED: Final = 75
 """Exit code of a run that was asked to make room and goes on when it is started again: sysexits'
 EX_TEMPFAIL. 0 is a finished run, anything else a failed one."""
 
-_INTERRUPTED: Final = 130  # what shells say of a command ended by Ctrl-C
+INTERRUPTED: Final = 130
+"""Exit code of a run that Ctrl-C stopped, as shells say it."""
+
 _asked: list[signal.Signals] = []
 
 
@@ -29,7 +31,7 @@ class Interrupted(SystemExit):
     """
 
     def __init__(self, message: str) -> None:
-        code = _INTERRUPTED if _asked[-1:] == [signal.SIGINT] else PREEMPTED
+        code = INTERRUPTED if _asked[-1:] == [signal.SIGINT] else PREEMPTED
         super().__init__(code if first_rank() else 0)
         self.message = message
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from vlynx_pl.adapter_training import AdapterTraining, evaluating
@@ -168,18 +168,8 @@ class InstructionTuning(AdapterTraining):
         return trained
 
     @override
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        if self.vision_learning_rate is None:
-            return super().parameter_groups()
-        seeing = set(self.backbone.vision_tower.parameters())
-        trained = self._trained().values()
-        return [
-            {"params": [parameter for parameter in trained if parameter not in seeing]},
-            {
-                "params": [parameter for parameter in trained if parameter in seeing],
-                "lr": self.vision_learning_rate,
-            },
-        ]
+    def learning_rates(self) -> list[tuple[nn.Module, float | None]]:
+        return [(self.backbone.vision_tower, self.vision_learning_rate)]
 
     @property
     def roads(self) -> dict[str, str]:

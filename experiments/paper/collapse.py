@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from datamodules.base import ModalityDataModule
 from experiments.paper.report import write_csv
 from experiments.paper.study import SENSES, Alignment, Place
 from experiments.paper.tables import ABLATED
@@ -24,7 +23,6 @@ from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones import VideoBackbone, load_backbone
 from vlynx_pl.files import atomic_file
 from vlynx_pl.guidance import moments
-from vlynx_pl.lightning_cli import data_module
 
 _BACKBONE: Final = Path("experiments/miniature")
 _CLIPS: Final = 128
@@ -59,8 +57,8 @@ def spread(
 
 def measure(sense: str, place: Place, seed: int) -> dict[str, dict[str, list[float]]]:
     """Stream → part → layer → what is left, as a share of RGB video's."""
-    data = _data(sense, place, seed)
     backbone = load_backbone(str(_BACKBONE), "float32")
+    data = Alignment(sense, seed).data(place, backbone.frame_size)
     count = -(-_CLIPS // data.batch_size)
     pictures = [batch["frames"] for batch in islice(data.val_dataloader(), count)]
     videos = [batch["frames"] for batch in data.reference_dataloader(range(_CLIPS))]
@@ -76,14 +74,6 @@ def measure(sense: str, place: Place, seed: int) -> dict[str, dict[str, list[flo
         stream: {part: [a / b for a, b in zip(of[part], video[part], strict=True)] for part in of}
         for stream, of in streams.items()
     }
-
-
-def _data(sense: str, place: Place, seed: int) -> ModalityDataModule:
-    options = Alignment(sense, seed).command(place)
-    data = data_module([option for option in options if option.startswith("--data.")])
-    data.frame_size = (64, 64)
-    data.setup("fit")
-    return data
 
 
 def main() -> None:

@@ -24,7 +24,6 @@ from experiments.paper.tables import plain
 from vlynx_pl.backbones import VideoBackbone, load_backbone
 from vlynx_pl.files import atomic_file
 from vlynx_pl.guidance import InterfaceGuidance, estimate_guidance
-from vlynx_pl.lightning_cli import data_module
 from vlynx_pl.progress import track
 
 _WORLDS: Final = ("audio", "3d", "highfps", "ego")
@@ -52,12 +51,9 @@ def k_centre(points: Tensor, count: int) -> list[int]:
     return chosen
 
 
-def reference_videos(sense: str, place: Place) -> Tensor:
+def reference_videos(sense: str, place: Place, frame_size: tuple[int, int]) -> Tensor:
     """All training videos of a world, (V, T, 3, H, W)."""
-    options = Alignment(sense, seed=0).command(place)
-    data = data_module([option for option in options if option.startswith("--data.")])
-    data.frame_size = (64, 64)
-    data.setup("fit")
+    data = Alignment(sense, seed=0).data(place, frame_size)
     everything = data.reference_dataloader(range(len(data.reference_names())))
     videos = [batch["frames"] for batch in track(everything, f"Reading {sense}")]
     shape = min(video.shape[1] for video in videos)
@@ -100,7 +96,7 @@ def main() -> None:
     place = Place(options.data, options.runs)
     prepare(place, [plain(world, [0], world, "raw") for world in _WORLDS])
     backbone = load_backbone("experiments/miniature", "float32")
-    videos = {world: reference_videos(world, place) for world in _WORLDS}
+    videos = {world: reference_videos(world, place, backbone.frame_size) for world in _WORLDS}
     found = {
         world: measure(backbone, those, options.seeds)
         for world, those in track(videos.items(), "Measuring")

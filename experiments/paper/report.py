@@ -95,7 +95,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
-    """Write the report of all runs that have finished; tables of which none has are left out."""
+    """Write the report of all runs that have finished; tables hardly begun are left out."""
     out.mkdir(parents=True, exist_ok=True)
     summary = out / "summary.md"
     parts = [summary.read_text()] if summary.exists() else []

@@ -24,10 +24,9 @@ from experiments.paper.questions import write_questions
 from experiments.paper.report import write_report
 from experiments.paper.study import SENSES, WORLD_SEED, Alignment, Place, Tuning
 from experiments.paper.tables import TABLES, Row
-from vlynx_pl.interruption import PREEMPTED
+from vlynx_pl.interruption import INTERRUPTED, PREEMPTED
 from vlynx_pl.progress import say, track
 
-_INTERRUPTED: Final = 130  # exit code of a run that Ctrl-C stopped
 _QUESTIONS: Final = 6  # of a clip at most
 
 
@@ -62,7 +61,7 @@ def execute(runs: Sequence[Alignment | Tuning], place: Place, workers: int, what
     left = [run for run in dict.fromkeys(runs) if run not in finished]
     failed = []
     for name, code in track(_executed(left, place, workers), what, len(left)):
-        if code in {PREEMPTED, _INTERRUPTED}:
+        if code in {PREEMPTED, INTERRUPTED}:
             say(f"{name} was asked to stop; the same command goes on")
             sys.exit(code)
         if code:
@@ -112,8 +111,9 @@ def _execute(arguments: list[str], log: Path) -> int:
             vlynx()
         except SystemExit as end:
             return int(end.code or 0)
-        except Exception:  # noqa: BLE001 - a bug ends one run of hundreds, and its log says so
+        except Exception as error:  # noqa: BLE001 - a bug ends one run of hundreds
             traceback.print_exc()
+            say(f"{error!r} ended this run alone; mend it and give the study's command again")
             return 1
         finally:
             sys.argv = own
@@ -140,10 +140,13 @@ def main() -> None:
         quick = (options.data / "quick", options.runs / "quick")
         place = replace(Place(*quick), clips=200, held_out=50, align_steps=30, tune_steps=60)
         options.out, seeds = options.runs / "quick", seeds[:1]
+    wanted = {
+        name: [row for row in TABLES[name](seeds) if row.sense in options.senses]
+        for name in options.only or tables
+    }
+    prepare(place, [row for rows in wanted.values() for row in rows])
     failed: set[str] = set()
-    for name in options.only or tables:
-        rows = [row for row in TABLES[name](seeds) if row.sense in options.senses]
-        prepare(place, rows)
+    for name, rows in wanted.items():
         tunings = [tuning for row in rows for tuning in row.tunings]
         alignments = [tuning.alignment for tuning in tunings if tuning.alignment]
         sources = [alignment.guidance for alignment in alignments if alignment.guidance]

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from datamodules.base import ModalityDataModule
+from vlynx_pl.lightning_cli import data_module
+
 CLIPS: Final = 1000
 HELD_OUT: Final = 250  # the last of them
 WORLD_SEED: Final = 10
@@ -116,6 +119,14 @@ class Alignment:
             f"--trainer.callbacks={json.dumps(self._callbacks(place))}",
             *self.options,
         ]
+
+    def data(self, place: Place, frame_size: tuple[int, int]) -> ModalityDataModule:
+        """The data module that it reads, to be measured on."""
+        options = [each for each in self.command(place) if each.startswith("--data.")]
+        data = data_module(options)
+        data.frame_size = frame_size
+        data.setup("fit")
+        return data
 
     def _callbacks(self, place: Place) -> list[dict[str, Any]]:
         guidance: dict[str, Any] = {"max_batches": self.videos}

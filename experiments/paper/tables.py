@@ -19,21 +19,29 @@ class Row:
     tunings: tuple[Tuning, ...]
 
 
-def aligned(sense: str, seeds: Seeds, text: str, label: str = "full", *options: str) -> Row:
-    """A row of tunings on aligned tokens."""
-    return Row(
-        sense,
-        text,
-        tuple(
-            Tuning(sense, seed, "aligned", Alignment(sense, seed, label, options)) for seed in seeds
-        ),
-    )
+def aligned(
+    sense: str,
+    seeds: Seeds,
+    text: str,
+    label: str = "full",
+    *options: str,
+    videos: int = 500,
+    guided_by: str = "",
+    share: float = 1.0,
+) -> Row:
+    """A row of tunings on aligned tokens; ``guided_by`` is the sense whose guidance is taken."""
+    tunings = []
+    for seed in seeds:
+        guidance = Alignment(guided_by, seed) if guided_by else None
+        alignment = Alignment(sense, seed, label, options, videos, guidance)
+        tunings.append(Tuning(sense, seed, "aligned", alignment, share=share))
+    return Row(sense, text, tuple(tunings))
 
 
-def plain(sense: str, seeds: Seeds, text: str, method: str) -> Row:
+def plain(sense: str, seeds: Seeds, text: str, method: str, share: float = 1.0) -> Row:
     """A row of tunings that align nothing."""
     seen = "3d" if sense == "3d-gray" and method in _BLIND else sense  # their video is the same
-    return Row(sense, text, tuple(Tuning(seen, seed, method) for seed in seeds))
+    return Row(sense, text, tuple(Tuning(seen, seed, method, share=share) for seed in seeds))
 
 
 def senses(seeds: Seeds) -> list[Row]:
@@ -140,57 +148,28 @@ def betas(seeds: Seeds) -> list[Row]:
 def data(seeds: Seeds) -> list[Row]:
     """How scores grow with the share of tuning clips; alignment has all of them, unpaired."""
     return [
-        Row(
-            SWEPT,
-            f"{method}, {share:.0%} of the clips",
-            tuple(
-                Tuning(SWEPT, seed, way, Alignment(SWEPT, seed) if aligns else None, share=share)
-                for seed in seeds
-            ),
-        )
+        row
         for share in (0.01, 0.03, 0.1, 1.0)
-        for method, way, aligns in (
-            ("LoRA-only", "lora-only", False),
-            ("no alignment", "raw", False),
-            ("V-LynX", "aligned", True),
+        for clips in (f"{share:.0%} of the clips",)
+        for row in (
+            plain(SWEPT, seeds, f"LoRA-only, {clips}", "lora-only", share),
+            plain(SWEPT, seeds, f"no alignment, {clips}", "raw", share),
+            aligned(SWEPT, seeds, f"V-LynX, {clips}", share=share),
         )
     ]
 
 
 def references(seeds: Seeds) -> list[Row]:
     """Table 7: how many reference videos, and whose."""
-    rows = [
-        Row(
-            SWEPT,
-            f"{videos} videos of its own",
-            tuple(
-                Tuning(
-                    SWEPT, seed, "aligned", Alignment(SWEPT, seed, f"videos={videos}", (), videos)
-                )
-                for seed in seeds
-            ),
-        )
+    few = [
+        aligned(SWEPT, seeds, f"{videos} videos of its own", f"videos={videos}", videos=videos)
         for videos in (1, 16, 128)
     ]
-    rows.append(aligned(SWEPT, seeds, "500 videos of its own"))
-    for other in ("audio", "highfps", "ego"):
-        label = f"guidance={other}"
-        rows.append(
-            Row(
-                SWEPT,
-                f"500 videos of {SENSES[other].title}",
-                tuple(
-                    Tuning(
-                        SWEPT,
-                        seed,
-                        "aligned",
-                        Alignment(SWEPT, seed, label, guidance=Alignment(other, seed)),
-                    )
-                    for seed in seeds
-                ),
-            )
-        )
-    return rows
+    others = [
+        aligned(SWEPT, seeds, f"500 videos of {SENSES[o].title}", f"guidance={o}", guided_by=o)
+        for o in ("audio", "highfps", "ego")
+    ]
+    return [*few, aligned(SWEPT, seeds, "500 videos of its own"), *others]
 
 
 TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlynx_pl.adapters import AdapterError
+from vlynx_pl.adapters import AdapterError, holds_finite_numbers
 from vlynx_pl.baselines.pave import TemporalPatch
 from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.files import atomic_folder
@@ -50,7 +50,7 @@ def load_patch(patch: TemporalPatch, folder: Path) -> None:
             "give model.side_dim, hidden, layers and tied as in its tuning, and its backbone"
         )
     for name, tensor in tensors.items():
-        if not _finite(tensor):
+        if not holds_finite_numbers(tensor):
             raise AdapterError(
                 f"{file}: {name} holds other than finite numbers of float16 or more; tune anew"
             )
@@ -78,7 +78,7 @@ def read_features(folder: Path, clip: str, channels: int) -> Tensor:
             features: Tensor = entry.get_tensor("features")
         if features.ndim != 3 or features.shape[-1] != channels or not features.numel():
             raise ValueError(f"features are {tuple(features.shape)}, not (U, R, {channels})")
-        if not _finite(features):
+        if not holds_finite_numbers(features):
             raise ValueError("features hold other than finite numbers of float16 or more")
     except (*FOREIGN, SafetensorError) as error:
         raise UserError(
@@ -101,9 +101,3 @@ def _inside(folder: Path, clip: str) -> Path:
         f"{folder}: clip {clip!r} leads out of it, so that its features are not opened; rename it "
         "in the annotations, or copy or mount what lies elsewhere"
     )
-
-
-def _finite(tensor: Tensor) -> bool:
-    kind = tensor.dtype  # of the small ones torch cannot even tell
-    floats = kind.is_floating_point and kind.itemsize >= 2
-    return floats and bool(tensor.float().isfinite().all())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from vlynx_pl.adapters import AdapterError, tensors_hash
@@ -150,15 +150,8 @@ class PaveTuning(InstructionTuning):
         save_patch(self.patch, folder / self._patch_folder, made_with)
 
     @override
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        own_rate = self.patch_learning_rate
-        rates = {False: self.learning_rate}
-        rates[True] = self.learning_rate if own_rate is None else own_rate
-        patch = set(self.patch.parameters())
-        return [
-            {"params": [p for p in self._trained().values() if (p in patch) == own], "lr": rate}
-            for own, rate in rates.items()
-        ]
+    def learning_rates(self) -> list[tuple[nn.Module, float | None]]:
+        return [(self.patch, self.patch_learning_rate)]
 
     @override
     def notes(self) -> dict[str, Any]:

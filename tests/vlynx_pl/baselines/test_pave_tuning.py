@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from callbacks import KeepTokens, RunCheckpoint
 from callbacks.answer_scores import AnswerScores
 from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
+from datamodules.samples import Question
 from tests.conftest import MINIATURE
 from tests.datamodules.conftest import write_scannet_scene
 from vlynx_pl import cli
@@ -38,17 +38,9 @@ LLM = {"rank": 4, "alpha": 8, "dropout": 0.0}
 SMALL = {**LLM, "hidden": 16, "heads": 2}
 
 
-@dataclass(frozen=True)
-class Asked:
-    id: str
-    prompt: str
-    answers: tuple[str, ...]
-    history: tuple[tuple[str, str], ...] = ()
-
-
 def episode(videos, *sides, answers=("red", "box")):
     pictures = {"video": videos[0]} | dict.fromkeys(sides, 255 - videos[0])
-    questions = tuple(Asked(f"q{i}", "What colour is it?", (a,)) for i, a in enumerate(answers))
+    questions = tuple(Question(f"q{i}", "What colour is it?", (a,)) for i, a in enumerate(answers))
     times = dict.fromkeys(pictures, (0.0, 1.0, 2.0))
     return {
         "name": "clip",
