@@ -19,7 +19,7 @@ from datamodules.toyworld.blink_questions import blink_questions
 from datamodules.toyworld.blinks import sample_clip
 from datamodules.toyworld.ego_annotations import video_paths
 from datamodules.toyworld.hearing import heard_questions
-from datamodules.toyworld.questions import questions
+from datamodules.toyworld.questions import ToyQuestion, questions
 from datamodules.toyworld.scene import sample_scene
 from datamodules.toyworld.sound import add_sound
 from datamodules.toyworld.takes import sample_take
@@ -28,39 +28,50 @@ from vlynx_pl.files import atomic_file
 ASKED: Final = {
     "3d": ("distance",),
     "audio": ("sounds", "which", "times"),
-    "highfps": ("blinks", "first", "last"),
+    "highfps": ("count",),
     "ego": ("skill",),
 }
-"""World → the kinds of questions that are asked of it."""
+"""World → the kinds of questions that are asked of it; no kind is of two worlds."""
+_WORLDS: Final = {kind: world for world, kinds in ASKED.items() for kind in kinds}
 
 
-def clip(world: str, seed: int, index: int, most: int) -> dict[str, Any]:
-    """A clip's record: its media, and at most so many of its questions."""
+def clip(worlds: Sequence[str], seed: int, index: int, most: int) -> dict[str, Any]:
+    """A clip's record: its media in worlds of the same rooms, and at most so many questions."""
     random = np.random.default_rng([seed, index, 5])
+    media: dict[str, str] = {}
+    asked: list[ToyQuestion] = []
+    for world in worlds:
+        files, possible = _room(world, seed, index)
+        media |= files
+        asked += [question for question in possible if question.kind in ASKED[world]]
+    chosen = sorted(random.permutation(len(asked))[:most])
+    return {
+        "id": f"{'-'.join(worlds)}-{index:04d}",
+        "media": media,
+        "questions": [
+            {"kind": q.kind, "text": q.text, "answer": q.answer}
+            for q in map(asked.__getitem__, chosen)
+        ],
+    }
+
+
+def _room(world: str, seed: int, index: int) -> tuple[dict[str, str], list[ToyQuestion]]:
+    """Media of a clip in a world, and all questions that the world has."""
     match world:
         case "3d":
             scene = sample_scene(seed, index)
-            media = {"scene": scene.name}
-            asked = [(q.kind, q.text, q.answer) for q in questions(scene)]
+            return {"scene": scene.name}, questions(scene)
         case "audio":
             scene = sample_scene(seed, index)
-            media = {"video": f"videos/{scene.name}.mp4"}
-            asked = [(q.kind, q.text, q.answer) for q in heard_questions(add_sound(scene, seed))]
+            return {"video": f"videos/{scene.name}.mp4"}, heard_questions(add_sound(scene, seed))
         case "highfps":
             blinking = sample_clip(seed, index)
-            media = {"video": f"videos/{blinking.name}.mp4"}
-            asked = [(q.kind, q.text, q.answer) for q in blink_questions(blinking)]
+            return {"video": f"videos/{blinking.name}.mp4"}, blink_questions(blinking)
         case "ego":
             take = sample_take(seed, index)
-            media = video_paths(take)
-            asked = [("skill", "How steady is the eye?", take.skill.split()[0].lower())]
-    asked = [question for question in asked if question[0] in ASKED[world]]
-    chosen = sorted(random.permutation(len(asked))[:most])
-    return {
-        "id": f"{world}-{index:04d}",
-        "media": media,
-        "questions": [dict(zip(("kind", "text", "answer"), asked[i], strict=True)) for i in chosen],
-    }
+            answer = take.skill.split()[0].lower()
+            return video_paths(take), [ToyQuestion("skill", "How steady is the eye?", answer, ())]
+    raise ValueError(f"no world is called {world}")
 
 
 class ToyQuestions(Benchmark):
@@ -73,7 +84,8 @@ class ToyQuestions(Benchmark):
         for record in read_records(files[0], "id"):
             name = record.identifier("id")
             for number, asked in enumerate(record.children("questions")):
-                labels = {"modality": name.split("-")[0], "type": asked.text("kind")}
+                kind = asked.text("kind")
+                labels = {"modality": _WORLDS[kind], "type": kind}
                 question = Question(
                     f"{name}-{number}", asked.text("text"), (asked.text("answer"),), labels=labels
                 )
@@ -81,11 +93,11 @@ class ToyQuestions(Benchmark):
 
 
 def write_questions(
-    folder: Path, world: str, seed: int, split: Split, clips: Sequence[int], most: int
+    folder: Path, worlds: Sequence[str], seed: int, split: Split, clips: Sequence[int], most: int
 ) -> None:
     """Write a split's file; clips without such questions are left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    records = [clip(world, seed, index, most) for index in clips]
+    records = [clip(worlds, seed, index, most) for index in clips]
     text = json.dumps([record for record in records if record["questions"]])
     with atomic_file(folder / f"{split}.json") as unfinished:
         unfinished.write_text(text)

@@ -25,6 +25,7 @@ from vlynx_pl.files import atomic_file
 # Student's t for an interval of 95 %, by degrees of freedom.
 _T95: Final = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 _SCORE: Final = "music_avqa/strict"
+Scores = dict[Tuning, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -58,26 +59,31 @@ def health(alignment: Alignment, place: Place) -> Health | None:
     )
 
 
-def score(tuning: Tuning, place: Place) -> dict[str, float]:
-    """Percentage of right answers of a run that has finished: ``all`` and by kind; else empty."""
+def score(tuning: Tuning, place: Place, sense: str) -> dict[str, float]:
+    """Percentage of right answers to questions for a sense: ``all`` and by kind; else empty."""
     path = tuning.result(place)
     if not path.exists():
         return {}
     figures = json.loads(path.read_text())
-    by_kind = f"{_SCORE}/modality/{SENSES[tuning.sense].world}/"
+    right = f"{_SCORE}/modality/{SENSES[sense].world}"
     kinds = {
-        name.removeprefix(by_kind): value
+        name.removeprefix(f"{right}/"): value
         for name, value in figures.items()
-        if name.startswith(by_kind)
+        if name.startswith(f"{right}/")
     }
-    return {"all": figures[_SCORE], **kinds}
+    return {"all": figures[right], **kinds}
+
+
+def scores(row: Row, place: Place) -> Scores:
+    """Those of a row's runs that have finished."""
+    found = {tuning: score(tuning, place, row.sense) for tuning in row.tunings}
+    return {tuning: right for tuning, right in found.items() if right}
 
 
 def trained(tuning: Tuning, place: Place) -> int:
     """How many parameters were trained for it, in both stages."""
     folders = [(place.runs / tuning.name / "adapters")]
-    if tuning.alignment:
-        folders.append(tuning.alignment.adapter(place))
+    folders += [alignment.adapter(place) for alignment in tuning.alignments]
     count = 0
     for file in (file for folder in folders for file in folder.rglob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
@@ -102,11 +108,15 @@ def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
     lines: list[dict[str, Any]] = []
     for name, rows_of in TABLES.items():
         rows = rows_of(seeds)
-        found = {row: [t for t in row.tunings if score(t, place)] for row in rows}
+        found = {row: scores(row, place) for row in rows}
         if 2 * sum(map(bool, found.values())) <= len(rows):  # hardly begun
             continue
-        lines += [_line(name, row, tuning, place) for row in rows for tuning in found[row]]
-        plot(out / f"{name}.png", name, found, place)
+        lines += [
+            _line(name, row, tuning, right, place)
+            for row in rows
+            for tuning, right in found[row].items()
+        ]
+        plot(out / f"{name}.png", found)
         parts += [_table(name, rows_of.__doc__ or "", found, place), f"![{name}]({name}.png)\n"]
     parts.append(_confusion(place, seeds))
     with atomic_file(out / "RESULTS.md") as unfinished:
@@ -122,7 +132,9 @@ def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(lines)
 
 
-def _line(table: str, row: Row, tuning: Tuning, place: Place) -> dict[str, Any]:
+def _line(
+    table: str, row: Row, tuning: Tuning, right: Mapping[str, float], place: Place
+) -> dict[str, Any]:
     """A run's row of results.csv."""
     line: dict[str, Any] = {
         "table": table,
@@ -131,32 +143,37 @@ def _line(table: str, row: Row, tuning: Tuning, place: Place) -> dict[str, Any]:
         "seed": tuning.seed,
         "trained": trained(tuning, place),
         "run": str(tuning.result(place).parent),
-        "alignment": "",
+        "alignment": " ".join(str(a.result(place).parent) for a in tuning.alignments),
     }
-    line |= {f"accuracy {kind}": round(value, 2) for kind, value in score(tuning, place).items()}
-    if tuning.alignment and (found := health(tuning.alignment, place)):
-        line["alignment"] = str(tuning.alignment.result(place).parent)
+    line |= {f"accuracy {kind}": round(value, 2) for kind, value in right.items()}
+    if (only := _only(tuning)) and (found := health(only, place)):
         line |= {name: round(value, 4) for name, value in vars(found).items()}
     return line
 
 
-def _table(name: str, title: str, found: dict[Row, list[Tuning]], place: Place) -> str:
-    aligned = any(t.alignment for tunings in found.values() for t in tunings)
+def _only(tuning: Tuning) -> Alignment | None:
+    """Its alignment, where it is of one sense alone."""
+    own = [alignment for alignment in tuning.alignments if alignment.sense == tuning.sense]
+    return own[0] if own else None
+
+
+def _table(name: str, title: str, found: Mapping[Row, Scores], place: Place) -> str:
+    aligned = any(_only(tuning) for runs in found.values() for tuning in runs)
     columns = ["sense", "", "right answers, %", "seeds", "trained"]
     columns += ["L_attn", "L_stat", "variance, %", "rank, %", "warned"] if aligned else []
     published = PUBLISHED.get(name, {})
     columns += ["the paper's"] if published else []
     text = [f"## {title.rstrip('.')}\n", " | ".join(["", *columns, ""]).strip()]
     text.append("|" + "---|" * len(columns))
-    for row, tunings in found.items():
-        if not tunings:
+    for row, runs in found.items():
+        if not runs:
             continue
-        middle, half = interval([score(t, place)["all"] for t in tunings])
+        middle, half = interval([right["all"] for right in runs.values()])
         cells = [SENSES[row.sense].title, row.label]
         cells.append(f"{middle:.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}"))
-        cells += [str(len(tunings)), f"{trained(tunings[0], place):,}"]
+        cells += [str(len(runs)), f"{trained(next(iter(runs)), place):,}"]
         if aligned:
-            cells += _health_cells([t.alignment for t in tunings if t.alignment], place)
+            cells += _health_cells([only for tuning in runs if (only := _only(tuning))], place)
         cells += [published.get((row.sense, row.label), "")] if published else []
         text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
@@ -175,20 +192,20 @@ def _health_cells(alignments: Sequence[Alignment], place: Place) -> list[str]:
     ]
 
 
-def plot(path: Path, name: str, found: dict[Row, list[Tuning]], place: Place) -> None:
+def plot(path: Path, found: Mapping[Row, Scores]) -> None:
     """A dot a seed and a bar at their mean, a panel a sense."""
     from matplotlib.figure import Figure
 
-    senses = list(dict.fromkeys(row.sense for row, tunings in found.items() if tunings))
-    labels = list(dict.fromkeys(row.label for row, tunings in found.items() if tunings))
+    senses = list(dict.fromkeys(row.sense for row, runs in found.items() if runs))
+    labels = list(dict.fromkeys(row.label for row, runs in found.items() if runs))
     size = (2.2 + 2.4 * len(senses), 1.2 + 0.34 * len(labels))
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(1, len(senses), sharey=True, squeeze=False)[0]
     for panel, sense in zip(panels, senses, strict=True):
-        for row, tunings in found.items():
-            if row.sense != sense or not tunings:
+        for row, runs in found.items():
+            if row.sense != sense or not runs:
                 continue
-            values = [score(tuning, place)["all"] for tuning in tunings]
+            values = [right["all"] for right in runs.values()]
             at = labels.index(row.label)
             panel.plot(values, [at] * len(values), "o", color="tab:blue", alpha=0.6)
             panel.plot([mean(values)] * 2, [at - 0.3, at + 0.3], color="black")
@@ -206,10 +223,10 @@ def _confusion(place: Place, seeds: Sequence[int]) -> str:
     kinds = ("of no use", "no better than unaligned", "better")
     counts = {(kind, warned): 0 for kind in kinds for warned in (True, False)}
     for tuning in _aligned(seeds):
-        assert tuning.alignment is not None
-        found, right = health(tuning.alignment, place), score(tuning, place)
+        sense = tuning.sense
+        found, right = health(tuning.alignments[0], place), score(tuning, place, sense)
         blind, raw = (
-            score(plain(tuning.sense, [tuning.seed], "", method).tunings[0], place)
+            score(plain(sense, [tuning.seed], "", method).tunings[0], place, sense)
             for method in ("lora-only", "raw")
         )
         if not (right and found and blind and raw):
@@ -234,4 +251,4 @@ _MARGIN: Final = 4.6
 
 def _aligned(seeds: Sequence[int]) -> list[Tuning]:
     tunings = (t for rows in TABLES.values() for row in rows(seeds) for t in row.tunings)
-    return list(dict.fromkeys(tuning for tuning in tunings if tuning.alignment))
+    return [tuning for tuning in dict.fromkeys(tunings) if _only(tuning)]

@@ -33,14 +33,15 @@ _QUESTIONS: Final = 6  # of a clip at most
 def prepare(place: Place, rows: Sequence[Row]) -> None:
     """Make the worlds and write their questions, where they are not there yet."""
     tunings = [tuning for row in rows for tuning in row.tunings]
+    read = [(tuning.sense, tuning.share) for tuning in tunings]
+    read += [(alignment.sense, 1.0) for tuning in tunings for alignment in tuning.alignments]
     clips, training = range(place.clips), place.clips - place.held_out
-    for world in dict.fromkeys(SENSES[tuning.sense].world for tuning in tunings):
-        generate_toyworld(place.data / world, world, scenes=place.clips, seed=WORLD_SEED)
-        for share in {t.share for t in tunings if SENSES[t.sense].world == world} | {1.0}:
-            some = clips[: max(1, round(share * training))]
-            for split, part in (("train", some), ("val", clips[training:])):
-                folder = place.questions(world, share)
-                write_questions(folder, world, WORLD_SEED, split, part, _QUESTIONS)
+    for worlds, share in dict.fromkeys((SENSES[name].worlds, share) for name, share in read):
+        for world in worlds:
+            generate_toyworld(place.data / world, world, scenes=place.clips, seed=WORLD_SEED)
+        folder, some = place.questions(worlds, share), clips[: max(1, round(share * training))]
+        for split, part in (("train", some), ("val", clips[training:])):
+            write_questions(folder, worlds, WORLD_SEED, split, part, _QUESTIONS)
 
 
 def execute(runs: Sequence[Alignment | Tuning], place: Place, workers: int, what: str) -> list[str]:
@@ -148,7 +149,7 @@ def main() -> None:
     failed: set[str] = set()
     for name, rows in wanted.items():
         tunings = [tuning for row in rows for tuning in row.tunings]
-        alignments = [tuning.alignment for tuning in tunings if tuning.alignment]
+        alignments = [alignment for tuning in tunings for alignment in tuning.alignments]
         sources = [alignment.guidance for alignment in alignments if alignment.guidance]
         for what, runs in (("guidance", sources), ("alignments", alignments), ("tunings", tunings)):
             possible = [run for run in runs if failed.isdisjoint((run.name, *run.needs))]

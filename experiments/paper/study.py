@@ -5,7 +5,8 @@ configuration, its answers and its provenance. Settings were chosen on worlds of
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,26 +21,33 @@ _BACKBONE: Final = "experiments/backbones/miniature.yaml"
 
 @dataclass(frozen=True)
 class Sense:
-    """A world, and how one of its signals becomes pictures."""
+    """A world, and how one of its signals becomes pictures; or several senses of the same rooms."""
 
     world: str
     title: str
     data_module: str
     frames: int
-    drawing: tuple[str, ...] = ()
+    drawing: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()  # names of the senses
 
     @property
     def modality(self) -> str:
         """Name of its stream, which is that of its world."""
         return self.world
 
+    @property
+    def worlds(self) -> tuple[str, ...]:
+        """The worlds that its media come from."""
+        return tuple(SENSES[part].world for part in self.parts) or (self.world,)
+
 
 SENSES: Final = {
     "audio": Sense("audio", "sound", "AudioDataModule", 2),
     "3d": Sense("3d", "depth, Turbo colours", "DepthDataModule", 1),
-    "3d-gray": Sense("3d", "depth, gray", "DepthDataModule", 1, ("--data.encoding=gray",)),
+    "3d-gray": Sense("3d", "depth, gray", "DepthDataModule", 1, {"encoding": "gray"}),
     "highfps": Sense("highfps", "high frame rate", "HighFrameRateDataModule", 4),
     "ego": Sense("ego", "own view", "EgoDataModule", 2),
+    "both": Sense("both", "sound and gray depth", "SeveralDataModule", 2, {}, ("audio", "3d-gray")),
 }
 
 
@@ -54,22 +62,35 @@ class Place:
     align_steps: int = 150
     tune_steps: int = 300
 
-    def questions(self, world: str, share: float = 1.0) -> Path:
-        """Folder of the questions, those of a share of the training clips."""
-        return self.data / "questions" / f"{world}-{share:g}"
+    def questions(self, worlds: Sequence[str], share: float = 1.0) -> Path:
+        """Folder of the questions for these worlds, those of a share of the training clips."""
+        return self.data / "questions" / f"{'-'.join(worlds)}-{share:g}"
 
     def _data(self, sense: Sense, seed: int, share: float = 1.0) -> list[str]:
         return [
             f"--data.class_path=datamodules.{sense.data_module}",
-            f"--data.root={self.data / sense.world}",
+            *self._media(sense),
             "--data.benchmark=experiments.paper.questions.ToyQuestions",
-            f"--data.benchmark.annotations={self.questions(sense.world, share)}",
+            f"--data.benchmark.annotations={self.questions(sense.worlds, share)}",
             f"--data.frames={sense.frames}",
             "--data.num_workers=0",
             f"--data.seed={seed}",
             f"--data.cache_dir={self.runs / 'frames'}",
-            *sense.drawing,
+            *(f"--data.{name}={value}" for name, value in sense.drawing.items()),
         ]
+
+    def _media(self, sense: Sense) -> list[str]:
+        if not sense.parts:
+            return [f"--data.root={self.data / sense.world}"]
+        modules = [
+            {
+                "class_path": f"datamodules.{part.data_module}",
+                "init_args": {"root": str(self.data / part.world), "frames": part.frames}
+                | part.drawing,
+            }
+            for part in map(SENSES.__getitem__, sense.parts)
+        ]
+        return [f"--data.modules={json.dumps(modules)}"]
 
 
 @dataclass(frozen=True)
@@ -141,26 +162,32 @@ class Alignment:
 
 @dataclass(frozen=True)
 class Tuning:
-    """An LLM adapter and its answers: what is read is ``method``, aligned or not."""
+    """An LLM adapter and its answers: what is read is ``method``, aligned or not.
+
+    Of several senses at once, those are read that are in ``alignments``.
+    """
 
     sense: str
     seed: int
     method: str
-    alignment: Alignment | None = None
+    alignments: tuple[Alignment, ...] = ()
     options: tuple[str, ...] = ()
     share: float = 1.0  # of the training clips
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        aligned = f"-{self.alignment.label}" if self.alignment else ""
+        of = [
+            (a.label if a.sense == self.sense else f"{a.sense}-{a.label}") for a in self.alignments
+        ]
+        aligned = "".join(f"-{each}" for each in of)
         share = f"-{self.share:g}" if self.share < 1 else ""
         return f"tune/{self.sense}-{self.method}{aligned}{share}-seed{self.seed}"
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the runs that come before it."""
-        return (self.alignment.name, *self.alignment.needs) if self.alignment else ()
+        return tuple(name for each in self.alignments for name in (each.name, *each.needs))
 
     def result(self, place: Place) -> Path:
         """The file that marks it as finished."""
@@ -170,7 +197,9 @@ class Tuning:
         """Arguments of ``vlynx``."""
         sense = SENSES[self.sense]
         stage = "vlynx_pl.tuning.InstructionTuning"
-        reads = [f"--model.modalities={{{sense.modality}: {self._adapter(place)}}}"]
+        adapters = {SENSES[a.sense].modality: a.adapter(place) for a in self.alignments}
+        read = (f"{name}: {adapter}" for name, adapter in adapters.items())
+        reads = [f"--model.modalities={{{', '.join(read) or f'{sense.modality}: null'}}}"]
         match self.method:
             case "lora-only" | "zero-shot":
                 reads = ["--model.modalities={}"]
@@ -195,6 +224,3 @@ class Tuning:
             f"--trainer.max_steps={place.tune_steps}",
             *self.options,
         ]
-
-    def _adapter(self, place: Place) -> str:
-        return str(self.alignment.adapter(place)) if self.alignment else "null"

@@ -34,7 +34,7 @@ def aligned(
     for seed in seeds:
         guidance = Alignment(guided_by, seed) if guided_by else None
         alignment = Alignment(sense, seed, label, options, videos, guidance)
-        tunings.append(Tuning(sense, seed, "aligned", alignment, share=share))
+        tunings.append(Tuning(sense, seed, "aligned", (alignment,), share=share))
     return Row(sense, text, tuple(tunings))
 
 
@@ -49,6 +49,7 @@ def senses(seeds: Seeds) -> list[Row]:
     return [
         row
         for sense in SENSES
+        if not SENSES[sense].parts
         for row in (
             plain(sense, seeds[:1], "zero-shot", "zero-shot"),  # it has no seed
             plain(sense, seeds, "LoRA-only", "lora-only"),
@@ -172,6 +173,31 @@ def references(seeds: Seeds) -> list[Row]:
     return [*few, aligned(SWEPT, seeds, "500 videos of its own"), *others]
 
 
+def together(seeds: Seeds) -> list[Row]:
+    """Sound and depth of the same clips: adapters that were aligned apart, asked about both."""
+    read = {
+        "neither": (),
+        "sound alone": ("audio",),
+        "depth alone": ("3d-gray",),
+        "both": ("audio", "3d-gray"),
+    }
+    tunings = {
+        text: tuple(
+            Tuning(
+                "both",
+                seed,
+                "aligned" if parts else "lora-only",
+                tuple(Alignment(part, seed) for part in parts),
+            )
+            for seed in seeds
+        )
+        for text, parts in read.items()
+    }
+    return [
+        Row(sense, text, runs) for sense in SENSES["both"].parts for text, runs in tunings.items()
+    ]
+
+
 TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "senses": senses,
     "components": components,
@@ -181,5 +207,6 @@ TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "betas": betas,
     "data": data,
     "references": references,
+    "together": together,
 }
 """Name → what it runs, in the order of running: the last takes guidance of the first's runs."""

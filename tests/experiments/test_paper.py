@@ -18,8 +18,8 @@ from experiments.paper.questions import ASKED, clip
 from experiments.paper.references import distance, guidance_of, k_centre, measure
 from experiments.paper.report import interval, write_report
 from experiments.paper.run import execute, prepare
-from experiments.paper.study import Alignment, Place, Tuning
-from experiments.paper.tables import TABLES, Row, aligned, plain
+from experiments.paper.study import SENSES, Alignment, Place, Tuning
+from experiments.paper.tables import TABLES, Row, aligned, plain, together
 
 SEEDS = (1, 2, 3)
 
@@ -27,7 +27,7 @@ SEEDS = (1, 2, 3)
 def all_runs():
     rows = [row for rows_of in TABLES.values() for row in rows_of(SEEDS)]
     tunings = [tuning for row in rows for tuning in row.tunings]
-    alignments = [tuning.alignment for tuning in tunings if tuning.alignment]
+    alignments = [alignment for tuning in tunings for alignment in tuning.alignments]
     return [*tunings, *alignments, *(a.guidance for a in alignments if a.guidance)]
 
 
@@ -39,17 +39,17 @@ def test_runs_share_a_folder_only_if_they_are_the_same_run():
     assert len(set(map(tuple, commands.values()))) == len(commands)
 
 
-@pytest.mark.parametrize("world", ASKED)
-def test_questions_are_of_the_kinds_that_need_the_sense(world):
-    records = [clip(world, 0, index, 3) for index in range(20)]
+@pytest.mark.parametrize("worlds", [*((world,) for world in ASKED), ("audio", "3d")])
+def test_questions_are_of_the_kinds_that_need_the_sense(worlds):
+    records = [clip(worlds, 0, index, 3) for index in range(20)]
     kinds = {question["kind"] for record in records for question in record["questions"]}
-    assert kinds == set(ASKED[world])
+    assert kinds == {kind for world in worlds for kind in ASKED[world]}
     assert all(len(record["questions"]) <= 3 for record in records)
-    assert records == [clip(world, 0, index, 3) for index in range(20)]
+    assert records == [clip(worlds, 0, index, 3) for index in range(20)]
 
 
 def test_no_answer_of_the_ego_world_is_seen_in_the_record():
-    assert {clip("ego", 0, i, 6)["questions"][0]["answer"] for i in range(8)} == {
+    assert {clip(("ego",), 0, i, 6)["questions"][0]["answer"] for i in range(8)} == {
         "novice",
         "early",
         "intermediate",
@@ -106,11 +106,13 @@ def studied(tmp_path_factory) -> tuple[Place, list[Row], list[str]]:
         plain("3d", [1], "LoRA-only", "lora-only"),
         plain("3d", [1], "PAVE", "pave"),
         aligned("3d", [1], "V-LynX"),
+        *(row for row in together([1]) if row.label == "both"),
     ]
     prepare(place, rows)
     tunings = [tuning for row in rows for tuning in row.tunings]
     bad = Tuning("3d", 1, "raw", options=("--model.learning_rate=fast",))
-    failed = execute([Alignment("3d", 1)], place, 1, "alignments")
+    alignments = [alignment for tuning in tunings for alignment in tuning.alignments]
+    failed = execute(alignments, place, 1, "alignments")
     failed += execute([*tunings, bad], place, 1, "tunings")
     return place, rows, failed
 
@@ -191,16 +193,19 @@ def test_the_report_says_what_the_runs_say(studied, tmp_path, monkeypatch):
     monkeypatch.setattr(report, "TABLES", {"senses": lambda seeds: rows})
     write_report(tmp_path, place, [1])
     with (tmp_path / "results.csv").open() as file:
-        lines = {line["row"]: line for line in csv.DictReader(file)}
-    assert set(lines) == {"zero-shot", "LoRA-only", "PAVE", "V-LynX"}
-    for line in lines.values():
+        lines = {(line["row"], line["sense"]): line for line in csv.DictReader(file)}
+    methods = ("zero-shot", "LoRA-only", "PAVE", "V-LynX")
+    assert set(lines) == {(m, "3d") for m in methods} | {("both", "audio"), ("both", "3d-gray")}
+    for (_, sense), line in lines.items():
         answers = (Path(line["run"]) / "predictions-val.jsonl").read_text().splitlines()
         said = [json.loads(answer) for answer in answers]
+        said = [row for row in said if row["labels"]["modality"] == SENSES[sense].world]
         right = [row["prediction"] in row["references"] for row in said]
         assert float(line["accuracy all"]) == pytest.approx(100 * sum(right) / len(right), abs=0.01)
-    assert int(lines["zero-shot"]["trained"]) == 0
-    assert int(lines["LoRA-only"]["trained"]) < int(lines["V-LynX"]["trained"])
-    assert int(lines["LoRA-only"]["trained"]) < int(lines["PAVE"]["trained"])
+    trained = {row: int(line["trained"]) for (row, _), line in lines.items()}
+    assert trained["zero-shot"] == 0
+    assert trained["LoRA-only"] < min(trained["V-LynX"], trained["PAVE"])
+    assert trained["V-LynX"] < trained["both"]  # has two vision adapters
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| depth, Turbo colours | V-LynX |" in text and "ScanQA CIDEr 87.1" in text
     assert (tmp_path / "senses.png").read_bytes().startswith(b"\x89PNG")
