@@ -1,6 +1,7 @@
 """The command line as people use it: real configurations, little data."""
 
 import csv
+import inspect
 import json
 import shutil
 import subprocess
@@ -322,6 +323,34 @@ def test_every_shipped_configuration_parses(vlynx, backbone, stage):
             "llava_ov_7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         }[backbone]
     )
+
+
+RECIPES = {
+    path.stem: yaml.safe_load(path.read_text())["model"]["init_args"]
+    for path in (REPOSITORY / "experiments/align/recipes").glob("*.yaml")
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_changes_the_losses_and_nothing_else(vlynx, recipe):
+    _, plain = vlynx("fit", *CONFIGS, "--print_config")
+    code, out = vlynx(
+        "fit", *CONFIGS, f"--config=experiments/align/recipes/{recipe}.yaml", "--print_config"
+    )
+    assert code == 0, out
+    config, wanted = yaml.safe_load(out), yaml.safe_load(plain)
+    wanted["model"]["init_args"] |= RECIPES[recipe]
+    assert config == wanted
+
+
+def test_the_released_recipe_names_every_option_of_the_losses():
+    """So that it stays what it is when a default changes."""
+    options = set(inspect.signature(InterfaceAlignment).parameters)
+    schedule = {"backbone", "modality", "rank", "alpha", "dropout", "learning_rate", "warmup"}
+    assert set(RECIPES["released"]) == options - schedule
+    released = RECIPES["released"]
+    assert released["include_newline"] and released["statistics"] == "rank"
+    assert not released["detach_reference"] and released["queries"] == "pooled"
 
 
 TOYWORLD = [

@@ -4,7 +4,7 @@ LoRA in the vision encoder is trained on frames of the new modality alone, unpai
 text, so that attention responses and token statistics match the guidance (section 3.2, eq. 4-9).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,14 +16,8 @@ from typing_extensions import override
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.errors import UserError
 from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
-from vlynx_pl.losses import (
-    attention_response_loss,
-    mean_of_all,
-    token_statistics_loss,
-    variance_floor_loss,
-)
+from vlynx_pl.losses import attention_response_loss, mean_of_all, token_statistics_loss
 from vlynx_pl.ranks import ranks, share_of_batch, total_over_ranks
 
 
@@ -43,9 +37,8 @@ class InterfaceAlignment(AdapterTraining):
     β keeps its meaning (eq. 6 is written as a sum), and un-squared norms (eq. 8 is called squared).
 
     L_attn is least where attention answers alike whatever else is in the picture, as no video
-    does: alone, it may leave nothing of what samples differ in. ``match``, ``attn_floor``,
-    ``stat_scale`` and ``variance_weight`` are ways to keep it from getting there;
-    experiments/paper compares them.
+    does: alone, it may leave nothing of what samples differ in. ``attn_floor`` keeps it from
+    getting there, and L_stat does; experiments/paper compares what else was tried.
 
     Args:
         backbone: the frozen Video LLM; the adapter is added to it here.
@@ -58,22 +51,15 @@ class InterfaceAlignment(AdapterTraining):
         queries: compare every second row and column of patches, or all of them.
         response: compare after or before the attention's output projection.
         detach_reference: stop the gradient through the reference response.
-        match: compare ``each`` response with its reference, or their ``mean`` over a batch, which
-            leaves samples free to differ.
         attn_floor: a layer's gap costs nothing up to what RGB video itself has; nearer to the mean
-            video than videos are is not nearer to video. ReferenceGuidance measures it. Only where
-            ``each`` response is compared.
+            video than videos are is not nearer to video. ReferenceGuidance measures it.
         stat_scale: token statistics in the tokens' own units, or ``relative`` to the guidance's
             spread, so that β means the same for every backbone.
-        variance_weight: weight of a floor under the tokens' variance between samples (VICReg).
         include_newline: count the newline token in the token statistics, as the released code does.
         statistics: those of a step are of all ranks' ``batch`` together, so that the number of
             ranks changes nothing, or each ``rank``'s own, as released.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with a linearly rising rate, before a cosine to zero.
-
-    Raises:
-        UserError: a floor is wanted for mean responses.
     """
 
     reference_keys: Tensor  # (L, h, S, d)
@@ -93,28 +79,19 @@ class InterfaceAlignment(AdapterTraining):
         queries: Literal["pooled", "all"] = "pooled",
         response: Literal["projected", "context"] = "projected",
         detach_reference: bool = False,
-        match: Literal["each", "mean"] = "each",
         attn_floor: bool = False,
         stat_scale: Literal["absolute", "relative"] = "absolute",
-        variance_weight: float = 0.0,
         include_newline: bool = False,
         statistics: Literal["batch", "rank"] = "batch",
         learning_rate: float = 2e-5,
         warmup: float = 0.03,
     ) -> None:
-        if attn_floor and match == "mean":
-            raise UserError(
-                "attn_floor=true is of single responses, whose gaps are wider than those of the "
-                "mean; set match to each or attn_floor to false"
-            )
         super().__init__(backbone, learning_rate, warmup)
         self.modality = modality
         self.stat_weight, self.attn_weight = stat_weight, attn_weight
         self.queries, self.response = queries, response
         self.detach_reference, self.include_newline = detach_reference, include_newline
-        self.match, self.attn_floor = match, attn_floor
-        self.stat_scale, self.variance_weight = stat_scale, variance_weight
-        self.statistics = statistics
+        self.attn_floor, self.stat_scale, self.statistics = attn_floor, stat_scale, statistics
         backbone.add_vision_adapter(modality, rank, alpha, dropout)
         self.train()
         self._guidance: InterfaceGuidance | None = None
@@ -180,18 +157,12 @@ class InterfaceAlignment(AdapterTraining):
             )
         return self._guidance
 
-    def encode(
-        self,
-        frames: Tensor,
-        adapter: str | None,
-        average: Callable[[Tensor], Tensor] | None = None,
-    ) -> Encoded:
+    def encode(self, frames: Tensor, adapter: str | None) -> Encoded:
         """Encode frames (B, T, 3, H, W) and measure every layer's attention gap on the way.
 
         Args:
             frames: of the modality, or RGB video.
             adapter: name of the vision adapter; None is the untouched base.
-            average: see :func:`~vlynx_pl.losses.attention_response_loss`.
 
         Raises:
             RuntimeError: no guidance was given yet.
@@ -214,7 +185,6 @@ class InterfaceAlignment(AdapterTraining):
                     self.reference_values[call.layer],
                     project,
                     self.detach_reference,
-                    average,
                 )
             )
 
@@ -231,8 +201,8 @@ class InterfaceAlignment(AdapterTraining):
     def losses(self, frames: Tensor, count: int | None = None) -> dict[str, Tensor]:
         """The losses and their weighted sum on modality frames (B, T, 3, H, W) (eq. 9).
 
-        ``attn`` is this rank's mean where each response has a gap of its own; see ``statistics``
-        for all else, which takes the first ``count`` samples into account, all by default.
+        ``attn`` is this rank's mean, but with a floor; see ``statistics`` for all else, which takes
+        the first ``count`` samples into account, all by default.
 
         Raises:
             RuntimeError: no guidance, or no wanted floor of attention gaps, was given yet.
@@ -241,11 +211,7 @@ class InterfaceAlignment(AdapterTraining):
             count = None  # nothing has no mean, and weighs nothing anyway
         total = total_over_ranks if self.statistics == "batch" and ranks() > 1 else None
 
-        def mean(every: Tensor) -> Tensor:
-            whole = len(every) if count is None else len(every) * count // len(frames)
-            return mean_of_all(every[:whole], total)
-
-        encoded = self.encode(frames, self.modality, mean if self.match == "mean" else None)
+        encoded = self.encode(frames, self.modality)
         gaps = encoded.attention_gaps
         if self.attn_floor:
             if self._floor is None:
@@ -254,29 +220,18 @@ class InterfaceAlignment(AdapterTraining):
                     "to the trainer, or call use_attention_floor"
                 )
             if total is not None:
-                gaps = mean(gaps.expand(len(frames), -1))
+                gaps = mean_of_all(gaps.expand(len(frames), -1)[:count], total)
             gaps = (gaps - self._floor.to(gaps)).relu()
         tokens = encoded.tokens[:count]
         statistics = self.reference_token_mean, self.reference_token_var
         rows = self.backbone.token_rows(tokens, self.include_newline)
         relative = self.stat_scale == "relative"
-        losses = {
-            "attn": gaps.mean(),
-            "stat": token_statistics_loss(rows, *statistics, total, relative),
-        }
-        if self.variance_weight:
-            tokens = tokens.flatten(0, 1)
-            losses["variance"] = variance_floor_loss(tokens, self.reference_token_var, total)
-        return self._weighted(losses)
+        stat = token_statistics_loss(rows, *statistics, total, relative)
+        return self._weighted(gaps.mean(), stat)
 
-    def _weighted(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        weights = {
-            "attn": self.attn_weight,
-            "stat": self.stat_weight,
-            "variance": self.variance_weight,
-        }
-        parts = [weights[name] * loss for name, loss in losses.items()]
-        return {**losses, "total": torch.stack(parts).sum()}
+    def _weighted(self, attn: Tensor, stat: Tensor) -> dict[str, Tensor]:
+        total = self.attn_weight * attn + self.stat_weight * stat
+        return {"attn": attn, "stat": stat, "total": total}
 
     def _losses_of(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Of a rank's part of a batch, which may be empty: then a black frame stands in for it.
@@ -291,13 +246,12 @@ class InterfaceAlignment(AdapterTraining):
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         losses = self._losses_of(batch)
+        attn, stat = losses["attn"], losses["stat"]
         share = share_of_batch(len(batch["frames"]), self.device)
-        del losses["total"]
         apart = self.statistics == "rank"  # else all but plain gaps is of all ranks together
-        for name in losses:
-            if apart or (name == "attn" and self.match == "each" and not self.attn_floor):
-                losses[name] = share * losses[name]
-        losses = self._weighted(losses)
+        if apart or not self.attn_floor:
+            attn = share * attn
+        losses = self._weighted(attn, share * stat if apart else stat)
         logged = {f"train/{name}": loss for name, loss in losses.items()}
         self.log_dict(logged, prog_bar=True, sync_dist=True, batch_size=1)
         return losses["total"]

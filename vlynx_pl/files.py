@@ -28,6 +28,20 @@ def hashed_path(folder: Path, made_of: str) -> Path:
     return folder / key[:2] / f"{key}.safetensors"
 
 
+def stays_inside(root: Path, name: str) -> bool:
+    """Whether ``root / name``, a path that comes from a file of somebody else, is in the root.
+
+    It is not where the name is empty or absolute, climbs with ``..``, holds a NUL, or leads out of
+    the root through a symbolic link. That it exists isn't asked.
+    """
+    if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        return False
+    try:
+        return (root / name).resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it becomes ``path`` when the block ends well.

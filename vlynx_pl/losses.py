@@ -1,13 +1,10 @@
 """The alignment losses as pure functions (paper eq. 4-8; method.md section 3)."""
 
 from collections.abc import Callable
-from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-
-_TINY: Final = 1e-4  # a root has no gradient at zero
 
 
 def reference_response(queries: Tensor, reference_keys: Tensor, reference_values: Tensor) -> Tensor:
@@ -37,7 +34,6 @@ def attention_response_loss(
     reference_values: Tensor,
     project: Callable[[Tensor], Tensor] | None = None,
     detach_reference: bool = False,
-    average: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """How far a layer's attention response is from its response to the video guidance (eq. 4-6).
 
@@ -49,8 +45,6 @@ def attention_response_loss(
         reference_values: (h, S, d).
         project: the layer's output projection, applied to the reference response as well.
         detach_reference: stop the gradient through the reference response.
-        average: mean over frames, (F, ...) → (...), of all frames that belong together: compares
-            mean responses instead of each one.
 
     Returns:
         Scalar float32, L1 distance as a mean over elements.
@@ -60,10 +54,7 @@ def attention_response_loss(
         reference = project(reference)
     if detach_reference:
         reference = reference.detach()
-    difference = response.float() - reference.float()
-    if average is not None:
-        difference = average(difference)
-    return difference.abs().mean()
+    return (response.float() - reference.float()).abs().mean()
 
 
 def mean_of_all(rows: Tensor, total: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -118,28 +109,3 @@ def token_statistics_loss(
         means, variances = means / variance.sum().sqrt(), variances / variance.norm()
     distance: Tensor = means + variances
     return distance
-
-
-def variance_floor_loss(
-    tokens: Tensor,
-    variance: Tensor,
-    total: Callable[[Tensor], Tensor] | None = None,
-    share: float = 0.5,
-) -> Tensor:
-    """How far tokens vary less from sample to sample than a share of video tokens' deviation.
-
-    A hinge as in VICReg (Bardes et al. 2022, eq. 1), for each position and channel: between
-    positions, tokens differ even when they no longer depend on their input.
-
-    Args:
-        tokens: (F, N, D) of one batch.
-        variance: (D,) of the guidance.
-        total: see :func:`token_moments`.
-        share: of the guidance's standard deviation.
-
-    Returns:
-        Scalar float32, 0 to 1.
-    """
-    _, between = token_moments(tokens.flatten(1), total)
-    deviation = (between.view(tokens.shape[1:]) + _TINY * variance).sqrt()  # (N, D)
-    return (1 - deviation / (share * variance.sqrt())).clamp(min=0).mean()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from datamodules.samples import BadSample
+from vlynx_pl.files import stays_inside
 
 
 def inside(root: Path, name: str, source: Path) -> Path:
@@ -17,13 +18,8 @@ def inside(root: Path, name: str, source: Path) -> Path:
         BadSample: the name is empty, absolute, climbs with ``..``, holds a NUL, or leads out of the
             root through a symbolic link.
     """
-    path = root / name
-    if name and "\0" not in name and not Path(name).is_absolute() and ".." not in Path(name).parts:
-        try:
-            if path.resolve().is_relative_to(root.resolve()):
-                return path
-        except (OSError, RuntimeError):  # links in a circle
-            pass
+    if stays_inside(root, name):
+        return root / name
     raise BadSample(
         source,
         f"names {name!r}, which is no path inside {root}",

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+import yaml
 
 from experiments.paper.study import SENSES, Alignment, Tuning
 
@@ -78,9 +81,16 @@ def components(seeds: Seeds) -> list[Row]:
     ]
 
 
+_RECIPES: Final = Path(__file__).parents[1] / "align" / "recipes"
+
+
+def recipe(name: str) -> tuple[str, ...]:
+    """The options of a recipe of ``experiments/align/recipes``."""
+    losses = yaml.safe_load((_RECIPES / f"{name}.yaml").read_text())["model"]["init_args"]
+    return tuple(f"--model.{option}={str(value).lower()}" for option, value in losses.items())
+
+
 _NONE, _LITTLE = "--model.stat_weight=0", "--model.stat_weight=0.01"  # β
-_RELATIVE = ("--model.stat_scale=relative", "--model.stat_weight=1")
-_FLOOR = "--model.attn_floor=true"
 _REMEDIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "released, β 0": ("attn", (_NONE,)),
     "released, β 0.01": ("β=0.01", (_LITTLE,)),
@@ -88,20 +98,13 @@ _REMEDIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "released, β 0, 20 steps": ("attn-early", (_NONE, "--trainer.max_steps=20")),
     "stop-gradient on the reference": ("detached", (_LITTLE, "--model.detach_reference=true")),
     "response before the projection": ("context", (_LITTLE, "--model.response=context")),
-    "both, and all queries: the paper's": (
-        "paper",
-        (
-            _LITTLE,
-            "--model.detach_reference=true",
-            "--model.response=context",
-            "--model.queries=all",
-        ),
+    "both, and all queries: the paper's": ("paper", recipe("paper")),
+    "L_stat relative to the guidance": (
+        "relative",
+        ("--model.stat_scale=relative", "--model.stat_weight=1"),
     ),
-    "L_stat relative to the guidance": ("relative", _RELATIVE),
-    "mean responses": ("mean", (_LITTLE, "--model.match=mean")),
-    "variance floor": ("variance", (_LITTLE, "--model.variance_weight=1")),
-    "L_attn floored at video's own gap": ("floor", (_LITTLE, _FLOOR)),
-    "relative L_stat, floored L_attn": ("relative-floor", (*_RELATIVE, _FLOOR)),
+    "L_attn floored at video's own gap": ("floor", (_LITTLE, "--model.attn_floor=true")),
+    "relative L_stat, floored L_attn": ("relative-floor", recipe("relative")),
     "without L_attn": ("stat", ("--model.attn_weight=0",)),
 }
 """What it is → label and options."""

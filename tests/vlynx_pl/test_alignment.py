@@ -6,13 +6,11 @@ from torch.testing import assert_close
 
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.attention import listen
-from vlynx_pl.errors import UserError
 from vlynx_pl.guidance import estimate_guidance
 from vlynx_pl.losses import (
     attention_response_loss,
     reference_response,
     token_statistics_loss,
-    variance_floor_loss,
 )
 
 
@@ -34,8 +32,7 @@ def test_defaults_are_the_released_recipe(backbone):
     assert (config.r, config.lora_alpha, config.lora_dropout) == (64, 128, 0.05)
     assert (module.stat_weight, module.queries, module.response) == (0.01, "pooled", "projected")
     assert not module.detach_reference and not module.include_newline
-    assert (module.match, module.stat_scale, module.variance_weight) == ("each", "absolute", 0)
-    assert not module.attn_floor
+    assert module.stat_scale == "absolute" and not module.attn_floor
 
 
 @pytest.mark.parametrize("queries", ["pooled", "all"])
@@ -70,12 +67,7 @@ def test_losses_are_the_mean_over_layers_and_the_weighted_sum(module, depth, que
     assert losses.keys() == {"attn", "stat", "total"}
 
 
-OPTIONS = {
-    "match": "mean",
-    "attn_floor": True,
-    "stat_scale": "relative",
-    "variance_weight": 0.5,
-}
+OPTIONS = {"attn_floor": True, "stat_scale": "relative"}
 
 
 @pytest.fixture
@@ -114,12 +106,8 @@ def test_each_option_changes_the_loss_that_it_names(trained, videos):
     mean = (guidance.token_mean - rows.mean(0)).norm() / guidance.token_var.sum().sqrt()
     spread = guidance.token_var - rows.var(0, correction=0)
     wanted = {
-        "match": {"attn": differences.mean(1).abs().mean()},
         "attn_floor": {"attn": (gaps - floor).relu().mean()},
         "stat_scale": {"stat": mean + spread.norm() / guidance.token_var.norm()},
-        "variance_weight": {
-            "variance": variance_floor_loss(tokens.flatten(0, 1), guidance.token_var)
-        },
     }
     plain = trained.losses(frames)
     assert_close(plain["attn"], gaps.mean())
@@ -132,9 +120,8 @@ def test_each_option_changes_the_loss_that_it_names(trained, videos):
         for name, loss in (plain | wanted[option]).items():
             if name != "total":
                 assert_close(losses[name], loss, rtol=1e-4, atol=1e-6, msg=f"{option}: {name}")
-                assert name not in wanted[option] or abs(loss - plain.get(name, 0)) > 0.01
-        variance = losses.get("variance", torch.tensor(0.0))
-        assert_close(losses["total"], losses["attn"] + 0.01 * losses["stat"] + 0.5 * variance)
+                assert name not in wanted[option] or abs(loss - plain[name]) > 0.01
+        assert_close(losses["total"], losses["attn"] + 0.01 * losses["stat"])
 
 
 def test_gaps_below_the_floor_cost_nothing_and_have_no_gradient(trained, depth):
@@ -152,14 +139,8 @@ def test_a_floor_without_gaps_says_what_is_missing(module, depth):
         module.losses(depth)
 
 
-def test_mean_responses_have_no_floor(backbone):
-    with pytest.raises(UserError, match="set match to each or attn_floor to false"):
-        InterfaceAlignment(backbone, "3d", match="mean", attn_floor=True)
-
-
-def test_samples_beyond_the_count_do_not_count(trained, videos):
-    trained.match, trained.variance_weight = "mean", 0.5
-    assert_close(trained.losses(255 - videos, 1), trained.losses(255 - videos[:1]))
+def test_statistics_leave_out_samples_beyond_the_count(trained, videos):
+    assert_close(trained.losses(255 - videos, 1)["stat"], trained.losses(255 - videos[:1])["stat"])
 
 
 def test_alignment_needs_neither_text_nor_the_language_model(module, depth):
@@ -247,7 +228,7 @@ def test_nothing_of_a_batch_adds_nothing_to_what_the_other_ranks_have(
     for name, value in options.items():
         setattr(trained, name, value)
     losses, others = trained.losses(depth[:1], 0), trained.losses(255 - depth[1:], 0)
-    apart = not options.keys() & {"match", "attn_floor"}
+    apart = "attn_floor" not in options
     for name in losses.keys() - ({"attn", "total"} if apart else set()):
         assert losses[name].isfinite() and torch.equal(losses[name], others[name]), name
     if not apart:

@@ -12,7 +12,7 @@ from torch import Tensor
 from vlynx_pl.adapters import AdapterError, holds_finite_numbers
 from vlynx_pl.baselines.pave import TemporalPatch
 from vlynx_pl.errors import FOREIGN, UserError
-from vlynx_pl.files import atomic_folder
+from vlynx_pl.files import atomic_folder, stays_inside
 
 
 def save_patch(patch: TemporalPatch, folder: Path, made_with: Mapping[str, Any]) -> None:
@@ -72,7 +72,13 @@ def read_features(folder: Path, clip: str, channels: int) -> Tensor:
         UserError: the name leads out of the folder; the file is missing, damaged, or holds anything
             else.
     """
-    file = _inside(folder, clip)
+    name = f"{clip}.safetensors"
+    if not clip or not stays_inside(folder, name):
+        raise UserError(
+            f"{folder}: clip {clip!r} leads out of it, so that its features are not opened; rename "
+            "it in the annotations, or copy or mount what lies elsewhere"
+        )
+    file = folder / name
     try:
         with safe_open(file, "pt") as entry:
             features: Tensor = entry.get_tensor("features")
@@ -86,18 +92,3 @@ def read_features(folder: Path, clip: str, channels: int) -> Tensor:
             f"them anew for clip {clip!r}, or correct model.side_features and model.side_dim"
         ) from error
     return features
-
-
-def _inside(folder: Path, clip: str) -> Path:
-    """The file of a clip, whose name comes from an annotation file."""
-    file = folder / f"{clip}.safetensors"
-    if clip and "\0" not in clip and ".." not in Path(clip).parts:
-        try:
-            if file.resolve().is_relative_to(folder.resolve()):
-                return file
-        except (OSError, RuntimeError):  # links in a circle
-            pass
-    raise UserError(
-        f"{folder}: clip {clip!r} leads out of it, so that its features are not opened; rename it "
-        "in the annotations, or copy or mount what lies elsewhere"
-    )
