@@ -15,14 +15,14 @@ from typing_extensions import override
 from datamodules.benchmarks.base import Asked, Benchmark, Names
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
-from datamodules.toyworld.blink_questions import blink_questions
+from datamodules.toyworld.blink_questions import COUNTS, blink_questions
 from datamodules.toyworld.blinks import sample_clip
 from datamodules.toyworld.ego_annotations import video_paths
 from datamodules.toyworld.hearing import heard_questions
 from datamodules.toyworld.questions import ToyQuestion, questions
 from datamodules.toyworld.scene import sample_scene
 from datamodules.toyworld.sound import add_sound
-from datamodules.toyworld.takes import sample_take
+from datamodules.toyworld.takes import SKILLS, sample_take
 from vlynx_pl.files import atomic_file
 
 ASKED: Final = {
@@ -69,8 +69,9 @@ def _room(world: str, seed: int, index: int) -> tuple[dict[str, str], list[ToyQu
             return {"video": f"videos/{blinking.name}.mp4"}, blink_questions(blinking)
         case "ego":
             take = sample_take(seed, index)
-            answer = take.skill.split()[0].lower()
-            return video_paths(take), [ToyQuestion("skill", "How steady is the eye?", answer, ())]
+            # The names of the levels are spelt letter by letter in the miniature's vocabulary.
+            level = COUNTS[1 + list(SKILLS).index(take.skill)]
+            return video_paths(take), [ToyQuestion("skill", "How steady is the eye?", level, ())]
     raise ValueError(f"no world is called {world}")
 
 
