@@ -225,19 +225,20 @@ def _confusion(place: Place, seeds: Sequence[int]) -> str:
     for tuning in _aligned(seeds):
         sense = tuning.sense
         found, right = health(tuning.alignments[0], place), score(tuning, place, sense)
-        blind, raw = (
-            score(plain(sense, [tuning.seed], "", method).tunings[0], place, sense)
-            for method in ("lora-only", "raw")
+        without, unaligned = (
+            plain(sense, [tuning.seed], "", method).tunings[0] for method in ("lora-only", "raw")
         )
+        blind, raw = score(without, place, sense), score(unaligned, place, sense)
         if not (right and found and blind and raw):
             continue
         kind = "better" if right["all"] > raw["all"] else "no better than unaligned"
-        if right["all"] < blind["all"] + _MARGIN:
+        if right["all"] < blind["all"] + _margin(without, place):
             kind = "of no use"
         counts[kind, found.warned] += 1
     text = [
         "## Does the report warn of collapsed tokens?\n",
-        f"Of no use: fewer than {_MARGIN:g} points more right answers than without the sense.\n",
+        "Of no use: no more right answers than without the sense, by two standard errors of the "
+        "difference.\n",
         "| aligned tokens | warned | not warned |",
         "|---|---|---|",
         *(f"| {kind} | {counts[kind, True]} | {counts[kind, False]} |" for kind in kinds),
@@ -245,8 +246,11 @@ def _confusion(place: Place, seeds: Sequence[int]) -> str:
     return "\n".join(text) + "\n"
 
 
-_MARGIN: Final = 4.6
-"""Points: two standard errors of the difference of two runs with 37 % right of 882 answers."""
+def _margin(tuning: Tuning, place: Place) -> float:
+    """Two standard errors, in points, of the difference of two runs that answer as well as this."""
+    figures = json.loads(tuning.result(place).read_text())
+    right, asked = figures[_SCORE], figures["music_avqa/n_total"]
+    return 2 * math.sqrt(2 * right * (100 - right) / asked)
 
 
 def _aligned(seeds: Sequence[int]) -> list[Tuning]:

@@ -1,6 +1,6 @@
 """Runs the study, several runs at a time, and writes its report; finished runs are left alone.
 
-``python -m experiments.paper.run [--quick] [--only TABLE ...]``, or ``make paper``
+``python -m experiments.paper.run [--quick] [--tables TABLE ...]``, or ``make paper``
 """
 
 import argparse
@@ -23,7 +23,7 @@ from datamodules.toyworld import generate_toyworld
 from experiments.paper.questions import write_questions
 from experiments.paper.report import write_report
 from experiments.paper.study import SENSES, WORLD_SEED, Alignment, Place, Tuning
-from experiments.paper.tables import TABLES, Row
+from experiments.paper.tables import TABLES, USUAL, Row
 from vlynx_pl.interruption import INTERRUPTED, PREEMPTED
 from vlynx_pl.progress import say, track
 
@@ -127,7 +127,7 @@ def main() -> None:
     """Run the tables that are asked for, one after the other, and report after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two tables, one seed, few steps")
-    parser.add_argument("--only", nargs="+", choices=TABLES, help="tables; else all")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=USUAL, help="else the usual")
     parser.add_argument("--senses", nargs="+", choices=SENSES, default=list(SENSES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--data", type=Path, default=Path("data/paper"))
@@ -135,15 +135,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("experiments/paper"), help="of the report")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args()
-    place, seeds, tables = Place(options.data, options.runs), options.seeds, list(TABLES)
+    place, seeds, tables = Place(options.data, options.runs), options.seeds, options.tables
     if options.quick:
-        tables = tables[:2]
+        tables = USUAL[:2]
         quick = (options.data / "quick", options.runs / "quick")
         place = replace(Place(*quick), clips=200, held_out=50, align_steps=30, tune_steps=60)
         options.out, seeds = options.runs / "quick", seeds[:1]
     wanted = {
-        name: [row for row in TABLES[name](seeds) if row.sense in options.senses]
-        for name in options.only or tables
+        name: [row for row in TABLES[name](seeds) if row.sense in options.senses] for name in tables
     }
     prepare(place, [row for rows in wanted.values() for row in rows])
     failed: set[str] = set()

@@ -46,7 +46,7 @@ SENSES: Final = {
     "audio": Sense("audio", "sound", "AudioDataModule", 2),
     "3d": Sense("3d", "depth, Turbo colours", "DepthDataModule", 1),
     "3d-gray": Sense("3d", "depth, gray", "DepthDataModule", 1, {"encoding": "gray"}),
-    # In worlds of another seed, nobody counted blinks after as many steps as the others have.
+    # Counting is learnt late: after the others' steps it had hardly begun, in another world too.
     "highfps": Sense("highfps", "high frame rate", "HighFrameRateDataModule", 4, patience=3),
     "ego": Sense("ego", "own view", "EgoDataModule", 2),
     "both": Sense("both", "sound and gray depth", "SeveralDataModule", 2, {}, ("audio", "3d-gray")),
