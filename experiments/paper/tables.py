@@ -10,6 +10,7 @@ import yaml
 from experiments.paper.study import SENSES, Alignment, Tuning
 
 Seeds = Sequence[int]
+SINGLE: Final = [name for name, sense in SENSES.items() if not sense.parts]
 _BLIND: Final = ("zero-shot", "lora-only")  # methods that read the video alone
 
 
@@ -51,8 +52,7 @@ def senses(seeds: Seeds) -> list[Row]:
     """Tables 1 to 4: each sense against the baselines."""
     return [
         row
-        for sense in SENSES
-        if not SENSES[sense].parts
+        for sense in SINGLE
         for row in (
             plain(sense, seeds[:1], "zero-shot", "zero-shot"),  # it has no seed
             plain(sense, seeds, "LoRA-only", "lora-only"),
@@ -116,7 +116,7 @@ def remedies(seeds: Seeds) -> list[Row]:
     """What keeps the attention loss from collapsing the tokens: all in far senses, some in all."""
     return [
         aligned(sense, seeds, text, label, *options)
-        for sense in ABLATED
+        for sense in SINGLE
         for text, (label, options) in _REMEDIES.items()
         if sense in _FAR or label in _EVERYWHERE
     ]
