@@ -136,6 +136,7 @@ def _line(
     table: str, row: Row, tuning: Tuning, right: Mapping[str, float], place: Place
 ) -> dict[str, Any]:
     """A run's row of results.csv."""
+    made_at = json.loads(tuning.result(place).read_text())["provenance"]["git"]
     line: dict[str, Any] = {
         "table": table,
         "sense": row.sense,
@@ -144,6 +145,7 @@ def _line(
         "trained": trained(tuning, place),
         "run": str(tuning.result(place).parent),
         "alignment": " ".join(str(a.result(place).parent) for a in tuning.alignments),
+        "commit": (made_at or {}).get("commit"),
     }
     line |= {f"accuracy {kind}": round(value, 2) for kind, value in right.items()}
     if (only := _only(tuning)) and (found := health(only, place)):
