@@ -63,7 +63,7 @@ def senses(seeds: Seeds) -> list[Row]:
     ]
 
 
-ABLATED: Final = ("audio", "3d", "3d-gray", "ego")
+ABLATED: Final = ("audio", "3d", "3d-gray")
 
 
 def components(seeds: Seeds) -> list[Row]:
