@@ -28,6 +28,7 @@ from vlynx_pl.interruption import Interrupted, asked_to_stop
 from vlynx_pl.progress import track
 from vlynx_pl.provenance import last_session
 
+_NEAR: Final = 1.5  # times RGB video's L_attn: the study's senses have 1.3 or less, or 3.8
 _KEPT: Final = "It is measured anew, and nothing else is lost. Run the same command again to go on."
 
 
@@ -114,6 +115,8 @@ class AlignmentReport(Callback):
         console.print(table(self.gaps, self.modality))
         for warning in self.warnings():
             console.print(f"[bold red]Warning:[/] {warning}", soft_wrap=True)
+        for line in advice(self.gaps, self.modality):
+            console.print(f"[bold]Note:[/] {line}", soft_wrap=True, highlight=False)
 
     @torch.inference_mode()
     def _measure(
@@ -147,6 +150,18 @@ def health_warnings(gaps: dict[str, InterfaceGap], healthy_share: float) -> list
                 "--model.learning_rate or train for fewer steps"
             )
     return warnings
+
+
+def advice(gaps: dict[str, InterfaceGap], modality: str) -> list[str]:
+    """What to try where alignment may cost more than it brings: the sense was near to video."""
+    before, video = (float(gaps[when].attention.mean()) for when in ("before", "video"))
+    if before > _NEAR * video:
+        return []
+    return [
+        f"before alignment, attention answered {modality!r} as it answers video (L_attn "
+        f"{before:.2f}, RGB video {video:.2f}). In experiments/paper such senses gained nothing by "
+        f"alignment, or lost; tune without as well, --model.modalities='{{{modality}: null}}'"
+    ]
 
 
 def summary(gaps: dict[str, InterfaceGap]) -> dict[str, dict[str, Any]]:

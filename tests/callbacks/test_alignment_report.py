@@ -5,7 +5,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from callbacks.alignment_report import health_warnings, summary, table
+from callbacks.alignment_report import advice, health_warnings, summary, table
 from vlynx_pl.interface_gap import InterfaceGap
 
 
@@ -42,6 +42,14 @@ def test_each_sign_of_collapse_is_named_with_a_remedy(video):
     assert len(warnings(video, video, sample_variance=0.1, effective_rank=1.0)) == 2
     richer = replace(video, sample_variance=1000.0)
     assert warnings(video, richer, sample_variance=2.1) == []
+
+
+def test_senses_near_video_are_advised_to_be_tuned_without_alignment_too(video):
+    near, far = (replace(video, attention=times * video.attention) for times in (1.4, 1.6))
+    (note,) = advice({"video": video, "before": near, "after": video}, "ego")
+    assert "(L_attn 0.35, RGB video 0.25)" in note
+    assert "--model.modalities='{ego: null}'" in note
+    assert advice({"video": video, "before": far, "after": near}, "ego") == []
 
 
 def test_the_table_shows_layer_groups_distances_and_health(video):
