@@ -257,4 +257,4 @@ def _margin(tuning: Tuning, place: Place) -> float:
 
 def _aligned(seeds: Sequence[int]) -> list[Tuning]:
     tunings = (t for rows in TABLES.values() for row in rows(seeds) for t in row.tunings)
-    return [tuning for tuning in dict.fromkeys(tunings) if _only(tuning)]
+    return [tuning for tuning in dict.fromkeys(tunings) if _only(tuning) and tuning.share == 1]
