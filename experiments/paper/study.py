@@ -46,10 +46,12 @@ SENSES: Final = {
     "audio": Sense("audio", "sound", "AudioDataModule", 2),
     "3d": Sense("3d", "depth, Turbo colours", "DepthDataModule", 1),
     "3d-gray": Sense("3d", "depth, gray", "DepthDataModule", 1, {"encoding": "gray"}),
-    # One question a clip, the others three or four: as many questions in all.
+    # One question a clip or two of each sense, not three or four: as many questions in all.
     "highfps": Sense("highfps", "high frame rate", "HighFrameRateDataModule", 4, patience=3),
     "ego": Sense("ego", "own view", "EgoDataModule", 2, patience=3),
-    "both": Sense("both", "sound and gray depth", "SeveralDataModule", 2, {}, ("audio", "3d-gray")),
+    "both": Sense(
+        "both", "sound and gray depth", "SeveralDataModule", 2, {}, ("audio", "3d-gray"), patience=2
+    ),
 }
 
 
