@@ -23,7 +23,7 @@ from datamodules.toyworld import generate_toyworld
 from experiments.paper.questions import write_questions
 from experiments.paper.report import write_report
 from experiments.paper.study import SENSES, WORLD_SEED, Alignment, Place, Tuning
-from experiments.paper.tables import TABLES, USUAL, Row
+from experiments.paper.tables import SINGLE, TABLES, USUAL, Row
 from vlynx_pl.interruption import INTERRUPTED, PREEMPTED
 from vlynx_pl.progress import say, track
 
@@ -128,7 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two tables, one seed, few steps")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=USUAL, help="else the usual")
-    parser.add_argument("--senses", nargs="+", choices=SENSES, default=list(SENSES))
+    parser.add_argument("--senses", nargs="+", choices=SINGLE, default=SINGLE)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--data", type=Path, default=Path("data/paper"))
     parser.add_argument("--runs", type=Path, default=Path("runs/paper"))
