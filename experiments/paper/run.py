@@ -15,6 +15,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
 import torch
@@ -86,7 +87,7 @@ def _executed(
             yield name, _execute(*job)
         return
     context = get_context("spawn")  # forking a process with torch's threads may hang
-    pool = ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,))
+    pool = ProcessPoolExecutor(workers, context, begin_worker)
     try:
         futures = {pool.submit(_execute, *job): name for name, job in jobs.items()}
         for future in as_completed(futures):
@@ -95,12 +96,26 @@ def _executed(
         pool.shutdown(cancel_futures=True)  # after Ctrl-C the others are not begun
 
 
+def begin_worker() -> None:
+    """Prepare a process for runs: one thread each, and no life after the study.
+
+    A study that is killed can't stop its workers, which would go on, or wait for ever and keep the
+    locks of their run folders.
+    """
+    torch.set_num_threads(1)
+    Thread(target=_end_with_study, daemon=True).start()
+
+
+def _end_with_study() -> None:
+    if study := parent_process():
+        study.join()
+        os._exit(1)  # runs go on where they stopped, whenever that is
+
+
 def _execute(arguments: list[str], log: Path) -> int:
     """The exit code of a command of ``vlynx``, run in this process, whose imports are done."""
     from vlynx_pl.cli import main as vlynx
 
-    if (study := parent_process()) and not study.is_alive():
-        os._exit(1)  # the study was killed, and nobody waits for its next runs
     log.parent.mkdir(parents=True, exist_ok=True)
     own, sys.argv = sys.argv, ["vlynx", *arguments]
     # Lightning's handlers were made with the stderr of their time.

@@ -3,16 +3,17 @@ import io
 import json
 import logging
 import math
+import subprocess
 import sys
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.paper import report, run
+from experiments.paper import report
 from experiments.paper.collapse import spread
 from experiments.paper.questions import ASKED, clip
 from experiments.paper.references import distance, guidance_of, k_centre, measure
@@ -167,13 +168,37 @@ def test_finished_runs_of_other_arguments_are_told(studied, capsys):
     assert "1 finished runs were begun with other arguments" in capsys.readouterr().err
 
 
-def test_no_run_begins_when_its_study_was_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "parent_process", lambda: SimpleNamespace(is_alive=lambda: False))
-    monkeypatch.setattr(run.os, "_exit", sys.exit)
-    place = Place(tmp_path / "data", tmp_path / "runs")
-    with pytest.raises(SystemExit):
-        execute([Alignment("3d", 1)], place, 1, "orphans")
-    assert not place.runs.exists()
+STUDY = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from experiments.paper.run import begin_worker
+
+pool = ProcessPoolExecutor(1, get_context("spawn"), begin_worker)
+print(pool.submit(os.getpid).result(), flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_end_with_a_study_that_is_killed():
+    study = subprocess.Popen([sys.executable, "-c", STUDY], stdout=subprocess.PIPE, text=True)
+    assert study.stdout is not None
+    worker = study.stdout.readline().strip()
+    assert runs(worker)
+    study.kill()
+    study.wait()
+    until = time.monotonic() + 20
+    while runs(worker) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not runs(worker)
+
+
+def runs(process: str) -> bool:
+    """Whether it is there, and more than an entry that nobody has collected."""
+    try:
+        return bool(Path("/proc", process, "cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def test_finished_runs_are_not_run_again(studied):
