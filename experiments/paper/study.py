@@ -1,7 +1,8 @@
 """What the study runs: senses, alignments, tunings, and the tables they are for.
 
 A run is a command of ``vlynx`` in a folder of its own, so that every number can be traced to its
-configuration, its answers and its provenance. Settings were chosen on worlds of another seed.
+configuration, its answers and its provenance. Settings were chosen on worlds of another seed, but
+for ``patience``.
 """
 
 import json
