@@ -1,17 +1,20 @@
 """What all tests share: the shipped miniature, never a download."""
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from vlynx_pl import cli
 from vlynx_pl.backbones import VideoBackbone, load_backbone
 
 torch.set_num_threads(1)
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
-MINIATURE = Path(__file__).parents[1] / "experiments" / "miniature"
+REPOSITORY = Path(__file__).parents[1]
+MINIATURE = REPOSITORY / "experiments" / "miniature"
 
 
 @pytest.fixture
@@ -25,3 +28,21 @@ def videos() -> torch.Tensor:
     """Two videos of three noise frames, uint8 (2, 3, 3, 64, 64)."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (2, 3, 3, 64, 64), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture
+def vlynx(monkeypatch, capsys):
+    """Runs the command line in this process: (arguments) → (exit code, output and errors)."""
+    monkeypatch.chdir(REPOSITORY)
+
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["vlynx", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return run
