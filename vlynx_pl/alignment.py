@@ -201,8 +201,8 @@ class InterfaceAlignment(AdapterTraining):
     def losses(self, frames: Tensor, count: int | None = None) -> dict[str, Tensor]:
         """The losses and their weighted sum on modality frames (B, T, 3, H, W) (eq. 9).
 
-        ``attn`` is this rank's mean, but with a floor; see ``statistics`` for all else, which takes
-        the first ``count`` samples into account, all by default.
+        Without a floor, ``attn`` is this rank's mean; all else is as ``statistics`` says, of the
+        first ``count`` samples, all by default.
 
         Raises:
             RuntimeError: no guidance, or no wanted floor of attention gaps, was given yet.
