@@ -63,6 +63,7 @@ def senses(seeds: Seeds) -> list[Row]:
     ]
 
 
+_NO_ATTN, _NO_STAT = "--model.attn_weight=0", "--model.stat_weight=0"
 ABLATED: Final = ("audio", "3d", "3d-gray")
 
 
@@ -73,8 +74,8 @@ def components(seeds: Seeds) -> list[Row]:
         for sense in ABLATED
         for row in (
             aligned(sense, seeds, "L_attn + L_stat"),
-            aligned(sense, seeds, "without L_attn", "stat", "--model.attn_weight=0"),
-            aligned(sense, seeds, "without L_stat", "attn", "--model.stat_weight=0"),
+            aligned(sense, seeds, "without L_attn", "stat", _NO_ATTN),
+            aligned(sense, seeds, "without L_stat", "attn", _NO_STAT),
             plain(sense, seeds, "no alignment", "raw"),
             plain(sense, seeds, "no interface adaptation, both tuned", "joint"),
         )
@@ -90,12 +91,12 @@ def recipe(name: str) -> tuple[str, ...]:
     return tuple(f"--model.{option}={str(value).lower()}" for option, value in losses.items())
 
 
-_NONE, _LITTLE = "--model.stat_weight=0", "--model.stat_weight=0.01"  # β
+_LITTLE: Final = "--model.stat_weight=0.01"  # β
 _REMEDIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "released, β 0": ("attn", (_NONE,)),
+    "released, β 0": ("attn", (_NO_STAT,)),
     "released, β 0.01": ("β=0.01", (_LITTLE,)),
     "released, β 0.1": ("full", ()),
-    "released, β 0, 20 steps": ("attn-early", (_NONE, "--trainer.max_steps=20")),
+    "released, β 0, 20 steps": ("attn-early", (_NO_STAT, "--trainer.max_steps=20")),
     "stop-gradient on the reference": ("detached", (_LITTLE, "--model.detach_reference=true")),
     "response before the projection": ("context", (_LITTLE, "--model.response=context")),
     "both, and all queries: the paper's": ("paper", recipe("paper")),
@@ -105,7 +106,7 @@ _REMEDIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     ),
     "L_attn floored at video's own gap": ("floor", (_LITTLE, "--model.attn_floor=true")),
     "relative L_stat, floored L_attn": ("relative-floor", recipe("relative")),
-    "without L_attn": ("stat", ("--model.attn_weight=0",)),
+    "without L_attn": ("stat", (_NO_ATTN,)),
 }
 """What it is → label and options."""
 _FAR: Final = ("audio", "3d-gray")  # senses that the frozen encoder does not read by itself
