@@ -1,13 +1,14 @@
-"""What the study's runs say: RESULTS.md with a table and a plot each, and results.csv of all runs.
+"""What the study's runs say: results.csv with a line a score, and RESULTS.md drawn from it.
 
-Every number comes from the files of the run whose folder stands in its row of results.csv.
+A line has the names of its runs and the commit that made it. Lines of runs that are no longer there
+stay as they are, so that a study may be spread over machines and times.
 """
 
 import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
@@ -21,63 +22,89 @@ from experiments.paper.published import PUBLISHED
 from experiments.paper.study import SENSES, Alignment, Place, Tuning
 from experiments.paper.tables import TABLES, Row, plain
 from vlynx_pl.files import atomic_file
+from vlynx_pl.progress import say
 
 # Student's t for an interval of 95 %, by degrees of freedom.
 _T95: Final = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 _SCORE: Final = "music_avqa/strict"
-Scores = dict[Tuning, dict[str, float]]
+_RIGHT: Final = "accuracy all"
+Figures = dict[str, Any]
+"""Of a run's answers to the questions for one sense: columns of results.csv."""
+Results = dict[tuple[str, str], Figures]
+"""(name of the run, sense) → its figures."""
 
 
-@dataclass(frozen=True)
-class Health:
-    """What an alignment's report says of its tokens on held-out frames."""
-
-    attn: float  # mean gap over layers
-    video_attn: float
-    stat: float
-    variance: float  # between samples, % of RGB video's
-    rank: float  # effective rank, % of RGB video's
-    warned: bool
+@cache
+def _read(path: Path) -> dict[str, Any]:
+    """A result, which a run writes last and never again."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
 
 
-def health(alignment: Alignment, place: Place) -> Health | None:
-    """Of an alignment that has finished."""
-    path = alignment.result(place)
-    if not path.exists():
-        return None
-    report = json.loads(path.read_text())
+def health(alignment: Alignment, place: Place) -> Figures:
+    """What the report of an alignment says of its tokens on held-out frames."""
+    report = _read(alignment.result(place))
     video, after = report["video"], report["after"]
     # By today's rule, which a run may be older than.
     gaps = {when: SimpleNamespace(**report[when]) for when in ("video", "before", "after")}
-    return Health(
-        mean(after["attention_per_layer"]),
-        mean(video["attention_per_layer"]),
-        after["stat"],
-        100 * after["sample_variance"] / video["sample_variance"],
-        100 * after["effective_rank"] / video["effective_rank"],
-        bool(health_warnings(gaps, AlignmentReport().healthy_share)),
-    )
+    found = {
+        "attn": mean(after["attention_per_layer"]),
+        "video_attn": mean(video["attention_per_layer"]),
+        "stat": after["stat"],
+        "variance": 100 * after["sample_variance"] / video["sample_variance"],  # % of RGB video's
+        "rank": 100 * after["effective_rank"] / video["effective_rank"],
+        "warned": bool(health_warnings(gaps, AlignmentReport().healthy_share)),
+    }
+    return {name: round(value, 4) for name, value in found.items()}
 
 
-def score(tuning: Tuning, place: Place, sense: str) -> dict[str, float]:
-    """Percentage of right answers to questions for a sense: ``all`` and by kind; else empty."""
+def figures(tuning: Tuning, sense: str, place: Place) -> Figures:
+    """What the files of a run say; nothing of one that has not finished."""
     path = tuning.result(place)
     if not path.exists():
         return {}
-    figures = json.loads(path.read_text())
+    scores = _read(path)
     right = f"{_SCORE}/modality/{SENSES[sense].world}"
-    kinds = {
+    kinds = {"": scores[right]} | {
         name.removeprefix(f"{right}/"): value
-        for name, value in figures.items()
+        for name, value in scores.items()
         if name.startswith(f"{right}/")
     }
-    return {"all": figures[right], **kinds}
+    found = {
+        "trained": trained(tuning, place),
+        "commit": (scores["provenance"]["git"] or {}).get("commit"),
+        "asked": scores["music_avqa/n_total"],  # questions for all senses
+    }
+    found |= {f"accuracy {kind or 'all'}": round(value, 2) for kind, value in kinds.items()}
+    if tuning.alignments:
+        found["alignment"] = " ".join(alignment.name for alignment in tuning.alignments)
+    only = _only(tuning)
+    return found | (health(only, place) if only and only.result(place).exists() else {})
 
 
-def scores(row: Row, place: Place) -> Scores:
-    """Those of a row's runs that have finished."""
-    found = {tuning: score(tuning, place, row.sense) for tuning in row.tunings}
-    return {tuning: right for tuning, right in found.items() if right}
+def kept(path: Path) -> tuple[Results, set[int]]:
+    """What a results.csv holds, and its seeds."""
+    if not path.exists():
+        return {}, set()
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    seeds = {int(line["seed"]) for line in lines}
+    results: Results = {}
+    for line in lines:
+        where = line.pop("run"), line.pop("sense")
+        rest = {name: text for name, text in line.items() if text and name not in _PLACE}
+        results[where] = {name: _number(text) for name, text in rest.items()}
+    return results, seeds
+
+
+_PLACE: Final = ("table", "row", "seed")  # where a line stands, beside its run and sense
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return text
 
 
 def trained(tuning: Tuning, place: Place) -> int:
@@ -101,27 +128,43 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
-    """Write the report of all runs that have finished; tables hardly begun are left out."""
+    """Write the report of all runs that have finished, here or in the results.csv of ``out``.
+
+    Tables hardly begun are left out of RESULTS.md.
+    """
     out.mkdir(parents=True, exist_ok=True)
     summary = out / "summary.md"
     parts = [summary.read_text()] if summary.exists() else []
-    lines: list[dict[str, Any]] = []
-    for name, rows_of in TABLES.items():
-        rows = rows_of(seeds)
-        found = {row: scores(row, place) for row in rows}
-        if 2 * sum(map(bool, found.values())) <= len(rows):  # hardly begun
-            continue
+    results, known = kept(out / "results.csv")
+    seeds = sorted({*seeds, *known})
+    tables = {name: rows_of(seeds) for name, rows_of in TABLES.items()}
+    wanted = {(t, row.sense) for rows in tables.values() for row in rows for t in row.tunings}
+    here = {(t.name, sense): found for t, sense in wanted if (found := figures(t, sense, place))}
+    if gone := {(t.name, sense) for t, sense in wanted} & (results.keys() - here.keys()):
+        say(f"{len(gone)} scores stay as results.csv has them: {place.runs} hasn't got their runs")
+    results |= here
+    lines: list[Figures] = []
+    for name, rows in tables.items():
+        found = {row: _of(row, results) for row in rows}
         lines += [
-            _line(name, row, tuning, right, place)
-            for row in rows
-            for tuning, right in found[row].items()
+            {"table": name, "sense": row.sense, "row": row.label, "seed": t.seed, "run": t.name}
+            | of
+            for row, runs in found.items()
+            for t, of in runs.items()
         ]
-        plot(out / f"{name}.png", found)
-        parts += [_table(name, rows_of.__doc__ or "", found, place), f"![{name}]({name}.png)\n"]
-    parts.append(_confusion(place, seeds))
+        if 2 * sum(map(bool, found.values())) > len(rows):  # begun in earnest
+            plot(out / f"{name}.png", found)
+            parts += [_table(name, TABLES[name].__doc__ or "", found), f"![{name}]({name}.png)\n"]
+    parts.append(_confusion(results, seeds))
     with atomic_file(out / "RESULTS.md") as unfinished:
         unfinished.write_text("\n".join(parts))
     write_csv(out / "results.csv", lines)
+
+
+def _of(row: Row, results: Results) -> dict[Tuning, Figures]:
+    """The figures of a row's runs, of those that have any."""
+    found = {tuning: results.get((tuning.name, row.sense), {}) for tuning in row.tunings}
+    return {tuning: of for tuning, of in found.items() if of}
 
 
 def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -132,35 +175,14 @@ def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(lines)
 
 
-def _line(
-    table: str, row: Row, tuning: Tuning, right: Mapping[str, float], place: Place
-) -> dict[str, Any]:
-    """A run's row of results.csv."""
-    made_at = json.loads(tuning.result(place).read_text())["provenance"]["git"]
-    line: dict[str, Any] = {
-        "table": table,
-        "sense": row.sense,
-        "row": row.label,
-        "seed": tuning.seed,
-        "trained": trained(tuning, place),
-        "run": str(tuning.result(place).parent),
-        "alignment": " ".join(str(a.result(place).parent) for a in tuning.alignments),
-        "commit": (made_at or {}).get("commit"),
-    }
-    line |= {f"accuracy {kind}": round(value, 2) for kind, value in right.items()}
-    if (only := _only(tuning)) and (found := health(only, place)):
-        line |= {name: round(value, 4) for name, value in vars(found).items()}
-    return line
-
-
 def _only(tuning: Tuning) -> Alignment | None:
     """Its alignment, where it is of one sense alone."""
     own = [alignment for alignment in tuning.alignments if alignment.sense == tuning.sense]
     return own[0] if own else None
 
 
-def _table(name: str, title: str, found: Mapping[Row, Scores], place: Place) -> str:
-    aligned = any(_only(tuning) for runs in found.values() for tuning in runs)
+def _table(name: str, title: str, found: Mapping[Row, Mapping[Tuning, Figures]]) -> str:
+    aligned = any("attn" in of for runs in found.values() for of in runs.values())
     columns = ["sense", "", "right answers, %", "seeds", "trained"]
     columns += ["L_attn", "L_stat", "variance, %", "rank, %", "warned"] if aligned else []
     published = PUBLISHED.get(name, {})
@@ -170,31 +192,31 @@ def _table(name: str, title: str, found: Mapping[Row, Scores], place: Place) -> 
     for row, runs in found.items():
         if not runs:
             continue
-        middle, half = interval([right["all"] for right in runs.values()])
+        every = list(runs.values())
+        middle, half = interval([of[_RIGHT] for of in every])
         cells = [SENSES[row.sense].title, row.label]
         cells.append(f"{middle:.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}"))
-        cells += [str(len(runs)), f"{trained(next(iter(runs)), place):,}"]
-        if aligned:
-            cells += _health_cells([only for tuning in runs if (only := _only(tuning))], place)
+        cells += [str(len(every)), f"{every[0]['trained']:,}"]
+        cells += _health_cells(every) if aligned else []
         cells += [published.get((row.sense, row.label), "")] if published else []
         text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
 
 
-def _health_cells(alignments: Sequence[Alignment], place: Place) -> list[str]:
-    known = [found for a in alignments if (found := health(a, place))]
+def _health_cells(runs: Sequence[Figures]) -> list[str]:
+    known = [of for of in runs if "attn" in of]
     if not known:
         return [""] * 5
     return [
-        f"{mean(h.attn for h in known):.3f}",
-        f"{mean(h.stat for h in known):.1f}",
-        f"{mean(h.variance for h in known):.0f}",
-        f"{mean(h.rank for h in known):.0f}",
-        f"{sum(h.warned for h in known)} of {len(known)}",
+        *(
+            f"{mean(of[name] for of in known):.{digits}f}"
+            for name, digits in (("attn", 3), ("stat", 1), ("variance", 0), ("rank", 0))
+        ),
+        f"{sum(of['warned'] for of in known)} of {len(known)}",
     ]
 
 
-def plot(path: Path, found: Mapping[Row, Scores]) -> None:
+def plot(path: Path, found: Mapping[Row, Mapping[Tuning, Figures]]) -> None:
     """A dot a seed and a bar at their mean, a panel a sense."""
     from matplotlib.figure import Figure
 
@@ -207,7 +229,7 @@ def plot(path: Path, found: Mapping[Row, Scores]) -> None:
         for row, runs in found.items():
             if row.sense != sense or not runs:
                 continue
-            values = [right["all"] for right in runs.values()]
+            values = [of[_RIGHT] for of in runs.values()]
             at = labels.index(row.label)
             panel.plot(values, [at] * len(values), "o", color="tab:blue", alpha=0.6)
             panel.plot([mean(values)] * 2, [at - 0.3, at + 0.3], color="black")
@@ -220,23 +242,23 @@ def plot(path: Path, found: Mapping[Row, Scores]) -> None:
         figure.savefig(unfinished, dpi=110, format="png")
 
 
-def _confusion(place: Place, seeds: Sequence[int]) -> str:
+def _confusion(results: Results, seeds: Sequence[int]) -> str:
     """Whether the report warned of alignments whose tokens were of no use."""
     kinds = ("of no use", "no better than unaligned", "better")
     counts = {(kind, warned): 0 for kind in kinds for warned in (True, False)}
     for tuning in _aligned(seeds):
         sense = tuning.sense
-        found, right = health(tuning.alignments[0], place), score(tuning, place, sense)
         without, unaligned = (
             plain(sense, [tuning.seed], "", method).tunings[0] for method in ("lora-only", "raw")
         )
-        blind, raw = score(without, place, sense), score(unaligned, place, sense)
-        if not (right and found and blind and raw):
+        runs = [results.get((each.name, sense), {}) for each in (tuning, without, unaligned)]
+        if not all(runs):
             continue
-        kind = "better" if right["all"] > raw["all"] else "no better than unaligned"
-        if right["all"] < blind["all"] + _margin(without, place):
+        of, blind, raw = runs
+        kind = "better" if of[_RIGHT] > raw[_RIGHT] else "no better than unaligned"
+        if of[_RIGHT] < blind[_RIGHT] + _margin(blind):
             kind = "of no use"
-        counts[kind, found.warned] += 1
+        counts[kind, bool(of["warned"])] += 1
     text = [
         "## Does the report warn of collapsed tokens?\n",
         "Of no use: no more right answers than without the sense, by two standard errors of the "
@@ -248,11 +270,10 @@ def _confusion(place: Place, seeds: Sequence[int]) -> str:
     return "\n".join(text) + "\n"
 
 
-def _margin(tuning: Tuning, place: Place) -> float:
+def _margin(run: Figures) -> float:
     """Two standard errors, in points, of the difference of two runs that answer as well as this."""
-    figures = json.loads(tuning.result(place).read_text())
-    right, asked = figures[_SCORE], figures["music_avqa/n_total"]
-    return 2 * math.sqrt(2 * right * (100 - right) / asked)
+    right = run[_RIGHT]
+    return 2 * math.sqrt(2 * right * (100 - right) / run["asked"])
 
 
 def _aligned(seeds: Sequence[int]) -> list[Tuning]:

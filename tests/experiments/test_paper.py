@@ -218,7 +218,7 @@ def test_the_report_says_what_the_runs_say(studied, tmp_path, monkeypatch):
     methods = ("zero-shot", "LoRA-only", "PAVE", "V-LynX")
     assert set(lines) == {(m, "3d") for m in methods} | {("both", "audio"), ("both", "3d-gray")}
     for (_, sense), line in lines.items():
-        answers = (Path(line["run"]) / "predictions-val.jsonl").read_text().splitlines()
+        answers = (place.runs / line["run"] / "predictions-val.jsonl").read_text().splitlines()
         said = [json.loads(answer) for answer in answers]
         said = [row for row in said if row["labels"]["modality"] == SENSES[sense].world]
         right = [row["prediction"] in row["references"] for row in said]
@@ -230,3 +230,15 @@ def test_the_report_says_what_the_runs_say(studied, tmp_path, monkeypatch):
     text = (tmp_path / "RESULTS.md").read_text()
     assert "| depth, Turbo colours | V-LynX |" in text and "ScanQA CIDEr 87.1" in text
     assert (tmp_path / "senses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_outlive_their_runs(studied, tmp_path, monkeypatch, capsys):
+    place, rows, _ = studied
+    other = [plain("3d", [2], "LoRA-only", "lora-only")]
+    monkeypatch.setattr(report, "TABLES", {"senses": lambda seeds: rows if 1 in seeds else other})
+    write_report(tmp_path, place, [1])
+    written = {name: (tmp_path / name).read_text() for name in ("RESULTS.md", "results.csv")}
+    assert "stay as results.csv has them" not in capsys.readouterr().err
+    write_report(tmp_path, Place(place.data, tmp_path / "no runs"), [2])
+    assert written == {name: (tmp_path / name).read_text() for name in written}
+    assert "6 scores stay as results.csv has them" in capsys.readouterr().err
