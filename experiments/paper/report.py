@@ -73,7 +73,7 @@ def figures(tuning: Tuning, sense: str, place: Place) -> Figures:
     found = {
         "trained": trained(tuning, place),
         "commit": (scores["provenance"]["git"] or {}).get("commit"),
-        "asked": scores["music_avqa/n_total"],  # questions for all senses
+        "asked": int(scores["music_avqa/n_total"]),  # questions for all senses
     }
     found |= {f"accuracy {kind or 'all'}": round(value, 2) for kind, value in kinds.items()}
     if tuning.alignments:

@@ -178,16 +178,17 @@ class Tuning:
     alignments: tuple[Alignment, ...] = ()
     options: tuple[str, ...] = ()
     share: float = 1.0  # of the training clips
+    label: str = ""  # of its options
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        of = [
+        parts = [self.sense, self.method]
+        parts += [
             (a.label if a.sense == self.sense else f"{a.sense}-{a.label}") for a in self.alignments
         ]
-        aligned = "".join(f"-{each}" for each in of)
-        share = f"-{self.share:g}" if self.share < 1 else ""
-        return f"tune/{self.sense}-{self.method}{aligned}{share}-seed{self.seed}"
+        parts += [f"{self.share:g}"] * (self.share < 1) + [self.label] * bool(self.label)
+        return f"tune/{'-'.join(parts)}-seed{self.seed}"
 
     @property
     def needs(self) -> tuple[str, ...]:

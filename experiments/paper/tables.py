@@ -179,6 +179,23 @@ def references(seeds: Seeds) -> list[Row]:
     return [*few, aligned(SWEPT, seeds, "500 videos of its own"), *others]
 
 
+def pave(seeds: Seeds) -> list[Row]:
+    """What PAVE's patch needs to learn: the width of the patch, and steps."""
+    narrow, long = "--model.hidden=64", "--trainer.max_steps=1500"
+    ways = {
+        "512 wide, 300 steps": ("", ()),
+        "512 wide, 1500 steps": ("long", (long,)),
+        "64 wide, 300 steps": ("narrow", (narrow,)),
+        "64 wide, 1500 steps": ("narrow-long", (narrow, long)),
+    }
+    return [
+        Row(
+            "3d", text, tuple(Tuning("3d", seed, "pave", (), options, 1.0, label) for seed in seeds)
+        )
+        for text, (label, options) in ways.items()
+    ]
+
+
 def together(seeds: Seeds) -> list[Row]:
     """Sound and depth of the same clips: adapters that were aligned apart, asked about both."""
     read = {
@@ -214,6 +231,7 @@ TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "data": data,
     "references": references,
     "together": together,
+    "pave": pave,
 }
 """Name → what it runs; the later ones take guidance and adapters of the first's runs."""
 USUAL: Final = ("senses", "components", "data", "together")  # three hours on two cores
