@@ -62,11 +62,15 @@ def test_a_recipe_changes_the_losses_and_nothing_else(vlynx, recipe):
     assert config == wanted
 
 
-def test_the_released_recipe_names_every_option_of_the_losses():
-    """So that it stays what it is when a default changes."""
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_names_every_option_of_the_losses(recipe):
+    """So that it stays what it is after another one, and when a default changes."""
     options = set(inspect.signature(InterfaceAlignment).parameters)
     schedule = {"backbone", "modality", "rank", "alpha", "dropout", "learning_rate", "warmup"}
-    assert set(RECIPES["released"]) == options - schedule
+    assert set(RECIPES[recipe]) == options - schedule
+
+
+def test_the_released_recipe_is_what_was_released():
     released = RECIPES["released"]
     assert released["include_newline"] and released["statistics"] == "rank"
     assert not released["detach_reference"] and released["queries"] == "pooled"
