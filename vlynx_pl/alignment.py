@@ -1,4 +1,4 @@
-"""Stage 2 of the paper, interface alignment: teach a modality to speak like video.
+"""Stage 1, interface alignment: teach a modality to speak like video.
 
 LoRA in the vision encoder is trained on frames of the new modality alone, unpaired and without
 text, so that attention responses and token statistics match the guidance (section 3.2, eq. 4-9).
