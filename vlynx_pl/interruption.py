@@ -17,6 +17,9 @@ EX_TEMPFAIL. 0 is a finished run, anything else a failed one."""
 INTERRUPTED: Final = 130
 """Exit code of a run that Ctrl-C stopped, as shells say it."""
 
+NOTED: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""Signals that ask a run to end."""
+
 _asked: list[signal.Signals] = []
 
 
@@ -41,8 +44,8 @@ class Interrupted(SystemExit):
 
 
 def note_signals() -> None:
-    """From now on take note of SIGTERM, SIGUSR1 and Ctrl-C; a second Ctrl-C ends at once."""
-    for wanted in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    """From now on take note of :data:`NOTED`; a second Ctrl-C ends at once."""
+    for wanted in NOTED:
         signal.signal(wanted, _take_note)
 
 

@@ -50,6 +50,7 @@ def health(alignment: Alignment, place: Place) -> Figures:
     found = {
         "attn": mean(after["attention_per_layer"]),
         "video_attn": mean(video["attention_per_layer"]),
+        "attn_before": mean(report["before"]["attention_per_layer"]),
         "stat": after["stat"],
         "variance": 100 * after["sample_variance"] / video["sample_variance"],  # % of RGB video's
         "rank": 100 * after["effective_rank"] / video["effective_rank"],
@@ -59,45 +60,39 @@ def health(alignment: Alignment, place: Place) -> Figures:
 
 
 def figures(tuning: Tuning, sense: str, place: Place) -> Figures:
-    """What the files of a run say; nothing of one that has not finished."""
-    path = tuning.result(place)
-    if not path.exists():
+    """What the files of a run say; nothing of one that has not finished, or lacks an alignment."""
+    if not all(run.result(place).exists() for run in (tuning, *tuning.alignments)):
         return {}
-    scores = _read(path)
+    scores = _read(tuning.result(place))
     right = f"{_SCORE}/modality/{SENSES[sense].world}"
     kinds = {"": scores[right]} | {
         name.removeprefix(f"{right}/"): value
         for name, value in scores.items()
         if name.startswith(f"{right}/")
     }
+    made_at = scores["provenance"]["git"] or {"commit": "", "dirty": False}
     found = {
         "trained": trained(tuning, place),
-        "commit": (scores["provenance"]["git"] or {}).get("commit"),
+        "commit": made_at["commit"] + "+" * made_at["dirty"],  # and what was not committed
         "asked": int(scores["music_avqa/n_total"]),  # questions for all senses
     }
     found |= {f"accuracy {kind or 'all'}": round(value, 2) for kind, value in kinds.items()}
     if tuning.alignments:
         found["alignment"] = " ".join(alignment.name for alignment in tuning.alignments)
     only = _only(tuning)
-    return found | (health(only, place) if only and only.result(place).exists() else {})
+    return found | (health(only, place) if only else {})
 
 
-def kept(path: Path) -> tuple[Results, set[int]]:
-    """What a results.csv holds, and its seeds."""
+_PLACE: Final = ("table", "sense", "row", "seed", "run")  # of a score; the rest are its figures
+
+
+def kept(path: Path) -> list[Figures]:
+    """The lines of a results.csv, if there is one."""
     if not path.exists():
-        return {}, set()
+        return []
     with path.open(newline="") as file:
         lines = list(csv.DictReader(file))
-    seeds = {int(line["seed"]) for line in lines}
-    results: Results = {}
-    for line in lines:
-        where = line.pop("run"), line.pop("sense")
-        rest = {name: text for name, text in line.items() if text and name not in _PLACE}
-        results[where] = {name: _number(text) for name, text in rest.items()}
-    return results, seeds
-
-
-_PLACE: Final = ("table", "row", "seed")  # where a line stands, beside its run and sense
+    return [{name: _number(text) for name, text in line.items() if text} for line in lines]
 
 
 def _number(text: str) -> float | str:
@@ -123,7 +118,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and half the width of its 95 % interval over three seeds or more (Student's t)."""
     if len(values) < 3:
         return mean(values), math.nan
-    quantile = _T95.get(len(values) - 1, 2.2)  # a little too wide for more seeds than that
+    quantile = _T95.get(len(values) - 1, 2.23)  # a little too wide for more seeds than that
     return mean(values), quantile * stdev(values) / math.sqrt(len(values))
 
 
@@ -135,12 +130,16 @@ def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     summary = out / "summary.md"
     parts = [summary.read_text()] if summary.exists() else []
-    results, known = kept(out / "results.csv")
-    seeds = sorted({*seeds, *known})
+    before = kept(out / "results.csv")
+    seeds = sorted({*seeds, *(line["seed"] for line in before)})
     tables = {name: rows_of(seeds) for name, rows_of in TABLES.items()}
     wanted = {(t, row.sense) for rows in tables.values() for row in rows for t in row.tunings}
     here = {(t.name, sense): found for t, sense in wanted if (found := figures(t, sense, place))}
-    if gone := {(t.name, sense) for t, sense in wanted} & (results.keys() - here.keys()):
+    results = {
+        (line["run"], line["sense"]): {name: line[name] for name in line if name not in _PLACE}
+        for line in before
+    }
+    if gone := results.keys() - here.keys():
         say(f"{len(gone)} scores stay as results.csv has them: {place.runs} hasn't got their runs")
     results |= here
     lines: list[Figures] = []
@@ -155,6 +154,8 @@ def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
         if 2 * sum(map(bool, found.values())) > len(rows):  # begun in earnest
             plot(out / f"{name}.png", found)
             parts += [_table(name, TABLES[name].__doc__ or "", found), f"![{name}]({name}.png)\n"]
+    written = {(line["run"], line["sense"]) for line in lines}
+    lines += [line for line in before if (line["run"], line["sense"]) not in written]  # old rows
     parts.append(_confusion(results, seeds))
     with atomic_file(out / "RESULTS.md") as unfinished:
         unfinished.write_text("\n".join(parts))

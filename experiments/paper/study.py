@@ -115,9 +115,9 @@ class Alignment:
         return f"align/{self.sense}-{self.label}-seed{self.seed}"
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the runs that come before it."""
-        return (self.guidance.name,) if self.guidance else ()
+    def needs(self) -> "tuple[Alignment, ...]":
+        """The runs that come before it."""
+        return (self.guidance,) if self.guidance else ()
 
     def adapter(self, place: Place) -> Path:
         """Where its adapter comes to lie."""
@@ -191,9 +191,9 @@ class Tuning:
         return f"tune/{'-'.join(parts)}-seed{self.seed}"
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the runs that come before it."""
-        return tuple(name for each in self.alignments for name in (each.name, *each.needs))
+    def needs(self) -> tuple[Alignment, ...]:
+        """The runs that come before it."""
+        return tuple(run for each in self.alignments for run in (each, *each.needs))
 
     def result(self, place: Place) -> Path:
         """The file that marks it as finished."""

@@ -3,24 +3,30 @@ import io
 import json
 import logging
 import math
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datamodules.toyworld.takes import SKILLS
 from experiments.paper import report
 from experiments.paper.collapse import spread
 from experiments.paper.questions import ASKED, clip
 from experiments.paper.references import distance, guidance_of, k_centre, measure
 from experiments.paper.report import interval, write_report
-from experiments.paper.run import execute, prepare
+from experiments.paper.run import execute, outdated, prepare
 from experiments.paper.study import SENSES, Alignment, Place, Tuning
 from experiments.paper.tables import TABLES, Row, aligned, plain, together
+from vlynx_pl.interruption import NOTED, note_signals
+from vlynx_pl.provenance import nameless
 
 SEEDS = (1, 2, 3)
 
@@ -50,8 +56,15 @@ def test_questions_are_of_the_kinds_that_need_the_sense(worlds):
 
 
 def test_no_answer_of_the_ego_world_is_seen_in_the_record():
-    levels = {clip(("ego",), 0, i, 6)["questions"][0]["answer"] for i in range(8)}
-    assert levels == {"one", "two", "three", "four"}
+    records = [clip(("ego",), 0, index, 6) for index in range(40)]
+    asked = [question for record in records for question in record["questions"]]
+    assert {question["answer"] for question in asked} == {"one", "two", "three", "four"}
+    assert len({question["text"] for question in asked}) == 1
+    for record in records:
+        seen = json.dumps([record["id"], record["media"]]).casefold()
+        assert not any(
+            level.casefold() in seen for level in [*SKILLS, record["questions"][0]["answer"]]
+        )
 
 
 def test_an_interval_is_students():
@@ -60,7 +73,8 @@ def test_an_interval_is_students():
     assert middle == pytest.approx(7 / 3)
     assert half == pytest.approx(4.303 * math.sqrt(7 / 3) / math.sqrt(3), rel=2e-3)
     assert math.isnan(interval([1.0, 2.0])[1])  # of two seeds it would be twelve deviations wide
-    assert interval([1.0] * 20) == (1.0, 0.0)
+    _, half = interval([1.0, 2.0] * 6)  # 2.201 for eleven
+    assert half == pytest.approx(2.201 * stdev([1.0, 2.0] * 6) / math.sqrt(12), rel=2e-2)
 
 
 @given(st.integers(1, 12), st.integers(0, 1000))
@@ -168,6 +182,73 @@ def test_finished_runs_of_other_arguments_are_told(studied, capsys):
     assert "1 finished runs were begun with other arguments" in capsys.readouterr().err
 
 
+def test_finished_runs_on_an_alignment_that_was_made_anew_are_told(studied, capsys):
+    place, _, _ = studied
+    alignment = Alignment("3d", 1)
+    tuning = Tuning("3d", 1, "aligned", (alignment,))
+    assert not outdated(tuning, place)
+    of, later = alignment.result(place), tuning.result(place).stat().st_mtime + 1
+    before = of.stat()
+    try:
+        os.utime(of, (later, later))
+        execute([tuning], place, 1, "anew")
+        assert "before an alignment of theirs was made anew" in capsys.readouterr().err
+    finally:
+        os.utime(of, (before.st_atime, before.st_mtime))
+
+
+def test_a_home_folder_in_the_arguments_makes_no_other_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    place, run = Place(tmp_path / "data", tmp_path / "runs"), Alignment("3d", 1)
+    run.result(place).parent.mkdir(parents=True)
+    command = nameless(["vlynx", *run.command(place)])
+    run.result(place).write_text(json.dumps({"provenance": {"command": command}}))
+    assert str(tmp_path) not in str(command)
+    assert not outdated(run, place)
+
+
+def ended(arguments, log):
+    """Stands for a command of vlynx."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(" ".join(arguments))
+    return 0 if "--seed_everything=1" in arguments else 2
+
+
+def killed(arguments, log):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_several_runs_at_a_time_fail_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.paper.run._execute", ended)
+    place, runs = Place(tmp_path / "data", tmp_path / "runs"), [Alignment("3d", s) for s in (1, 2)]
+    assert execute(runs, place, 2, "two") == [runs[1].name]
+    assert all((place.runs / f"{run.name}.log").exists() for run in runs)
+
+
+def test_a_worker_that_the_system_kills_fails_its_runs_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("experiments.paper.run._execute", killed)
+    place, runs = Place(tmp_path / "data", tmp_path / "runs"), [Alignment("3d", s) for s in (1, 2)]
+    assert sorted(execute(runs, place, 2, "killed")) == [run.name for run in runs]
+    assert "fewer --workers" in capsys.readouterr().err
+
+
+def test_a_study_hears_signals_again_after_a_run_of_its_own_process(tmp_path, monkeypatch):
+    before = {noted: signal.getsignal(noted) for noted in NOTED}
+    monkeypatch.setattr("vlynx_pl.cli.main", note_signals)
+    execute([Alignment("3d", 1)], Place(tmp_path / "data", tmp_path / "runs"), 1, "noting")
+    assert before == {noted: signal.getsignal(noted) for noted in NOTED}
+
+
+def test_worlds_are_made_of_senses_whose_guidance_alone_is_taken(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "experiments.paper.run.generate_toyworld", lambda out, world, **_: made.append(world)
+    )
+    place = Place(tmp_path / "data", tmp_path / "runs", clips=4, held_out=1)
+    prepare(place, [aligned("3d", [1], "", guided_by="audio")])
+    assert made == ["3d", "audio"]
+
+
 STUDY = """
 import os, time
 from concurrent.futures import ProcessPoolExecutor
@@ -232,13 +313,53 @@ def test_the_report_says_what_the_runs_say(studied, tmp_path, monkeypatch):
     assert (tmp_path / "senses.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_scores_outlive_their_runs(studied, tmp_path, monkeypatch, capsys):
+def test_scores_outlive_their_runs_and_rows(studied, tmp_path, monkeypatch, capsys):
     place, rows, _ = studied
-    other = [plain("3d", [2], "LoRA-only", "lora-only")]
-    monkeypatch.setattr(report, "TABLES", {"senses": lambda seeds: rows if 1 in seeds else other})
+    monkeypatch.setattr(report, "TABLES", {"senses": lambda seeds: rows})
     write_report(tmp_path, place, [1])
     written = {name: (tmp_path / name).read_text() for name in ("RESULTS.md", "results.csv")}
     assert "stay as results.csv has them" not in capsys.readouterr().err
-    write_report(tmp_path, Place(place.data, tmp_path / "no runs"), [2])
+    nowhere = Place(place.data, tmp_path / "no runs")
+    write_report(tmp_path, nowhere, [2])
     assert written == {name: (tmp_path / name).read_text() for name in written}
     assert "6 scores stay as results.csv has them" in capsys.readouterr().err
+    monkeypatch.setattr(report, "TABLES", {"senses": lambda seeds: rows[:1]})
+    write_report(tmp_path, nowhere, [1])
+    assert written["results.csv"] == (tmp_path / "results.csv").read_text()
+    assert "| PAVE |" not in (tmp_path / "RESULTS.md").read_text()
+
+
+def test_tokens_of_no_use_are_counted_with_and_without_a_warning(tmp_path, monkeypatch):
+    """Of 100 questions and 30 % right answers, two standard errors are 13 points."""
+    rows = [
+        plain("3d", [1], "LoRA-only", "lora-only"),
+        plain("3d", [1], "no alignment", "raw"),
+        *(aligned("3d", [1], label, label) for label in ("lost", "unseen", "worse", "better")),
+    ]
+    right = {
+        "LoRA-only": 30,
+        "no alignment": 60,
+        "lost": 32,
+        "unseen": 42,
+        "worse": 44,
+        "better": 61,
+    }
+    with (tmp_path / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["table", "sense", "row", "seed", "run", "trained", "asked", "accuracy all"]
+        )
+        writer.writerows(
+            ["senses", "3d", row.label, 1, row.tunings[0].name, 9, 100, right[row.label]]
+            for row in rows
+        )
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    health = ["attn,video_attn,stat,variance,rank,warned", ",,,,,", ",,,,,"]
+    health += [f"0.1,0.1,1,50,50,{warned}" for warned in (1, 0, 0, 0)]
+    text = "\n".join(f"{a},{b}" for a, b in zip(lines, health, strict=True))
+    (tmp_path / "results.csv").write_text(text)
+    monkeypatch.setattr(report, "TABLES", {"senses": lambda seeds: rows})
+    write_report(tmp_path, Place(tmp_path / "data", tmp_path / "runs"), [1])
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| of no use | 1 | 1 |" in text
+    assert "| no better than unaligned | 0 | 1 |" in text and "| better | 0 | 1 |" in text
