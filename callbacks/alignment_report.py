@@ -40,7 +40,8 @@ class AlignmentReport(Callback):
     its share; what was measured before fitting is kept in checkpoints.
 
     Args:
-        max_batches: measure at most so many batches of each stream, counted over all ranks.
+        max_batches: measure at most so many batches of each stream, counted over all ranks; RGB
+            videos are read one a batch, modality frames ``data.batch_size`` clips a batch.
         healthy_share: warn when less than this share of the between-sample variance or effective
             rank is left, of that before alignment or of the RGB video tokens', the smaller. In
             experiments/paper a tenth of the variance was of no use, and a third better than before;

@@ -1,8 +1,9 @@
 """PAVE's patch: a side channel is added to the video tokens, frame by frame.
 
 Each frame's tokens attend to the side tokens of their own stretch of time; what comes out is added
-to the visual tokens, whose number stays the same. As in the released checkpoints there is no rotary
-embedding, no norm before attention and no projection after it, unlike in PAVE's paper.
+to the visual tokens, whose number stays the same. As in the released checkpoints there is no norm
+before attention and no projection after it, unlike in PAVE's paper, and no rotary embedding, which
+one of them has (0.5B, enhanced video).
 """
 
 from itertools import accumulate, pairwise
