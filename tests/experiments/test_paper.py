@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from datamodules.toyworld.takes import SKILLS
 from experiments.paper import report
 from experiments.paper.collapse import spread
+from experiments.paper.published import PUBLISHED
 from experiments.paper.questions import ASKED, clip
 from experiments.paper.references import distance, guidance_of, k_centre, measure
 from experiments.paper.report import interval, write_report
@@ -65,6 +66,11 @@ def test_no_answer_of_the_ego_world_is_seen_in_the_record():
         assert not any(
             level.casefold() in seen for level in [*SKILLS, record["questions"][0]["answer"]]
         )
+
+
+def test_every_published_figure_stands_beside_a_row():
+    for name, figures in PUBLISHED.items():
+        assert figures.keys() <= {(row.sense, row.label) for row in TABLES[name](SEEDS)}
 
 
 def test_an_interval_is_students():
