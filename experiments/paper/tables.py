@@ -169,8 +169,8 @@ def data(seeds: Seeds) -> list[Row]:
 def references(seeds: Seeds) -> list[Row]:
     """Table 7: how many reference videos, and whose."""
     few = [
-        aligned(SWEPT, seeds, f"{videos} videos of its own", f"videos={videos}", videos=videos)
-        for videos in (1, 16, 128)
+        aligned(SWEPT, seeds, f"{count} of its own", f"videos={videos}", videos=videos)
+        for videos, count in ((1, "1 video"), (16, "16 videos"), (128, "128 videos"))
     ]
     others = [
         aligned(SWEPT, seeds, f"500 videos of {SENSES[o].title}", f"guidance={o}", guided_by=o)
