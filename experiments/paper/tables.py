@@ -198,11 +198,14 @@ def pave(seeds: Seeds) -> list[Row]:
 
 def together(seeds: Seeds) -> list[Row]:
     """Sound and depth of the same clips: adapters that were aligned apart, asked about both."""
-    read = {
-        "neither": (),
-        "sound alone": ("audio",),
-        "depth alone": ("3d-gray",),
-        "both": ("audio", "3d-gray"),
+    sound, depth = SENSES["both"].parts
+    long = ("--trainer.max_steps=1200",)
+    ways: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
+        "neither": ((), (), ""),
+        "sound alone": ((sound,), (), ""),
+        "depth alone": ((depth,), (), ""),
+        "both": ((sound, depth), (), ""),
+        "both, twice the steps": ((sound, depth), long, "long"),
     }
     tunings = {
         text: tuple(
@@ -211,14 +214,14 @@ def together(seeds: Seeds) -> list[Row]:
                 seed,
                 "aligned" if parts else "lora-only",
                 tuple(Alignment(part, seed) for part in parts),
+                options,
+                label=label,
             )
             for seed in seeds
         )
-        for text, parts in read.items()
+        for text, (parts, options, label) in ways.items()
     }
-    return [
-        Row(sense, text, runs) for sense in SENSES["both"].parts for text, runs in tunings.items()
-    ]
+    return [Row(sense, text, runs) for sense in (sound, depth) for text, runs in tunings.items()]
 
 
 TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
