@@ -72,7 +72,10 @@ def world(tmp_path_factory):
         parameter.data.normal_(std=0.14)
     save_adapter(backbone.llm_adapters, "task", root / "run" / "adapters" / "llm-task")
     parts = {
-        "backbone": ("vlynx_pl.backbones.load_backbone", {"path": str(MINIATURE)}),
+        "backbone": (
+            "vlynx_pl.backbones.load_backbone",
+            {"path": str(MINIATURE), "dtype": "float32"},
+        ),
         "model": (
             "vlynx_pl.tuning.InstructionTuning",
             {"task": "task", "modalities": {"highfps": None}, "rank": 8, "max_new_tokens": 5},
