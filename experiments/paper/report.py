@@ -28,6 +28,11 @@ from vlynx_pl.progress import say
 _T95: Final = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 _SCORE: Final = "music_avqa/strict"
 _RIGHT: Final = "accuracy all"
+_KEY: Final = """Of an alignment the tables say, on held-out frames: L_attn as the mean over layers,
+L_stat, the variance between samples and the effective rank of the tokens in percent of RGB video's,
+and of how many alignments the report warned. Parameters are those of both stages. "The paper's" are
+its figures on the benchmark named, whatever the sense.
+"""
 Figures = dict[str, Any]
 """Of a run's answers to the questions for one sense: columns of results.csv."""
 Results = dict[tuple[str, str], Figures]
@@ -129,7 +134,7 @@ def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     summary = out / "summary.md"
-    parts = [summary.read_text()] if summary.exists() else []
+    parts = [summary.read_text(), _KEY] if summary.exists() else [_KEY]
     before = kept(out / "results.csv")
     seeds = sorted({*seeds, *(line["seed"] for line in before)})
     tables = {name: rows_of(seeds) for name, rows_of in TABLES.items()}
@@ -184,8 +189,8 @@ def _only(tuning: Tuning) -> Alignment | None:
 
 def _table(name: str, title: str, found: Mapping[Row, Mapping[Tuning, Figures]]) -> str:
     aligned = any("attn" in of for runs in found.values() for of in runs.values())
-    columns = ["sense", "", "right answers, %", "seeds", "trained"]
-    columns += ["L_attn", "L_stat", "variance, %", "rank, %", "warned"] if aligned else []
+    columns = ["sense", "", "right answers, %", "seeds", "parameters trained"]
+    columns += ["L_attn", "L_stat", "variance", "effective rank", "warned"] if aligned else []
     published = PUBLISHED.get(name, {})
     columns += ["the paper's"] if published else []
     text = [f"## {title.rstrip('.')}\n", " | ".join(["", *columns, ""]).strip()]

@@ -94,14 +94,18 @@ def _executed(
             yield name, _execute(*job)
         return
     context = get_context("spawn")  # forking a process with torch's threads may hang
-    pool = ProcessPoolExecutor(workers, context, begin_worker)
+    pool, broken = ProcessPoolExecutor(workers, context, begin_worker), False
     try:
         futures = {pool.submit(_execute, *job): name for name, job in jobs.items()}
         for future in as_completed(futures):
             try:
                 yield futures[future], future.result()
-            except BrokenProcessPool:
-                say("A worker was killed, for want of memory perhaps: fewer --workers need less")
+            except BrokenProcessPool:  # and so is every run that is left
+                if not broken:
+                    say(
+                        "A worker was killed, for want of memory perhaps: fewer --workers need less"
+                    )
+                broken = True
                 yield futures[future], 128 + signal.SIGKILL
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C the others are not begun

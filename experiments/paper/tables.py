@@ -93,10 +93,10 @@ def recipe(name: str) -> tuple[str, ...]:
 
 _LITTLE: Final = "--model.stat_weight=0.01"  # β
 _REMEDIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "released, β 0": ("attn", (_NO_STAT,)),
-    "released, β 0.01": ("β=0.01", (_LITTLE,)),
-    "released, β 0.1": ("full", ()),
-    "released, β 0, 20 steps": ("attn-early", (_NO_STAT, "--trainer.max_steps=20")),
+    "released losses, β 0": ("attn", (_NO_STAT,)),
+    "released losses, β 0.01": ("β=0.01", (_LITTLE,)),
+    "released losses, β 0.1": ("full", ()),
+    "released losses, β 0, 20 steps": ("attn-early", (_NO_STAT, "--trainer.max_steps=20")),
     "stop-gradient on the reference": ("detached", (_LITTLE, "--model.detach_reference=true")),
     "response before the projection": ("context", (_LITTLE, "--model.response=context")),
     "both, and all queries: the paper's": ("paper", recipe("paper")),
@@ -114,7 +114,7 @@ _EVERYWHERE: Final = ("attn", "full", "relative-floor", "stat")
 
 
 def remedies(seeds: Seeds) -> list[Row]:
-    """What keeps the attention loss from collapsing the tokens: all in far senses, some in all."""
+    """What keeps L_attn from collapsing tokens: all on sound and gray depth, some elsewhere."""
     return [
         aligned(sense, seeds, text, label, *options)
         for sense in SINGLE
