@@ -7,7 +7,7 @@ stay as they are, so that a study may be spread over machines and times.
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
@@ -70,7 +70,7 @@ def figures(tuning: Tuning, sense: str, place: Place) -> Figures:
         return {}
     scores = _read(tuning.result(place))
     right = f"{_SCORE}/modality/{SENSES[sense].world}"
-    kinds = {"": scores[right]} | {
+    kinds = {"all": scores[right]} | {
         name.removeprefix(f"{right}/"): value
         for name, value in scores.items()
         if name.startswith(f"{right}/")
@@ -81,7 +81,7 @@ def figures(tuning: Tuning, sense: str, place: Place) -> Figures:
         "commit": made_at["commit"] + "+" * made_at["dirty"],  # and what was not committed
         "asked": int(scores["music_avqa/n_total"]),  # questions for all senses
     }
-    found |= {f"accuracy {kind or 'all'}": round(value, 2) for kind, value in kinds.items()}
+    found |= {f"accuracy {kind}": round(value, 2) for kind, value in kinds.items()}
     if tuning.alignments:
         found["alignment"] = " ".join(alignment.name for alignment in tuning.alignments)
     only = _only(tuning)
@@ -161,7 +161,7 @@ def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
             parts += [_table(name, TABLES[name].__doc__ or "", found), f"![{name}]({name}.png)\n"]
     written = {(line["run"], line["sense"]) for line in lines}
     lines += [line for line in before if (line["run"], line["sense"]) not in written]  # old rows
-    parts.append(_confusion(results, seeds))
+    parts.append(_confusion(results, {tuning for tuning, _ in wanted}))
     with atomic_file(out / "RESULTS.md") as unfinished:
         unfinished.write_text("\n".join(parts))
     write_csv(out / "results.csv", lines)
@@ -248,11 +248,11 @@ def plot(path: Path, found: Mapping[Row, Mapping[Tuning, Figures]]) -> None:
         figure.savefig(unfinished, dpi=110, format="png")
 
 
-def _confusion(results: Results, seeds: Sequence[int]) -> str:
+def _confusion(results: Results, tunings: Collection[Tuning]) -> str:
     """Whether the report warned of alignments whose tokens were of no use."""
     kinds = ("of no use", "no better than unaligned", "better")
     counts = {(kind, warned): 0 for kind in kinds for warned in (True, False)}
-    for tuning in _aligned(seeds):
+    for tuning in (each for each in tunings if _only(each) and each.share == 1):
         sense = tuning.sense
         without, unaligned = (
             plain(sense, [tuning.seed], "", method).tunings[0] for method in ("lora-only", "raw")
@@ -280,8 +280,3 @@ def _margin(run: Figures) -> float:
     """Two standard errors, in points, of the difference of two runs that answer as well as this."""
     right = run[_RIGHT]
     return 2 * math.sqrt(2 * right * (100 - right) / run["asked"])
-
-
-def _aligned(seeds: Sequence[int]) -> list[Tuning]:
-    tunings = (t for rows in TABLES.values() for row in rows(seeds) for t in row.tunings)
-    return [tuning for tuning in dict.fromkeys(tunings) if _only(tuning) and tuning.share == 1]

@@ -187,7 +187,10 @@ class Tuning:
         parts += [
             (a.label if a.sense == self.sense else f"{a.sense}-{a.label}") for a in self.alignments
         ]
-        parts += [f"{self.share:g}"] * (self.share < 1) + [self.label] * bool(self.label)
+        if self.share < 1:
+            parts.append(f"{self.share:g}")
+        if self.label:
+            parts.append(self.label)
         return f"tune/{'-'.join(parts)}-seed{self.seed}"
 
     @property

@@ -190,7 +190,9 @@ def pave(seeds: Seeds) -> list[Row]:
     }
     return [
         Row(
-            "3d", text, tuple(Tuning("3d", seed, "pave", (), options, 1.0, label) for seed in seeds)
+            "3d",
+            text,
+            tuple(Tuning("3d", seed, "pave", options=options, label=label) for seed in seeds),
         )
         for text, (label, options) in ways.items()
     ]
@@ -237,4 +239,4 @@ TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "pave": pave,
 }
 """Name → what it runs; the later ones take guidance and adapters of the first's runs."""
-USUAL: Final = ("senses", "components", "data", "together")  # three hours on two cores
+USUAL: Final = ("senses", "components", "data", "together")  # two to three hours on two cores

@@ -22,7 +22,7 @@ from experiments.paper.collapse import spread
 from experiments.paper.published import PUBLISHED
 from experiments.paper.questions import ASKED, clip
 from experiments.paper.references import distance, guidance_of, k_centre, measure
-from experiments.paper.report import interval, write_report
+from experiments.paper.report import interval, write_csv, write_report
 from experiments.paper.run import execute, outdated, prepare
 from experiments.paper.study import SENSES, Alignment, Place, Tuning
 from experiments.paper.tables import TABLES, Row, aligned, plain, together
@@ -344,28 +344,19 @@ def test_tokens_of_no_use_are_counted_with_and_without_a_warning(tmp_path, monke
         plain("3d", [1], "no alignment", "raw"),
         *(aligned("3d", [1], label, label) for label in ("lost", "unseen", "worse", "better")),
     ]
-    right = {
-        "LoRA-only": 30,
-        "no alignment": 60,
-        "lost": 32,
-        "unseen": 42,
-        "worse": 44,
-        "better": 61,
-    }
-    with (tmp_path / "results.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ["table", "sense", "row", "seed", "run", "trained", "asked", "accuracy all"]
-        )
-        writer.writerows(
-            ["senses", "3d", row.label, 1, row.tunings[0].name, 9, 100, right[row.label]]
-            for row in rows
-        )
-    lines = (tmp_path / "results.csv").read_text().splitlines()
-    health = ["attn,video_attn,stat,variance,rank,warned", ",,,,,", ",,,,,"]
-    health += [f"0.1,0.1,1,50,50,{warned}" for warned in (1, 0, 0, 0)]
-    text = "\n".join(f"{a},{b}" for a, b in zip(lines, health, strict=True))
-    (tmp_path / "results.csv").write_text(text)
+    health = {"attn": 0.1, "video_attn": 0.1, "stat": 1, "variance": 50, "rank": 50}
+    of = [
+        {"accuracy all": 30},
+        {"accuracy all": 60},
+        {"accuracy all": 32, **health, "warned": 1},
+        *({"accuracy all": right, **health, "warned": 0} for right in (42, 44, 61)),
+    ]
+    where = {"table": "senses", "sense": "3d", "seed": 1, "trained": 9, "asked": 100}
+    lines = [
+        {**where, "row": row.label, "run": row.tunings[0].name, **figures}
+        for row, figures in zip(rows, of, strict=True)
+    ]
+    write_csv(tmp_path / "results.csv", lines)
     monkeypatch.setattr(report, "TABLES", {"senses": lambda seeds: rows})
     write_report(tmp_path, Place(tmp_path / "data", tmp_path / "runs"), [1])
     text = (tmp_path / "RESULTS.md").read_text()
