@@ -15,6 +15,10 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 REPOSITORY = Path(__file__).parents[1]
 MINIATURE = REPOSITORY / "experiments" / "miniature"
+CONFIGS = [
+    "--config=experiments/backbones/miniature.yaml",
+    "--config=experiments/align/3d.yaml",
+]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from safetensors.torch import load_file
 
 from datamodules import DepthDataModule
+from tests.conftest import CONFIGS, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scenes
 from vlynx_pl import cli, lightning_cli
 from vlynx_pl.adapters import load_adapter
@@ -25,11 +26,6 @@ from vlynx_pl.guidance import InterfaceGuidance
 from vlynx_pl.interruption import Interrupted
 from vlynx_pl.losses import token_statistics_loss
 
-REPOSITORY = Path(__file__).parents[1]
-CONFIGS = [
-    "--config=experiments/backbones/miniature.yaml",
-    "--config=experiments/align/3d.yaml",
-]
 QUICK = ["--data.num_workers=0", "--data.batch_size=2", "--trainer.max_epochs=1"]
 
 

@@ -1,20 +1,13 @@
 """What is shipped under experiments/: every configuration parses, and says what it is to."""
 
 import inspect
-from pathlib import Path
 
 import pytest
 import yaml
 
 from datamodules import benchmarks
+from tests.conftest import CONFIGS, REPOSITORY
 from vlynx_pl.alignment import InterfaceAlignment
-
-REPOSITORY = Path(__file__).parents[1]
-CONFIGS = [
-    "--config=experiments/backbones/miniature.yaml",
-    "--config=experiments/align/3d.yaml",
-]
-
 
 STAGES = [
     str(path.relative_to(REPOSITORY))

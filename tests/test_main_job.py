@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from datamodules.toyworld import generate_toyworld
+from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """What the README shows must work as it stands."""
 
 import re
-from pathlib import Path
 
 import torch
 import yaml
@@ -9,9 +8,9 @@ from jsonargparse import ArgumentParser
 from lightning import LightningDataModule
 from torch.testing import assert_close
 
+from tests.conftest import REPOSITORY
 from vlynx_pl.adapters import save_adapter
 
-REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
 
 

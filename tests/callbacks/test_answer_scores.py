@@ -14,13 +14,12 @@ from PIL import Image
 
 from callbacks.kept_answers import KeptAnswers
 from datamodules.loading import EpisodeDataset
+from tests.conftest import REPOSITORY
 from vlynx_pl import cli
 from vlynx_pl.adapters import save_adapter
 from vlynx_pl.interruption import PREEMPTED, forget_signals
 from vlynx_pl.metrics import Answered
 from vlynx_pl.tuning import InstructionTuning
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture

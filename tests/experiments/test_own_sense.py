@@ -10,9 +10,9 @@ import pytest
 from datamodules.samples import BadSample
 from datamodules.toyworld.video_files import write_video
 from experiments.own_sense.accelerometer import draw
+from tests.conftest import REPOSITORY
 from vlynx_pl import cli
 
-REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "experiments" / "own_sense"
 
 

@@ -7,14 +7,13 @@ import os
 import shlex
 import subprocess
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from experiments.slurm import trial
 from experiments.slurm.cluster import UnavailableError
+from tests.conftest import REPOSITORY
 
-REPOSITORY = Path(__file__).parents[2]
 FOLDER = REPOSITORY / "experiments" / "slurm"
 STAGES = ("align", "tune", "eval")
 SENSES = ("3d", "audio", "highfps", "ego")

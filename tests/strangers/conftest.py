@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import REPOSITORY
 from vlynx_pl import cli
 
-REPOSITORY = Path(__file__).parents[2]
 DEEP = b"[" * 200_000
 LONG_HEADERS = [
     pytest.param(struct.pack("<Q", size) + b"{}", id=f"header of {size}")

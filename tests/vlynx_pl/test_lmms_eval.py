@@ -20,7 +20,7 @@ from PIL import Image
 
 from datamodules.samples import Question
 from datamodules.toyworld.video_files import write_video
-from tests.conftest import MINIATURE
+from tests.conftest import MINIATURE, REPOSITORY
 from vlynx_pl.adapters import adapter_parameters, save_adapter
 from vlynx_pl.asking_command import open_run
 from vlynx_pl.backbones import load_backbone
@@ -36,7 +36,6 @@ USUAL = {
     "do_sample": False,
     "until": ["\n\n"],
 }
-PROJECT = MINIATURE.parents[1]
 
 
 class StandIn:
@@ -228,7 +227,7 @@ def test_an_answer_ends_before_the_first_stop_in_it(plugin, answer, until):
 
 
 def test_the_project_names_what_the_registry_asks_for(plugin):
-    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     named = project["entry-points"]["lmms_eval.models"]["vlynx"]
     assert named == f"{plugin.__name__}:{plugin.manifest.__name__}"
 

@@ -19,7 +19,7 @@ from callbacks.answer_scores import AnswerScores
 from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
 from datamodules.samples import Question
-from tests.conftest import MINIATURE
+from tests.conftest import MINIATURE, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scene
 from vlynx_pl import cli
 from vlynx_pl.adapters import AdapterError
@@ -33,7 +33,6 @@ from vlynx_pl.prefix_sharing import shared_prefix
 from vlynx_pl.token_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
-REPOSITORY = Path(__file__).parents[3]
 LLM = {"rank": 4, "alpha": 8, "dropout": 0.0}
 SMALL = {**LLM, "hidden": 16, "heads": 2}
 
