@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from vlynx_pl import cli
 from vlynx_pl.backbones import VideoBackbone, load_backbone
 
 torch.set_num_threads(1)
-settings.register_profile("any machine", deadline=None)
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any machine")
 REPOSITORY = Path(__file__).parents[1]
 MINIATURE = REPOSITORY / "experiments" / "miniature"

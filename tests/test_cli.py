@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from datamodules import DepthDataModule
 from tests.conftest import CONFIGS, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scenes
+from tests.processes import PATIENCE_S
 from vlynx_pl import cli, lightning_cli
 from vlynx_pl.adapters import load_adapter
 from vlynx_pl.alignment import InterfaceAlignment
@@ -141,7 +142,7 @@ def test_two_processes_make_the_guidance_of_one(finished, data, tmp_path):
     command = [sys.executable, "-m", "vlynx_pl.cli", "fit", *CONFIGS, *QUICK]
     command += [f"--data.root={data}", f"--run={tmp_path}/run"]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
-    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, timeout=300)
+    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, timeout=PATIENCE_S)
     alone, together = (
         InterfaceGuidance.load(run / "guidance.safetensors")
         for run in (finished[0], tmp_path / "run")

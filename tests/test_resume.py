@@ -2,11 +2,10 @@
 
 import csv
 import json
-import multiprocessing
 import os
 import shutil
 import signal
-import socket
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
 from tests.conftest import MINIATURE
 from tests.datamodules.conftest import write_scannet_scene
+from tests.processes import meet, together
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.checkpoints import newest_checkpoint
@@ -44,7 +44,6 @@ PLACES = {
     "inside a signal": ("signal", 1, 1),
 }
 slow = pytest.mark.slow
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -178,24 +177,13 @@ def sessions(ranks, *arguments, **options) -> None:
     if ranks == 1:
         session(*arguments, **options)
         return
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    fork = multiprocessing.get_context("fork")  # a spawned one imports torch again, for seconds
-    together = [
-        fork.Process(target=_rank, args=(rank, ranks, port, arguments, options))
-        for rank in range(ranks)
-    ]
-    for process in together:
-        process.start()
-    for process in together:
-        process.join(120)
-    assert [process.exitcode for process in together] == [0] * ranks
+    with tempfile.TemporaryDirectory() as folder:
+        assert together(_rank, ranks, ranks, folder, arguments, options) == [0] * ranks
 
 
-def _rank(rank, ranks, port, arguments, options) -> None:
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": rank}
-    os.environ |= {name: str(value) for name, value in where.items()}
+def _rank(rank, ranks, folder, arguments, options) -> None:
+    os.fsync = lambda descriptor: None
+    meet(rank, ranks, f"{folder}/meeting")
     session(*arguments, **options, devices=ranks, strategy="ddp")
 
 

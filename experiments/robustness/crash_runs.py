@@ -25,7 +25,7 @@ _OPTIONS: Final[Mapping[str, Any]] = {
 }
 _WORKERS: Final = {"alignment": 2, "tuning": 0}
 _SAVE_EVERY: Final = 3  # reference videos
-_LIMIT_S: Final = 240.0  # of a process; it takes 10 to 30 s
+_LIMIT_S: Final = 600.0  # of a process; it takes 10 to 30 s
 _SHOWN: Final = 2000  # characters of what went wrong
 
 

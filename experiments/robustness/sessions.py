@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from experiments.robustness.toy_runs import REPOSITORY, environment
 
-_LIMIT_S: Final = 120.0  # for a session or the way to a place; it takes 2 to 10 s
+_LIMIT_S: Final = 600.0  # for a session or the way to a place; it takes 2 to 10 s
 
 
 class Halt(Callback):

@@ -7,6 +7,7 @@ import ctypes
 import faulthandler
 import os
 import resource
+import signal
 import struct
 import sys
 import time
@@ -20,11 +21,13 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from datamodules.libraries import import_library
+from datamodules.processes import start_server
 from datamodules.samples import BadSample
 
 BAD: Final = ("crashed", "died", "too slow", "opened outside")
 Reading = Callable[[Path], object]
 
+_PATIENCE_S: Final = 600  # for a process to start or to end
 _IN_OPEN: Final = 0x20  # linux/inotify.h
 _EVENT: Final = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
 _REPOSITORY: Final = Path(__file__).parents[2]
@@ -88,9 +91,7 @@ class Reader:
         self, log: Path, seconds: float, memory: int = 4 << 30, libraries: Sequence[str] = ()
     ) -> None:
         self.log, self.seconds, self.memory, self.libraries = log, seconds, memory, libraries
-        # Processes are copies of one that has imported torch and holds no threads.
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload([__name__, "experiments.robustness.readings"])
         self._process: Any = None
         self._pipe: Any = None
 
@@ -102,6 +103,11 @@ class Reader:
         self._pipe.send((reading, folder))
         verdict, detail = self._answer(self.seconds)
         return Outcome(verdict, detail, time.monotonic() - started)
+
+    def answered(self, seconds: float) -> bool:
+        """Wait for the answer of a reading, no longer than its limit; whether it is there."""
+        there: bool = self._pipe.poll(seconds)
+        return there
 
     def close(self) -> None:
         """End the process."""
@@ -115,19 +121,20 @@ class Reader:
         self._pipe, other = self._context.Pipe()
         arguments = (other, self.log, self.memory, self.libraries)
         self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
+        start_server()
         self._process.start()
         other.close()
-        if self._answer(120) != ("ready", ""):
+        if self._answer(_PATIENCE_S) != ("ready", ""):
             raise RuntimeError(f"the reading process does not start:\n{self.log.read_text()}")
 
     def _answer(self, seconds: float) -> tuple[str, str]:
         try:
-            if self._pipe.poll(seconds):
+            if self.answered(seconds):
                 answer: tuple[str, str] = self._pipe.recv()
                 return answer
             verdict = "too slow"
             self._process.terminate()  # which makes it print where it is
-            self._process.join(1)
+            self._process.join(_PATIENCE_S)
         except (EOFError, ConnectionResetError):
             verdict = "died"
             self._process.join()
@@ -140,8 +147,9 @@ def _serve(pipe: Connection, log: Path, memory: int, libraries: Sequence[str]) -
     with log.open("w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     faulthandler.enable()
-    faulthandler.register(15, chain=True)  # SIGTERM, also while C code hangs
+    faulthandler.register(signal.SIGTERM, chain=True)  # SIGTERM, also while C code hangs
     torch.set_num_threads(1)
     for library in libraries:
         import_library(library)

@@ -1,32 +1,32 @@
 """Answers and measurements are the same from one process and from two, and survive a stop."""
 
 import json
-import multiprocessing
 import os
 import signal
 import time
 from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
-from callbacks import AlignmentReport, AnswerScores, RunCheckpoint
+from callbacks import AlignmentReport, AnswerScores, RunCheckpoint, meeting
 from datamodules.order import Batches
 from datamodules.samples import Episode, Question
 from tests.conftest import MINIATURE
+from tests.processes import meet, together
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
+from vlynx_pl.errors import UserError
 from vlynx_pl.guidance import estimate_guidance
-from vlynx_pl.interruption import PREEMPTED, forget_signals, note_signals
+from vlynx_pl.interruption import PREEMPTED, note_signals
 from vlynx_pl.tuning import InstructionTuning
 
 ROOMS = 5
 BATCH = 3
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*fork.*:DeprecationWarning", "ignore:The ``compute`` method"
-)
 
 
 def noise(seed, *shape):
@@ -169,8 +169,13 @@ class Clips(Rooms):
 class Run:
     """Sessions in one folder."""
 
-    def __init__(self, folder, backbone):
-        self.folder, self.backbone, self.meetings = folder, backbone, 0
+    def __init__(self, folder):
+        self.folder, self.meetings = folder, 0
+
+    @property
+    def backbone(self):
+        """Loaded by each process for itself."""
+        return load_backbone(str(MINIATURE), "float32")
 
     def trainer(self, ranks, *callbacks, **options):
         return Trainer(
@@ -190,29 +195,22 @@ class Run:
     def session(self, work, ranks=1):
         """Run processes to their end; gives their exit codes, and what was asked and read."""
         log = self.folder.with_suffix(f".log{self.meetings}")
-        meeting = f"file://{self.folder.with_suffix(f'.meet{self.meetings}')}"
+        place = self.folder.with_suffix(f".meet{self.meetings}")
         self.meetings += 1
-        context = multiprocessing.get_context("fork")  # a spawned one imports torch for seconds
-        processes = [
-            context.Process(target=self._of_a_rank, args=(work, rank, ranks, meeting, log))
-            for rank in range(ranks)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-        return [process.exitcode for process in processes], noted(log)
+        return together(self._of_a_rank, ranks, work, ranks, place, log), noted(log)
 
-    def _of_a_rank(self, work, rank, ranks, meeting, log):
+    def _of_a_rank(self, rank, work, ranks, place, log):
         note_signals()
-        forget_signals()
+        for name in ("answer_scores.draw_answers", "alignment_report.save_figure"):
+            target, function = name.split(".")
+            setattr(import_module(f"callbacks.{target}"), function, lambda *_: None)
         if ranks > 1:
-            torch.distributed.init_process_group(
-                "gloo", init_method=meeting, rank=rank, world_size=ranks
-            )
-            os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+            meet(rank, ranks, place)
         try:
             work(self, rank, ranks, log)
+        except UserError as error:
+            self.folder.with_suffix(f".said{rank}").write_text(str(error))
+            raise
         finally:
             self.folder.with_suffix(f".ended{rank}").touch()
 
@@ -228,24 +226,9 @@ class Run:
         return sorted(path.name for path in self.folder.glob("*.unfinished*"))
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    """Loaded once: a process that is forked has one of its own."""
-    return load_backbone(str(MINIATURE), "float32")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def undrawn():
-    """Pictures have tests of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("answer_scores.draw_answers", "alignment_report.save_figure"):
-            patch.setattr(f"callbacks.{name}", lambda *_: None)
-        yield
-
-
 @pytest.fixture
-def run(tmp_path, backbone):
-    return Run(tmp_path / "run", backbone)
+def run(tmp_path):
+    return Run(tmp_path / "run")
 
 
 def examining(run, rank, ranks, log, events=None, **settings):
@@ -274,9 +257,9 @@ EVERY = [f"room{i}" for i in range(ROOMS)]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, backbone):
+def whole(tmp_path_factory):
     """A test by one process that nothing disturbed."""
-    run = Run(tmp_path_factory.mktemp("whole") / "run", backbone)
+    run = Run(tmp_path_factory.mktemp("whole") / "run")
     codes, log = run.session(examining)
     assert codes == [0] and asked(log) == EVERY
     return run
@@ -309,10 +292,8 @@ def test_two_processes_write_the_very_files_of_one(run, whole):
     assert log.count("shown-test-6") == 1, "one process draws the sheet, of all rooms"
 
 
-def test_after_fitting_each_process_answers_its_share_in_the_precision_of_the_fit(
-    run, tmp_path, backbone
-):
-    runs = {1: Run(tmp_path / "alone", backbone), 2: run}
+def test_after_fitting_each_process_answers_its_share_in_the_precision_of_the_fit(run, tmp_path):
+    runs = {1: Run(tmp_path / "alone"), 2: run}
     for ranks, one in runs.items():
         codes, log = one.session(fitting, ranks)
         assert codes == [0] * ranks and asked(log) == EVERY
@@ -339,22 +320,22 @@ def test_another_number_of_processes_goes_on(run, whole):
     assert same(run, whole) and run.unfinished == []
 
 
+def stop_when_it_waits():
+    meeting.time = SimpleNamespace(sleep=lambda _: stop())
+
+
+def stop_after(file):
+    while not file.exists():
+        time.sleep(0.05)
+    stop()
+
+
 @pytest.mark.slow
 def test_a_process_that_waits_for_one_that_was_stopped_hears_that_it_shall_stop_too(run, whole):
-    ended = run.folder.with_suffix(".ended0")
-
-    def soon():
-        signal.signal(signal.SIGALRM, lambda *_: stop())
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-
-    def last():
-        for _ in range(600):
-            if ended.exists():
-                return stop()
-            time.sleep(0.1)
-
+    last = partial(stop_after, run.folder.with_suffix(".ended0"))
     # Rank 0 answers all of its share and waits for rank 1, which has room1 and room2.
-    codes, log = run.session(partial(examining, events={0: {"room0": soon}, 1: {"room1": last}}), 2)
+    events = {0: {"room0": stop_when_it_waits}, 1: {"room1": last}}
+    codes, log = run.session(partial(examining, events=events), 2)
     assert codes == [PREEMPTED, 0] and asked(log) == ["room0", "room1", "room3", "room4"]
     assert len(run.unfinished) == 2
     codes, log = run.session(examining)
@@ -363,10 +344,10 @@ def test_a_process_that_waits_for_one_that_was_stopped_hears_that_it_shall_stop_
 
 
 @pytest.mark.slow
-def test_a_process_that_waits_for_one_that_ended_says_where_to_look(run, capfd):
+def test_a_process_that_waits_for_one_that_ended_says_where_to_look(run):
     codes, _ = run.session(partial(examining, events={1: {"room1": partial(os._exit, 9)}}), 2)
     assert codes == [1, 9]
-    said = capfd.readouterr().err
+    said = run.folder.with_suffix(".said0").read_text()
     assert "another process of this run has ended; see what it said" in said
     assert "Every answer so far is in" in said
 
@@ -389,11 +370,11 @@ def test_when_all_is_answered_there_are_only_scores_to_write(run, whole):
 
 
 @pytest.mark.parametrize("other", [{"max_new_tokens": 2}, {"seed": 1}])
-def test_answers_that_were_made_with_other_settings_are_not_used(run, tmp_path, backbone, other):
+def test_answers_that_were_made_with_other_settings_are_not_used(run, tmp_path, other):
     run.session(partial(examining, events={0: {"room4": stop}}))
     codes, log = run.session(partial(examining, **other), ranks=2)
     assert codes == [0, 0] and asked(log) == EVERY
-    afresh = Run(tmp_path / "afresh", backbone)
+    afresh = Run(tmp_path / "afresh")
     afresh.session(partial(examining, **other))
     assert same(run, afresh) and run.unfinished == []
 
@@ -412,11 +393,12 @@ def test_a_question_that_was_changed_or_lacks_an_answer_is_asked_again(run, whol
 
 def measuring(run, rank, ranks, log, checkpoint=None, **settings):
     torch.manual_seed(0)
-    module = InterfaceAlignment(run.backbone, "3d", 2, 4, learning_rate=0.0)
+    backbone = run.backbone
+    module = InterfaceAlignment(backbone, "3d", 2, 4, learning_rate=0.0)
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data.normal_(std=0.3)
-    module.use_guidance(estimate_guidance(run.backbone, [noise(9, 1, 2)]))
+    module.use_guidance(estimate_guidance(backbone, [noise(9, 1, 2)]))
 
     def save(trainer, _):
         if trainer.current_epoch == 1:
@@ -427,9 +409,14 @@ def measuring(run, rank, ranks, log, checkpoint=None, **settings):
     trainer.fit(module, datamodule=Clips(log), ckpt_path=checkpoint, weights_only=True)
 
 
+def stopped(*arguments):
+    stop()
+    measuring(*arguments)
+
+
 @pytest.mark.parametrize("settings", [{}, {"max_batches": 2}])
-def test_two_processes_measure_what_one_does(run, tmp_path, backbone, settings):
-    alone = Run(tmp_path / "alone", backbone)
+def test_two_processes_measure_what_one_does(run, tmp_path, settings):
+    alone = Run(tmp_path / "alone")
     videos = [f"video{i}" for i in range(settings.get("max_batches", 5))]
     for one, ranks in ((alone, 1), (run, 2)):
         codes, log = one.session(partial(measuring, **settings), ranks)
@@ -456,9 +443,5 @@ def test_what_was_measured_before_fitting_is_not_measured_again(run):
 
 @pytest.mark.slow
 def test_measuring_stops_when_it_is_asked_to(run):
-    def stopped(*arguments):
-        stop()
-        measuring(*arguments)
-
     assert run.session(stopped)[0] == [PREEMPTED]
     assert list(run.folder.parent.glob("run/*")) == []

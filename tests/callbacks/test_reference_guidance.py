@@ -1,6 +1,5 @@
 """A guidance pass is not repeated where it fits, goes on where it stopped, and ranks share it."""
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ from torch.testing import assert_close
 
 from callbacks import ReferenceGuidance
 from tests.conftest import MINIATURE
+from tests.processes import meet, together
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
@@ -24,7 +24,6 @@ from vlynx_pl.interruption import PREEMPTED, Interrupted, forget_signals, note_s
 TENSORS = ("keys", "values", "token_mean", "token_var")
 COUNT = 7
 LENGTHS = [1 + position % 2 for position in range(COUNT)]
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 class Videos(LightningDataModule):
@@ -87,34 +86,28 @@ class Run:
     def two_ranks(self, **arguments):
         """A session of two processes; gives their exit codes and the positions read."""
         meeting = self.folder.with_suffix(f".meet{len(list(self.folder.parent.iterdir()))}")
-        context = multiprocessing.get_context("fork")  # a spawned one imports torch for seconds
-        processes = [
-            context.Process(target=self._of_a_rank, args=(rank, meeting), kwargs=arguments)
-            for rank in range(2)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-        return [process.exitcode for process in processes], self.read()
-
-    def _of_a_rank(self, rank, meeting, **arguments):
-        torch.distributed.init_process_group(
-            "gloo", init_method=f"file://{meeting}", rank=rank, world_size=2
-        )
-        os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
-        guidance, _ = self.session(ranks=2, **arguments)
-        assert guidance.num_videos == arguments.get("count", COUNT)
-        torch.save(guidance.token_mean, self.folder.with_suffix(f".of{rank}"))
+        return together(of_a_rank, 2, self.folder, meeting, arguments), self.read()
 
     @property
     def guidance(self):
         return InterfaceGuidance.load(self.folder / "guidance.safetensors")
 
 
+def of_a_rank(rank, folder, meeting, arguments):
+    note_signals()
+    meet(rank, 2, meeting)
+    guidance, _ = Run(folder, new_module()).session(ranks=2, **arguments)
+    assert guidance.num_videos == arguments.get("count", COUNT)
+    torch.save(guidance.token_mean, folder.with_suffix(f".of{rank}"))
+
+
+def new_module():
+    return InterfaceAlignment(load_backbone(str(MINIATURE), "float32"), "3d", 4, 8)
+
+
 @pytest.fixture(scope="module")
 def module():
-    return InterfaceAlignment(load_backbone(str(MINIATURE), "float32"), "3d", 4, 8)
+    return new_module()
 
 
 @pytest.fixture
@@ -421,7 +414,7 @@ def floors(module, monkeypatch):
 @torch.no_grad()
 def direct_gaps(run, guidance, count):
     """Measured by a module of its own, one video after the other."""
-    module = InterfaceAlignment(load_backbone(str(MINIATURE), "float32"), "3d", 4, 8)
+    module = new_module()
     module.use_guidance(guidance)
     videos = Videos(run.log, count=count)
     gaps = [module.encode(videos.read(i)["frames"], None).attention_gaps for i in range(count)]

@@ -13,6 +13,7 @@ from datamodules.samples import BadSample
 from experiments.robustness.damaged_inputs import WELL, inputs, make_originals, read_all, summary
 from experiments.robustness.damages import DAMAGES
 from experiments.robustness.watched import BAD, Canary, Reader
+from tests.processes import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def originals():
 
 def test_damaged_inputs_are_read_or_refused(originals, tmp_path):
     chosen = list(inputs(originals, 60, seed=7))
-    results = list(read_all(chosen, len(chosen), tmp_path, seconds=10))
+    results = list(read_all(chosen, len(chosen), tmp_path, seconds=PATIENCE_S))
     assert len(results) == len(chosen)
     assert not [r.outcome for r in results if r.outcome.verdict in BAD]
     counts = Counter(r.outcome.verdict for r in results if r.input.damage != WELL)
@@ -62,11 +63,13 @@ def crash(folder):
 
 
 def hang(folder):
+    (folder / "begun").touch()
     ctypes.CDLL(None).pause()
 
 
 def sleep(folder):
-    time.sleep(60)
+    (folder / "begun").touch()
+    time.sleep(PATIENCE_S)
 
 
 def leave(folder):
@@ -85,10 +88,22 @@ def start_a_program(folder):
     subprocess.run(["true"], check=True)
 
 
+class Impatient(Reader):
+    """Finds a reading too slow as soon as it has begun to hang."""
+
+    def answered(self, seconds):
+        begun = self.log.with_name("input") / "begun"
+        while not begun.exists():
+            if super().answered(0.01):
+                return True
+        begun.unlink()
+        return False
+
+
 @pytest.fixture
 def reader(tmp_path):
     (tmp_path / "input").mkdir()
-    reader = Reader(tmp_path / "log", seconds=1)
+    reader = Impatient(tmp_path / "log", seconds=PATIENCE_S)
     yield lambda reading: reader.read(reading, tmp_path / "input")
     reader.close()
 

@@ -276,10 +276,8 @@ def test_workers_end_with_a_study_that_is_killed():
     assert runs(worker)
     study.kill()
     study.wait()
-    until = time.monotonic() + 20
-    while runs(worker) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not runs(worker)
+    while runs(worker):
+        time.sleep(0.05)  # for ever, if it lives on
 
 
 def runs(process: str) -> bool:

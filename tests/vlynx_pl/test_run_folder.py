@@ -1,7 +1,7 @@
 """One run at a time in a folder, with one configuration, to one end."""
 
-import multiprocessing
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import pytest
 import yaml
 from jsonargparse import ArgumentParser
 
+from tests.processes import APART, PATIENCE_S, begin
 from vlynx_pl.run_folder import RunFolderError, refuse_finished, refuse_other_settings, take
 
 SETTINGS = {
@@ -22,19 +23,16 @@ SETTINGS = {
 }
 
 
-def _hold(run: Path, ready, go) -> None:
+def _hold(run: Path, taken) -> None:
     take(run)
-    ready.set()
-    go.wait(30)
+    taken.set()
+    signal.pause()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_folder_has_one_process_at_a_time_and_is_free_when_that_is_killed(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    ready, go = fork.Event(), fork.Event()
-    holder = fork.Process(target=_hold, args=(tmp_path, ready, go))
-    holder.start()
-    assert ready.wait(30)
+    taken = APART.Event()
+    holder = begin(_hold, tmp_path, taken)
+    assert taken.wait(PATIENCE_S)
     with pytest.raises(RunFolderError, match=f"in use by process {holder.pid} on "):
         take(tmp_path)
     holder.kill()

@@ -1,13 +1,13 @@
 import io
 import json
 import math
-import multiprocessing
 from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
+from tests.processes import meet, together
 from vlynx_pl.errors import UserError
 from vlynx_pl.metrics import Answered, Scores, captions, headline, scores_for, table
 from vlynx_pl.metrics.captions import cider_of_each
@@ -209,9 +209,7 @@ def shards():
 
 
 def of_a_rank(rank, folder):
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
+    meet(rank, 2, folder / "meeting")
     results = {}
     for name, protocol in SHARDED.items():
         scores, lonely = Scores(protocol), Scores(protocol)
@@ -223,7 +221,7 @@ def of_a_rank(rank, folder):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning", "ignore:The ``compute`` method")
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 def test_two_processes_give_the_very_figures_of_one(tmp_path):
     single = {}
     for name, protocol in SHARDED.items():
@@ -231,13 +229,7 @@ def test_two_processes_give_the_very_figures_of_one(tmp_path):
         scores.update(shards()[0])
         single |= {name: scores.compute(), f"{name}, one rank without": scores.compute()}
     assert single["cider"]["toy/n_total"] == 6 and single["cider"]["toy/cider"] > 0
-    context = multiprocessing.get_context("fork")  # a spawned one imports torch again, for seconds
-    ranks = [context.Process(target=of_a_rank, args=(rank, tmp_path)) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-        assert process.exitcode == 0
+    assert together(of_a_rank, 2, tmp_path) == [0, 0]
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == single
 

@@ -1,0 +1,69 @@
+"""Processes of tests: copies of one that has imported everything and computed nothing.
+
+What runs in them is a function of a module, with arguments that can be pickled.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from datamodules.processes import PRELOAD, start_server
+
+APART = get_context("forkserver")
+APART.set_forkserver_preload(
+    [
+        *PRELOAD,
+        "callbacks",
+        "hypothesis",
+        "peft",
+        "pytest",
+        "safetensors.torch",
+        "transformers.models.llava_onevision.modeling_llava_onevision",
+        "transformers.models.qwen2.modeling_qwen2",
+        "transformers.models.siglip.modeling_siglip",
+        "vlynx_pl.lightning_cli",
+        "vlynx_pl.tuning",
+    ]
+)
+PATIENCE_S = 600  # against hanging for ever; no test depends on it
+
+
+def begin(function: Callable[..., object], *arguments: Any) -> ForkServerProcess:
+    """Start a process, which hears all signals."""
+    start_server()
+    process = APART.Process(target=_hearing, args=(function, arguments))
+    process.start()
+    return process
+
+
+def ended(*processes: ForkServerProcess) -> list[int | None]:
+    """Exit codes of processes that end by themselves."""
+    for process in processes:
+        process.join(PATIENCE_S)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def together(function: Callable[..., object], ranks: int, *arguments: Any) -> list[int | None]:
+    """Exit codes of processes that each call ``function(rank, *arguments)``."""
+    return ended(*[begin(function, rank, *arguments) for rank in range(ranks)])
+
+
+def meet(rank: int, ranks: int, file: str | Path) -> None:
+    """Make this process one of so many that meet in a new file, as Lightning's ddp expects it."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{file}", rank=rank, world_size=ranks
+    )
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+def _hearing(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server's is for readers
+    function(*arguments)
