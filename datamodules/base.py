@@ -204,9 +204,11 @@ class ModalityDataModule(LightningDataModule):
         return inspect(
             [(part, recording) for part in parts for recording in recordings.of(part)],
             self._candidates,
-            self._read if read else None,
+            self.dataset if read else None,
             self.on_bad_sample == "stop" if stop is None else stop,
             f"Checking {self.root.name}",
+            self.num_workers,
+            self.timeout,
         )
 
     def parts(self) -> tuple[Part, ...]:
@@ -367,9 +369,6 @@ class ModalityDataModule(LightningDataModule):
         if part == "reference":
             return list(self.reference_clips(source))
         return list(self.modality_clips(source))
-
-    def _read(self, part: Part, candidate: Any) -> None:
-        self.dataset(part, [candidate])[0]
 
     def _take_note(self, findings: list[Finding]) -> None:
         """Keep what is bad, once each, and stop if it is too much."""

@@ -1,11 +1,14 @@
 """Looking at every recording before it is needed: what can be used, and what is bad and why."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from datamodules.loading import EpisodeDataset, FrameDataset
+from datamodules.readers import read_all, verdict
 from datamodules.recordings import Part, Recording
 from datamodules.samples import BadSample, Episode
 from vlynx_pl.interruption import Interrupted, asked_to_stop
@@ -27,20 +30,25 @@ class Finding:
 
 
 def inspect(
-    jobs: Iterable[tuple[Part, Recording]],
+    jobs: Sequence[tuple[Part, Recording]],
     candidates: Callable[[Part, Recording], list[Any]],
-    read: Callable[[Part, Any], object] | None,
+    dataset: Callable[[Part, list[Any]], FrameDataset | EpisodeDataset] | None,
     stop: bool,
     title: str,
+    readers: int = 0,
+    timeout: float = 0,
 ) -> list[Finding]:
-    """Look at recordings in threads, with a progress bar.
+    """Look at recordings, with a progress bar.
 
     Args:
         jobs: what there should be.
         candidates: clips or episodes of a recording.
-        read: decodes one of them; None leaves them unread.
+        dataset: decodes them; None leaves them unread.
         stop: raise the first BadSample.
         title: of the progress bar.
+        readers: processes that decode, so that one that dies of a file is a bad recording; 0
+            decodes in threads of this one.
+        timeout: s for a clip or an episode in such a process, 0 being forever.
 
     Returns:
         What became of each, in order.
@@ -49,32 +57,62 @@ def inspect(
     def look(part: Part, recording: Recording) -> Finding:
         finding = Finding(part, recording.name, recording.episode)
         try:
-            found = candidates(part, recording)
+            finding.usable = candidates(part, recording)
         except BadSample as bad:
             finding.bad.append(bad)
-            return finding
-        for candidate in found:
-            try:
-                if read is not None:
-                    read(part, candidate)
-                finding.usable.append(candidate)
-            except BadSample as bad:
-                finding.bad.append(bad)
+        if dataset is not None and readers == 0:
+            samples = dataset(part, finding.usable)
+            _judge(finding, (verdict(samples, index) for index in range(len(samples))))
         return finding
 
-    findings = []
+    findings: dict[int, Finding] = {}
     pool = ThreadPoolExecutor(_THREADS)
     try:
         waiting = [pool.submit(look, *job) for job in jobs]
-        for outcome in track(waiting, title):
-            finding = outcome.result()
-            if asked_to_stop():
-                raise Interrupted(
-                    "Stopped while checking the data, as asked. Run the same command again."
-                )
-            if stop and finding.bad:
-                raise finding.bad[0]
-            findings.append(finding)
+        outcomes = ((number, job.result()) for number, job in enumerate(waiting))
+        if dataset is not None and readers > 0:
+            outcomes = _read(outcomes, dataset, readers, timeout)
+        with closing(outcomes):  # and the processes with it
+            for number, finding in track(outcomes, title, len(waiting)):
+                _heed_signals()
+                if stop and finding.bad:
+                    raise finding.bad[0]
+                findings[number] = finding
     finally:  # what is queued is not worth waiting for
         pool.shutdown(cancel_futures=True)
-    return findings
+    return [findings[number] for number in range(len(waiting))]
+
+
+def _read(
+    looked_at: Generator[tuple[int, Finding], None, None],
+    dataset: Callable[[Part, list[Any]], FrameDataset | EpisodeDataset],
+    readers: int,
+    timeout: float,
+) -> Generator[tuple[int, Finding], None, None]:
+    """Findings when all that they found was read, in the order in which that happens."""
+    unread: dict[int, Finding] = {}
+
+    def samples() -> Iterator[tuple[int, FrameDataset | EpisodeDataset]]:
+        for number, finding in looked_at:
+            unread[number] = finding
+            yield number, dataset(finding.part, finding.usable)
+
+    with closing(read_all(samples(), readers, timeout, _heed_signals)) as read:
+        for number, verdicts in read:
+            finding = unread.pop(number)
+            _judge(finding, verdicts)
+            yield number, finding
+
+
+def _judge(finding: Finding, verdicts: Iterable[BadSample | None]) -> None:
+    found, finding.usable = finding.usable, []
+    for candidate, bad in zip(found, verdicts, strict=True):
+        if bad is None:
+            finding.usable.append(candidate)
+        else:
+            finding.bad.append(bad)
+
+
+def _heed_signals() -> None:
+    if asked_to_stop():
+        raise Interrupted("Stopped while checking the data, as asked. Run the same command again.")

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from datamodules.frame_cache import FrameCache, states
 from datamodules.mishaps import Reading, explained, starting
+from datamodules.processes import READERS
 from datamodules.samples import (
     Clip,
     Episode,
@@ -194,10 +195,15 @@ def gather(batch: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
 class Loader(DataLoader[Any]):
     """Raises what a worker found bad, or became of it, as one message where the training is.
 
-    Its dataset is a :class:`Careful` one. ``timeout`` is the time in s that one clip may take.
+    Its dataset is a :class:`Careful` one, and travels to the workers by pickle. ``timeout`` is the
+    time in s that one clip may take.
     """
 
     dataset: Careful
+
+    def __init__(self, dataset: Careful, batch_size: int | None = 1, **settings: Any) -> None:
+        context = READERS if settings.get("num_workers") else None
+        super().__init__(dataset, batch_size, multiprocessing_context=context, **settings)
 
     @override
     def _get_iterator(self) -> Any:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import PicklingError
 from typing import Final, NamedTuple
 
 from datamodules.samples import BadSample
@@ -29,16 +30,26 @@ class Reading(NamedTuple):
     name: str
     files: tuple[Path, ...]
 
+    @property
+    def place(self) -> Path | str:
+        """The file, or the folder of the files, or the name where there is none."""
+        match self.files:
+            case []:
+                return self.name
+            case [file]:
+                return file
+            case _:
+                return Path(os.path.commonpath([file.absolute() for file in self.files]))
+
     def __str__(self) -> str:
-        """The name, and the file or the folder of the files."""
+        """The name and its place."""
         match self.files:
             case []:
                 return self.name
             case [file]:
                 return f"{self.name} ({file})"
             case _:
-                folder = os.path.commonpath([file.absolute() for file in self.files])
-                return f"{self.name} ({len(self.files)} files in {folder})"
+                return f"{self.name} ({len(self.files)} files in {self.place})"
 
 
 @contextmanager
@@ -91,10 +102,7 @@ def died(reading: Reading | None, exitcode: int) -> UserError:
         reading: what it read at that moment, if anything.
         exitcode: of the process; negative is the number of a signal.
     """
-    name = f"signal {-exitcode}"
-    if -exitcode in set(signal.Signals):
-        name = signal.Signals(-exitcode).name
-    how = f"was killed by {name}" if exitcode < 0 else f"ended with exit code {exitcode}"
+    how = _ending(exitcode)
     match -exitcode:
         case signal.SIGKILL:
             remedy = f"Memory has probably run out: ask for more, or {_FEWER}"
@@ -109,6 +117,37 @@ def died(reading: Reading | None, exitcode: int) -> UserError:
     return UserError(f"{who} {how}. {remedy}. Then {_AGAIN}")
 
 
+def died_of(reading: Reading, exitcode: int | None) -> BadSample:
+    """A process has ended that only looked whether a sample can be read."""
+    remedy = "It probably breaks the library that decodes it: convert it, or leave it out"
+    if exitcode == -signal.SIGKILL:
+        remedy = f"Memory has probably run out: ask for more, {_FEWER}, or leave it out"
+    return BadSample(reading.place, f"the process that read it {_ending(exitcode)}", remedy)
+
+
+def took_too_long(reading: Reading, seconds: float) -> BadSample:
+    """A process was ended that only looked whether a sample can be read."""
+    return BadSample(
+        reading.place,
+        f"reading it took longer than data.timeout={seconds:g} s",
+        "Look whether its disk answers and raise data.timeout, or leave it out",
+    )
+
+
+def too_large(reading: Reading) -> BadSample:
+    """Python found no memory for a sample."""
+    reason = "there was not enough memory to read it"
+    return BadSample(reading.place, reason, f"Ask for more, {_FEWER}, or leave it out")
+
+
+def cannot_travel(error: Exception) -> UserError:
+    """What reads a file cannot be sent to the process that should do it."""
+    return UserError(
+        f"what reads the data cannot be sent to another process ({error}). Move the class or "
+        "function into a file that Python can import, or set data.num_workers=0"
+    )
+
+
 def no_room(size: int, error: Exception) -> UserError:
     """A worker cannot hand over what it read, ``size`` bytes."""
     return UserError(
@@ -119,10 +158,12 @@ def no_room(size: int, error: Exception) -> UserError:
 
 @contextmanager
 def starting(workers: int) -> Iterator[None]:
-    """Raises UserError where the system cannot start the workers."""
+    """Raises UserError where workers cannot be started, or not be told what to read."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (PicklingError, AttributeError, TypeError) as error:
+        raise cannot_travel(error) from error
+    except (OSError, EOFError, RuntimeError) as error:
         raise UserError(
             f"data.num_workers={workers}: they cannot be started ({error}). Lower it, or raise the "
             f"limits of processes (ulimit -u) or open files (ulimit -n); or {_shared_memory()}"
@@ -157,6 +198,13 @@ def _disk_error(error: BaseException) -> BaseException | None:
     while cause is not None and getattr(cause, "errno", None) not in _DISK_GONE:
         cause = cause.__cause__ or cause.__context__
     return cause
+
+
+def _ending(exitcode: int | None) -> str:
+    if exitcode is None or exitcode >= 0:
+        return f"ended with exit code {exitcode}"
+    known = -exitcode in set(signal.Signals)
+    return f"was killed by {signal.Signals(-exitcode).name if known else f'signal {-exitcode}'}"
 
 
 def _shared_memory() -> str:

@@ -9,7 +9,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import parent_process
+from multiprocessing import parent_process, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from threading import Thread
 from typing import Final
@@ -46,7 +46,7 @@ class Reader(ForkServerProcess):
 
 
 class _Readers(ForkServerContext):
-    Process = Reader  # type: ignore[assignment]
+    Process = Reader
 
 
 READERS: Final = _Readers()
@@ -68,6 +68,8 @@ def _shielded() -> Iterator[None]:
     """Processes that start here are deaf to what is meant for the whole job."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_READERS)
     try:
+        resource_tracker.ensure_running()  # would unblock some of them below
+        signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_READERS)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

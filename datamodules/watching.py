@@ -6,7 +6,6 @@ hangs. Names of torch that are private are used here and nowhere else, and tests
 """
 
 import os
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, process, util
@@ -16,7 +15,7 @@ from weakref import ref
 
 import torch
 from torch import Tensor
-from torch._C import _remove_worker_pids, _set_worker_pids
+from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from typing_extensions import override
@@ -27,9 +26,7 @@ from vlynx_pl.errors import UserError
 
 _IDLE: Final = -1
 _LOOK: Final = 1.0  # s between two looks at workers that give nothing
-_PATIENCE: Final = 5.0  # s for a process to go after SIGKILL
-# They may be sent to all processes of a job; whoever trains decides when its workers end.
-_NOT_FOR_WORKERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_PATIENCE: Final = 5.0  # s for a process to go after SIGKILL, or after its pipes have broken
 
 
 def make_board(workers: int) -> Tensor:
@@ -91,7 +88,8 @@ class Watched(_MultiProcessingDataLoaderIter):
     # Until torch has set its own:
     _shutdown = True
     _worker_pids_set = False
-    _hung: UserError | None = None
+    _fault: UserError | None = None
+    _lost: list[tuple[int, int]] = []  # noqa: RUF012
     _workers: list[Any] = []  # noqa: RUF012
 
     def __init__(
@@ -101,20 +99,20 @@ class Watched(_MultiProcessingDataLoaderIter):
         # Python ends its children by SIGTERM, and waits until they have; this comes before.
         util.Finalize(self, _abandon, [ref(self)], exitpriority=0)
         try:
-            with _shielded():
-                super().__init__(loader)
-            self._tell_of_deaths(False)
+            super().__init__(loader)
+            _remove_worker_pids(id(self))  # torch watches children, which these are not
+            self._worker_pids_set = False
         except BaseException:
             self.abandon()
             raise
-        for worker in self._workers:
-            worker.terminate = worker.kill  # it heeds nothing less
+        if not self._pin_memory:  # else a thread receives, which nobody waits for
+            # So a message that is cut off has an end: when all that could write it are gone.
+            self._worker_result_queue._writer.close()  # type: ignore[attr-defined]
 
     def abandon(self) -> None:
         """End all workers at once, whatever they do; torch would wait for each."""
         if os.getpid() != self._owner:  # a fork's copy
             return
-        self._tell_of_deaths(False)
         self._shutdown = True
         if hasattr(self, "_pin_memory_thread"):
             self._pin_memory_thread_done_event.set()
@@ -130,22 +128,19 @@ class Watched(_MultiProcessingDataLoaderIter):
         arrived = Event()
         watch = Thread(target=self._watch, args=(arrived,), daemon=True)
         try:
-            self._tell_of_deaths(True)
-            try:
-                watch.start()
-                return self._receive()
-            finally:
-                arrived.set()
-                self._tell_of_deaths(False)
+            watch.start()
+            return self._receive()
         except (RuntimeError, OSError, EOFError) as error:  # of torch and its pipes
-            fault = self._hung or self._death()
+            fault = self._fault or self._death()
             if fault is None:
                 raise
             self.abandon()
             raise fault from error
+        finally:
+            arrived.set()
 
     def _receive(self) -> Any:
-        while self._hung is None and all(worker.is_alive() for worker in self._workers):
+        while self._fault is None and not self._lost and not self._ended():
             arrived, data = self._try_get_data(_LOOK)  # type: ignore[no-untyped-call]
             if arrived:
                 return data
@@ -162,8 +157,11 @@ class Watched(_MultiProcessingDataLoaderIter):
             quiet = quiet + look if (now := self._board.tolist()) == before else 0.0
             before = now
             if 0 < self._timeout <= quiet:
-                self._hung = self._hang()
-                self._kill()  # which also ends the receiving
+                self._fault = self._hang()
+            else:
+                self._lost = self._ended()
+            if self._fault or self._lost:
+                self._kill()  # which also ends the receiving, be it of half a message
                 return
 
     def _hang(self) -> UserError:
@@ -173,42 +171,31 @@ class Watched(_MultiProcessingDataLoaderIter):
         return mishaps.silent(self._timeout)
 
     def _death(self) -> UserError | None:
-        # The pipes of a process break a moment before it is gone, its sentinel is one of them.
-        ended = connection.wait([worker.sentinel for worker in self._workers], timeout=_LOOK)
-        dead = []
-        for worker, (index, _) in zip(self._workers, self._board.tolist(), strict=True):
-            if worker.sentinel in ended:
-                worker.join()
-                dead.append((index, worker.exitcode))
-        if not dead:
+        # The pipes of a process break a moment before it is gone.
+        lost = self._lost or self._ended(_PATIENCE)
+        if not lost:
             return None
-        index, exitcode = max(dead)  # rather one that was reading than an idle one
+        index, number = max(lost)  # rather one that was reading than an idle one
+        self._workers[number].join()
+        exitcode = self._workers[number].exitcode
         return mishaps.died(None if index == _IDLE else self._reading(index), exitcode)
+
+    def _ended(self, seconds: float = 0) -> list[tuple[int, int]]:
+        """What the workers that have ended were reading, and their numbers.
+
+        Their exit codes are left alone: they can be asked for by one thread only.
+        """
+        ended = connection.wait([worker.sentinel for worker in self._workers], seconds)
+        notes = zip(self._workers, self._board.tolist(), strict=True)
+        return [
+            (index, number)
+            for number, (worker, (index, _)) in enumerate(notes)
+            if worker.sentinel in ended
+        ]
 
     def _kill(self) -> None:
         for worker in self._workers:
             worker.kill()
-
-    def _tell_of_deaths(self, tell: bool) -> None:
-        """Let torch interrupt this process when a worker dies, wherever it is.
-
-        Only while it waits for a batch: then even a message of which the dead has sent a half.
-        """
-        if tell and not self._worker_pids_set:
-            _set_worker_pids(id(self), tuple(worker.pid for worker in self._workers))
-        if self._worker_pids_set and not tell:
-            _remove_worker_pids(id(self))
-        self._worker_pids_set = tell
-
-
-@contextmanager
-def _shielded() -> Iterator[None]:
-    """Processes that start here are deaf to what is meant for the whole job."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_WORKERS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _abandon(iterator: "ref[Watched]") -> None:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from datamodules.processes import start_server
 from vlynx_pl.errors import UserError
 from vlynx_pl.interruption import Interrupted, note_signals
 
@@ -25,6 +26,7 @@ _LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_op
 def fit() -> None:
     """Align or tune: --config BACKBONE.yaml --config STAGE.yaml (later --config wins)."""
     note_signals()  # imports take seconds, in which a signal would end the process unheard
+    start_server()
     from vlynx_pl.lightning_cli import run
 
     run()
@@ -34,6 +36,7 @@ def fit() -> None:
 def test() -> None:
     """Answer and score the test questions of a tuned run: the --config of its fit, or its own."""
     note_signals()
+    start_server()
     from vlynx_pl.lightning_cli import run
 
     run()
@@ -50,6 +53,7 @@ def check(
 
     All --data options of vlynx fit are taken; so are whole configurations of runs.
     """
+    start_server()
     from datamodules.coverage import check as look
     from vlynx_pl.lightning_cli import data_module
 

@@ -1,11 +1,11 @@
 """What all data modules share, on a modality whose recordings are little text files."""
 
 import json
-import os
-import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from datamodules.coverage import check
 from datamodules.samples import BadSample, Clip, Frames, Question, Streams
 from datamodules.several import SeveralDataModule
 from datamodules.splits import hold_out
+from tests.processes import together
 from vlynx_pl.errors import UserError
 from vlynx_pl.interruption import Interrupted
 
@@ -331,20 +332,28 @@ def test_tuning_data_are_not_for_alignment(root, quiz):
         data.reference_dataloader()
 
 
-def test_what_breaks_does_not_wait_for_the_queue(root):
-    read = []
+def test_what_breaks_does_not_wait_for_the_queue(root, monkeypatch):
+    read, shut_down = [], Event()
 
     class Broken(TextDataModule):
         def modality_clips(self, source):
             read.append(source)
-            time.sleep(0.02)
+            if len(read) > 1:
+                shut_down.wait()
             raise RuntimeError("a mistake in the code")
 
-    for i in range(1000):
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, **options):
+            super().shutdown(wait=False, **options)
+            shut_down.set()
+            super().shutdown(wait)
+
+    monkeypatch.setattr("datamodules.inspection.ThreadPoolExecutor", Pool)
+    for i in range(200):
         (root / f"1{i:03}.txt").write_text("1")
     with pytest.raises(RuntimeError, match="a mistake"):
         Broken(root, **SMALL).setup("fit")
-    assert len(read) < 100
+    assert len(read) < 150
 
 
 def test_one_recording_alone_is_not_enough(tmp_path):
@@ -445,12 +454,12 @@ def test_two_modalities_of_one_name_are_refused(root, quiz):
         SeveralDataModule([TextDataModule(root), TextDataModule(root)], benchmark=quiz)
 
 
+def fill(rank, root, cache):
+    clips(ready(root, cache_dir=cache).train_dataloader())
+
+
 def test_cache_may_be_shared_by_processes(root, tmp_path):
     """Both write the same entries; the later rename wins, and either is whole."""
-    cache, pid = tmp_path / "cache", os.fork()
-    if pid == 0:
-        clips(ready(root, cache_dir=cache).train_dataloader())
-        os._exit(0)
-    clips(ready(root, cache_dir=cache).train_dataloader())
-    assert os.waitpid(pid, 0)[1] == 0
+    cache = tmp_path / "cache"
+    assert together(fill, 2, root, cache) == [0, 0]
     assert len(clips(ready(root, cache_dir=cache).train_dataloader())) == 8

@@ -4,6 +4,7 @@ import ctypes
 import errno
 import faulthandler
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -28,26 +30,32 @@ from datamodules.loading import (
     collate,
     gather,
 )
+from datamodules.processes import Reader
 from datamodules.samples import BadSample, Clip, Episode, Frames, Streams
+from tests.processes import PATIENCE_S, begin, ended
 from vlynx_pl.errors import UserError
 
 SIZE = (4, 6)
 CLIP = r"clip 2 \(/data/2\.mp4\): "
 
 
-def frames() -> torch.Tensor:
-    return torch.zeros(2, 3, *SIZE, dtype=torch.uint8)
+def frames(count: int = 2) -> torch.Tensor:
+    return torch.zeros(count, 3, *SIZE, dtype=torch.uint8)
+
+
+def read_after(meddle) -> torch.Tensor:
+    meddle()
+    return frames()
+
+
+def nothing() -> None:
+    pass
 
 
 def loader(meddle, workers=1, batches=((0,), (1,), (2,), (3,)), timeout=60.0, **options) -> Loader:
     """Four clips, the third of which is read by ``meddle`` first."""
-
-    def read(index: int) -> torch.Tensor:
-        if index == 2:
-            meddle()
-        return frames()
-
-    clips = [Clip(f"clip {i}", partial(read, i), (Path(f"/data/{i}.mp4"),)) for i in range(4)]
+    reads = [frames, frames, partial(read_after, meddle), frames]
+    clips = [Clip(f"clip {i}", read, (Path(f"/data/{i}.mp4"),)) for i, read in enumerate(reads)]
     return Loader(
         Careful(FrameDataset(clips, SIZE)),
         batch_sampler=[list(batch) for batch in batches],
@@ -80,46 +88,78 @@ def hang_with_all_that_python_has():
     ctypes.PyDLL(None).pause()  # keeps the interpreter's lock, as a library may
 
 
+def hang(begun, end):
+    begun.touch()
+    end()
+
+
+def looks(monkeypatch, look) -> None:
+    """Call ``look(event)`` whenever workers are looked at, before it is said what they do."""
+
+    class Looked(threading.Event):
+        def wait(self, timeout=None):
+            look(self)
+            return super().wait(timeout)
+
+    monkeypatch.setattr("datamodules.watching.Event", Looked)
+
+
+def wait_for(file, event=None) -> None:
+    while not file.exists() and not (event and event.is_set()):
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize(
-    "hang",
+    "end",
     [
-        partial(time.sleep, 600),
+        partial(time.sleep, 2 * PATIENCE_S),
         pytest.param(hang_with_all_that_python_has, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_a_worker_that_hangs_is_named_with_its_clip(hang, workers):
-    began = time.monotonic()
-    said = fault(loader(hang, workers, timeout=1))
-    assert time.monotonic() - began < 20
+def test_a_worker_that_hangs_is_named_with_its_clip(end, workers, tmp_path, monkeypatch):
+    begun = tmp_path / "begun"
+    looks(monkeypatch, partial(wait_for, begun))
+    said = fault(loader(partial(hang, begun, end), workers, timeout=0.5))
     assert said.startswith(
-        "clip 2 (/data/2.mp4): a worker has been reading it for 1 s and finds no end. Look whether "
-        "its disk answers, check the file with vlynx check"
+        "clip 2 (/data/2.mp4): a worker has been reading it for 0.5 s and finds no end. Look "
+        "whether its disk answers, check the file with vlynx check"
     )
     assert "data.num_workers=0" in said and "data.timeout" in said
 
 
-@pytest.mark.slow
-def test_many_slow_clips_are_no_hang():
-    slow = loader(partial(time.sleep, 0.5), batches=[[2] * 5], timeout=2)
+def read_until_looked_at(folder):
+    number = len(list(folder.glob("begun*")))
+    (folder / f"begun{number}").touch()
+    wait_for(folder / f"looked{number}")
+
+
+def test_many_slow_clips_are_no_hang(tmp_path, monkeypatch):
+    numbers = itertools.count()
+
+    def look(event):
+        if (number := next(numbers)) == 5:
+            wait_for(tmp_path / "never", event)
+        wait_for(tmp_path / f"begun{number}", event)
+        (tmp_path / f"looked{number}").touch()
+
+    looks(monkeypatch, look)
+    slow = loader(partial(read_until_looked_at, tmp_path), batches=[[2] * 5], timeout=0.4)
     assert names(slow) == ["clip 2"] * 5
 
 
-@pytest.mark.slow
-def test_a_job_that_was_suspended_has_not_hung():
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setpgid(0, 0)
-            names(loader(partial(time.sleep, 1.5), batches=[[2]], timeout=2))
-            os._exit(0)
-        finally:
-            os._exit(1)
-    time.sleep(0.7)
-    os.killpg(child, signal.SIGSTOP)
-    time.sleep(2.2)
-    os.killpg(child, signal.SIGCONT)
-    assert os.waitpid(child, 0)[1] == 0
+def test_a_job_that_was_suspended_has_not_hung(tmp_path, monkeypatch):
+    clock, numbers = time.monotonic, itertools.count()
+
+    def look(event):
+        if next(numbers) == 0:
+            wait_for(tmp_path / "begun0", event)
+            monkeypatch.setattr(time, "monotonic", lambda: clock() + 1000)
+        else:
+            (tmp_path / "looked0").touch()
+
+    looks(monkeypatch, look)
+    assert names(loader(partial(read_until_looked_at, tmp_path), batches=[[2]])) == ["clip 2"]
 
 
 def end_by(number: int) -> None:
@@ -140,43 +180,44 @@ def end_by(number: int) -> None:
     ],
 )
 def test_a_worker_that_dies_is_named_with_its_clip(end, how, remedy):
-    began = time.monotonic()
     said = fault(loader(end))
-    assert time.monotonic() - began < 20
     assert re.match(
         rf"{CLIP}its worker (was )?{how}\. .*{remedy}.*run the same command again", said
     )
 
 
 def test_training_is_not_interrupted_by_a_death_but_told_of_it_at_the_next_batch():
-    batches = iter(loader(lambda: None))
+    batches = iter(loader(nothing))
     next(batches)
     [worker] = multiprocessing.active_children()
     worker.kill()
-    for _ in range(200):
-        time.sleep(0.001)  # torch would interrupt here
+    worker.join()  # torch would interrupt here
     assert "a worker that was reading nothing was killed by SIGKILL" in fault(batches)
 
 
-@pytest.mark.slow
-def test_a_worker_that_dies_amid_a_long_message_is_told():
-    def stop() -> None:
-        time.sleep(0.3)  # clip 1 is on its way and fills the pipe
-        end_by(signal.SIGSTOP)
+def stop_after(file) -> None:
+    wait_for(file)
+    end_by(signal.SIGSTOP)
 
-    slow = loader(stop)
+
+def test_a_worker_that_dies_amid_a_long_message_is_told(tmp_path, monkeypatch):
+    slow = loader(partial(stop_after, tmp_path / "go"))
     clips = slow.dataset.dataset.clips
     clips[1] = Clip(1_000_000 * "x", clips[1].read)
     batches = iter(slow)
     next(batches)
     [worker] = multiprocessing.active_children()
-    time.sleep(0.6)
-    threading.Timer(0.5, worker.kill).start()  # by then the other half is waited for
+    while not slow._iterator._worker_result_queue._reader.poll():
+        time.sleep(0.005)  # until clip 1 is on its way and fills the pipe
+    (tmp_path / "go").touch()
+    while Path("/proc", str(worker.pid), "stat").read_text().split()[2] != "T":
+        time.sleep(0.005)
+    looks(monkeypatch, lambda _: worker.kill())  # when the other half is waited for
     assert "clip 2 (/data/2.mp4): its worker was killed by SIGKILL" in fault(batches)
 
 
 def test_what_ends_a_job_leaves_its_workers_alone():
-    batches = iter(loader(lambda: None))
+    batches = iter(loader(nothing))
     first = next(batches)
     [worker] = multiprocessing.active_children()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -189,40 +230,37 @@ held = []
 
 
 def hold_batches() -> None:
-    held.append(iter(loader(lambda: None)))
+    held.append(iter(loader(nothing)))
     next(held[0])
 
 
+@pytest.mark.slow
 def test_a_child_of_multiprocessing_ends_though_it_holds_workers():
-    """As a rank of ddp_spawn or ddp_fork does."""
-    child = multiprocessing.get_context("fork").Process(target=hold_batches)
-    child.start()
-    child.join(20)
-    ended = child.exitcode
-    child.kill()
-    assert ended == 0
+    """As a rank of ddp_spawn does."""
+    assert ended(begin(hold_batches)) == [0]
+
+
+def die_once(died) -> None:
+    if not died.exists():
+        died.touch()
+        end_by(signal.SIGKILL)
 
 
 def test_after_a_fault_one_can_try_again(tmp_path):
-    def once() -> None:
-        if not (tmp_path / "died").exists():
-            (tmp_path / "died").touch()
-            end_by(signal.SIGKILL)
-
-    batches = loader(once)
+    batches = loader(partial(die_once, tmp_path / "died"))
     assert "SIGKILL" in fault(batches)
     for _ in range(2):
         assert names(batches) == [f"clip {i}" for i in range(4)]
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_be_killed_does_not_keep_the_process(monkeypatch):
+def test_a_worker_that_cannot_be_killed_does_not_keep_the_process(tmp_path, monkeypatch):
     """As one that waits for a disk."""
     monkeypatch.setattr("datamodules.watching._PATIENCE", 0.1)
-    monkeypatch.setattr(
-        multiprocessing.Process, "kill", lambda self: os.kill(self.pid, signal.SIGTERM)
-    )
-    batches = iter(loader(partial(time.sleep, 600), timeout=1))
+    monkeypatch.setattr(Reader, "kill", lambda self: os.kill(self.pid, signal.SIGTERM))
+    looks(monkeypatch, lambda event: wait_for(tmp_path / "begun", event))
+    forever = partial(hang, tmp_path / "begun", partial(time.sleep, 2 * PATIENCE_S))
+    batches = iter(loader(forever, timeout=0.5))
     names([next(batches)])
     [worker] = multiprocessing.active_children()
     try:
@@ -233,27 +271,24 @@ def test_a_worker_that_cannot_be_killed_does_not_keep_the_process(monkeypatch):
 
 
 LEAVE = """
-import time, torch
+import time
+from functools import partial
 from tests.datamodules.test_worker_faults import loader
-first = iter(loader(lambda: time.sleep(600), workers=2))
+first = iter(loader(partial(time.sleep, 10_000), workers=2))
 next(first)
-kept = loader(lambda: time.sleep(600), workers=2, timeout=1)
+kept = loader(partial(time.sleep, 10_000), workers=2, timeout=1)
 try:
     list(kept)
 except ValueError as error:
     print(error)
-print(time.monotonic())
 """
 
 
 @pytest.mark.slow
 def test_a_process_with_workers_that_hang_can_leave():
     command = [sys.executable, "-c", LEAVE]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=500)
-    left = time.monotonic()
-    message, ended = said.stdout.strip().split("\n")
-    assert "finds no end" in message and not said.stderr
-    assert left - float(ended) < 10
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    assert "finds no end" in said.stdout and not said.stderr
 
 
 def fail(error: Exception) -> None:
@@ -325,8 +360,7 @@ def test_a_mistake_of_ours_keeps_its_traceback_and_names_the_clip(workers):
 
 
 def test_a_mistake_in_a_batch_is_one_message_too():
-    lengths = iter([2, 3])
-    clips = [Clip(n, lambda: torch.zeros(next(lengths), 3, *SIZE, dtype=torch.uint8)) for n in "ab"]
+    clips = [Clip(name, partial(frames, n)) for name, n in (("a", 2), ("b", 3))]
     stack = partial(gather, partial(collate, frame_size=SIZE))
     batches = Loader(Careful(FrameDataset(clips, SIZE)), 2, num_workers=1, collate_fn=stack)
     with pytest.raises(UserError, match=r"^a has 2 frames and b has 3, which make no batch"):
@@ -351,16 +385,16 @@ def fault_of_a_live_worker(batches) -> str:
 
 
 def test_workers_that_cannot_be_started_are_told_and_none_is_left(monkeypatch):
-    fork, forked = os.fork, []
+    begin, begun = forkserver.connect_to_new_process, []
 
-    def fork_once() -> int:
-        if forked:
+    def begin_once(descriptors):
+        if begun:
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
-        forked.append(True)
-        return fork()
+        begun.append(True)
+        return begin(descriptors)
 
-    monkeypatch.setattr(os, "fork", fork_once)
-    said = fault(loader(lambda: None, workers=2))
+    monkeypatch.setattr(forkserver, "connect_to_new_process", begin_once)
+    said = fault(loader(nothing, workers=2))
     assert said.startswith(
         "data.num_workers=2: they cannot be started ([Errno 11] Resource temporarily unavailable)."
         " Lower it, or raise the limits of processes (ulimit -u)"
@@ -372,7 +406,7 @@ def test_no_shared_memory_for_the_workers_at_all(monkeypatch):
         raise RuntimeError("unable to open shared memory object </torch_1> (30)")
 
     monkeypatch.setattr(torch.Tensor, "share_memory_", fail_to_share)
-    said = fault(loader(lambda: None))
+    said = fault(loader(nothing))
     assert "cannot be started (unable to open shared memory object" in said and "/dev/shm" in said
 
 
@@ -382,8 +416,7 @@ def read_in_another_process() -> torch.Tensor:
     return frames()
 
 
-@pytest.mark.slow
-def test_spawned_workers_are_watched_too():
+def test_a_worker_that_dies_is_named_with_its_episode():
     episode = Episode("scene0000_00", {}, ())
     streams = Streams(read_streams, (Path("/data/a/1.png"), Path("/data/a/2/2.png")))
     batches = Loader(
@@ -391,7 +424,6 @@ def test_spawned_workers_are_watched_too():
         batch_sampler=[[0]],
         num_workers=1,
         collate_fn=partial(gather, list),
-        multiprocessing_context="spawn",
     )
     said = fault(batches)
     assert said.startswith("scene0000_00 (2 files in /data/a): its worker was killed by SIGKILL")
@@ -403,7 +435,7 @@ def read_streams() -> dict[str, Frames]:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_batches_may_be_empty(workers):
-    given = list(loader(lambda: None, workers, batches=[[0, 2], [], [3]]))
+    given = list(loader(nothing, workers, batches=[[0, 2], [], [3]]))
     assert [len(batch["frames"]) for batch in given] == [2, 0, 1]
     assert names(given) == ["clip 0", "clip 2", "clip 3"]
 
