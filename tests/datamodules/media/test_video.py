@@ -19,6 +19,7 @@ from datamodules.media.audio import is_silent, read_sound
 from datamodules.media.container import Packet, list_packets, open_media, video_track
 from datamodules.media.decoding import DoubtError, decode_wanted, decoded_timeline, stretches
 from datamodules.media.video import At, Rate, Request, Uniform, read_video
+from datamodules.processes import READERS
 from datamodules.samples import BadSample
 
 H, W = 48, 64
@@ -488,7 +489,7 @@ def test_threads_and_worker_processes_read_at_once(tmp_path):
             assert torch.equal(other.streams[0].pictures, alone.streams[0].pictures)
             assert torch.equal(other.sound.waveform, alone.sound.waveform)
     assert threading.active_count() < 20
-    for pictures in DataLoader(_Videos(path), None, num_workers=2):
+    for pictures in DataLoader(_Videos(path), None, num_workers=2, multiprocessing_context=READERS):
         assert torch.equal(pictures, alone.streams[0].pictures)
 
 
