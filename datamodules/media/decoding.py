@@ -1,11 +1,14 @@
 """From packets to pictures: decoding starts at the key frames that are needed.
 
 Where packets and decoder disagree, everything is decoded; where that isn't whole, it is an error.
+A decoder gives frames in the order of display. Timestamps that do not ascend with it were guessed
+in the order of decoding (AVI stores none, and copies keep the guesses), and the frames are numbered.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, pairwise
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from datamodules.samples import BadSample
 # Not every packet of theirs shows a picture: VP8 keeps hidden reference frames in packets of their
 # own, and MPEG-4 in AVI pads with empty ones.
 _HIDING_CODECS = {"vp8", "mpeg4"}
+# Packets by which a frame may be decoded after one that is displayed later (H.264, A.3.1 h: 16).
+_MOST_REORDERED = 16
 
 
 class DoubtError(Exception):
@@ -40,7 +45,9 @@ def packet_timeline(packets: Sequence[Packet], tick: Fraction) -> Timeline:
     return _timeline(begins, shown[begins[-1]].duration, tick)
 
 
-def stretches(packets: Sequence[Packet], wanted: set[int]) -> list[tuple[int, int]]:
+def stretches(
+    packets: Sequence[Packet], wanted: set[int], beyond: int = 0
+) -> list[tuple[int, int]]:
     """What to decode, as (first, last) packet, each beginning with a key frame.
 
     A frame that is decoded after a key frame but shown before it may lean on what came earlier.
@@ -48,6 +55,7 @@ def stretches(packets: Sequence[Packet], wanted: set[int]) -> list[tuple[int, in
     Args:
         packets: all packets in order of decoding; the first is a key frame.
         wanted: pts of the frames to be shown.
+        beyond: packets to decode after a wanted one, to see that none is displayed before it.
     """
     found: list[tuple[int, int]] = []
     keys: list[tuple[int, int]] = []  # (number, pts)
@@ -61,7 +69,7 @@ def stretches(packets: Sequence[Packet], wanted: set[int]) -> list[tuple[int, in
         first = next((key for key, pts in reversed(keys) if pts <= packet.pts), 0)
         while found and first <= found[-1][1] + 1:
             first = min(first, found.pop()[0])
-        found.append((first, number))
+        found.append((first, min(number + beyond, len(packets) - 1)))
     return found
 
 
@@ -70,36 +78,51 @@ def decode_wanted(
 ) -> Iterator[Any]:
     """Decode no more than is needed for the frames with these pts; gives those.
 
+    Where pts ascend from packet to packet although the codec may reorder frames, they may be
+    guesses: then every frame near a wanted one is decoded, which shows whether they are.
+
     Raises:
         DoubtError: the file gives other packets, or the decoder other frames, than were promised;
             what came until then is void.
     """
     numbers = {(packet.pts, packet.size): number for number, packet in enumerate(packets)}
-    prefix = _prefix(track.codec_context)
-    for first, last in stretches(packets, wanted):
+    codec = track.codec_context
+    prefix, ascending = _prefix(codec), _ascends(packets)
+    doubtful = ascending and codec.has_b_frames
+    for first, last in stretches(packets, wanted, _MOST_REORDERED if doubtful else 0):
         begin = packets[first].pts or 0
         promised = {p.pts for p in packets[first : last + 1] if p.shown and (p.pts or 0) >= begin}
-        at_key = packets[first].shown
+        at_key, latest = packets[first].shown, begin
         for packet in _seek(file, track, packets, numbers, first, last):
-            if packet is not None and packet.pts not in wanted and _is_leaf(packet, prefix):
+            leaf = packet is not None and not doubtful and _is_leaf(packet, prefix)
+            if leaf and packet.pts not in wanted:
                 promised.discard(packet.pts)
                 continue
-            for frame in track.codec_context.decode(packet):
+            for frame in codec.decode(packet):
                 # What is shown before the key frame leans on frames that were not decoded.
                 if frame.pts is not None and frame.pts < begin:
                     continue
                 if (
                     frame.pts not in promised
+                    or frame.pts < latest
                     or frame.is_corrupt
                     or (at_key and not frame.key_frame)
                 ):
                     raise DoubtError(f"frame {frame.pts} came unexpectedly")
-                at_key = False
+                at_key, latest = False, frame.pts
                 promised.remove(frame.pts)
                 if frame.pts in wanted:
                     yield frame
         if promised:
             raise DoubtError(f"{len(promised)} frames did not come")
+    if ascending and codec.has_b_frames and not doubtful:
+        raise DoubtError("the codec turned out to reorder frames")
+
+
+def _ascends(packets: Sequence[Packet]) -> bool:
+    """Whether known pts ascend in the order of decoding, and not every frame is a key frame."""
+    known = [packet.pts for packet in packets if packet.pts is not None]
+    return all(a < b for a, b in pairwise(known)) and not all(packet.key for packet in packets)
 
 
 def _prefix(codec: Any) -> int:
@@ -153,37 +176,64 @@ def decode_all(path: Path) -> Iterator[Any]:
     """Every frame of a video, from the start.
 
     Raises:
-        BadSample: a frame is damaged, or the first is no key frame.
+        BadSample: a frame is damaged.
     """
     with open_media(path) as file:
         for number, frame in enumerate(file.decode(video_track(path, file))):
-            if frame.is_corrupt or (number == 0 and not frame.key_frame):
-                raise BadSample(path, f"frame {number} cannot be decoded", DAMAGED)
+            if frame.is_corrupt:
+                raise _undecodable(path, number)
             yield frame
 
 
-def decoded_timeline(path: Path, packets: Sequence[Packet], tick: Fraction, codec: str) -> Timeline:
+def decoded_timeline(path: Path, packets: Sequence[Packet], track: Any) -> Timeline:
     """When the frames are shown that come out of the decoder, all of them.
 
+    Frames whose timestamps were guessed in the order of decoding are numbered at the stream's rate.
+
+    Args:
+        path: the file.
+        packets: of the track.
+        track: as ``video_track`` gives it.
+
     Raises:
-        BadSample: a frame is damaged, lacks a time, or doesn't come although a packet promises it.
+        BadSample: a frame is damaged, lacks a time, or doesn't come although a packet promises it;
+            or the first is no key frame.
     """
-    begins: list[int] = []
-    hides, duration = codec in _HIDING_CODECS, 0
+    begins: list[int | None] = []
+    hides, duration = track.codec_context.name in _HIDING_CODECS, 0
     for frame in decode_all(path):
-        if frame.pts is None or begins[-1:] > [frame.pts]:
-            remedy = "Convert the video, so that every frame has its time"
-            raise BadSample(path, f"frame {len(begins)} has no time after the last one's", remedy)
+        if not begins and not (frame.key_frame or (packets[0].key and not _predicted(frame))):
+            raise _undecodable(path, 0)
         begins.append(frame.pts)
         hides, duration = hides or frame.interlaced_frame, frame.duration
-    if not begins:
+    times = [pts for pts in begins if pts is not None]
+    if not times:
         raise BadSample(path, "has no frame that can be decoded", DAMAGED)
     promised = {packet.pts for packet in packets if packet.shown and packet.pts is not None}
     # What is shown before the first key frame cannot be decoded; a field has its frame's picture.
-    missing = [pts for pts in promised.difference(begins) if pts > begins[0]]
-    if len([pts for pts in missing if pts > begins[-1]] if hides else missing) > hides:
+    missing = [pts for pts in promised.difference(times) if pts > times[0]]
+    if len([pts for pts in missing if pts > max(times)] if hides else missing) > hides:
         raise BadSample(path, f"{len(missing)} of its frames cannot be decoded", DAMAGED)
-    return _timeline(begins, duration, tick)
+    guessed = track.codec_context.has_b_frames and _ascends(packets)
+    rate = track.average_rate or track.guessed_rate
+    own = len(times) == len(begins) and all(a < b for a, b in pairwise(times))
+    if guessed and rate and not (own and all(packet.pts is not None for packet in packets)):
+        return _numbered(len(begins), min(times), track.time_base, rate)
+    for number, pts in enumerate(begins):
+        if pts is None or pts < times[max(number - 1, 0)]:
+            remedy = "Convert the video, so that every frame has its time"
+            raise BadSample(path, f"frame {number} has no time after the last one's", remedy)
+    return _timeline(times, duration, track.time_base)
+
+
+def _undecodable(path: Path, number: int) -> BadSample:
+    return BadSample(path, f"frame {number} cannot be decoded", DAMAGED)
+
+
+def _predicted(frame: Any) -> bool:
+    """Whether a frame says that it leans on another; some decoders never say, nor mark keys."""
+    types = import_library("av.video.frame").PictureType
+    return frame.pict_type not in {types.NONE, types.I}
 
 
 def painter() -> Callable[[Any], Tensor]:
@@ -197,6 +247,14 @@ def painter() -> Callable[[Any], Tensor]:
         return torch.from_numpy(np.ascontiguousarray(upright)).permute(2, 0, 1)
 
     return draw
+
+
+def _numbered(frames: int, first: int, tick: Fraction, rate: Fraction) -> Timeline:
+    """Frames at a constant rate, from tick ``first`` on."""
+    unit = Fraction(1, lcm(tick.denominator, rate.numerator))  # of which both are multiples
+    start, step = int(first * tick / unit), int(1 / rate / unit)
+    end = start + frames * step
+    return Timeline(range(start, end, step), end, unit)
 
 
 def _timeline(begins: Sequence[int], last_duration: int, tick: Fraction) -> Timeline:

@@ -7,6 +7,7 @@ as it comes out of the decoder.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -105,9 +106,8 @@ def read_video(
         if track is None:
             raise BadSample(path, "has no video track", "Give a video; cover art is none")
         packets = list_packets(path, file)
-        tick = track.time_base
         try:
-            timeline = packet_timeline(packets[track.index], tick)
+            timeline = packet_timeline(packets[track.index], track.time_base)
 
             def seek(wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
                 numbers = {timeline.begins[number]: number for number in wanted}
@@ -117,18 +117,17 @@ def read_video(
 
             streams = _gather(path, requests, timeline, span, seek)
         except (DoubtError, import_library("av").FFmpegError):
-            codec = track.codec_context.name
-            timeline = decoded_timeline(path, packets[track.index], tick, codec)
+            timeline = decoded_timeline(path, packets[track.index], track)
             streams = _gather(path, requests, timeline, span, lambda wanted: _play(path, wanted))
         heard = None
         if sound:
-            heard = decode_sound(path, file, packets, timeline.begins[0] * tick, span)
+            heard = decode_sound(path, file, packets, timeline.begins[0] * timeline.tick, span)
     return Recording(streams, heard)
 
 
 def _play(path: Path, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
     draw = painter()
-    for number, frame in enumerate(decode_all(path)):
+    for number, frame in enumerate(islice(decode_all(path), max(wanted, default=-1) + 1)):
         if number in wanted:
             yield number, draw(frame)
 

@@ -213,7 +213,7 @@ def test_a_frame_that_does_not_come_is_noticed(tmp_path):
         with pytest.raises(DoubtError):
             list(decode_wanted(file, track, packets, wanted))
         with pytest.raises(BadSample, match="1 of its frames cannot be decoded"):
-            decoded_timeline(path, packets, track.time_base, "h264")
+            decoded_timeline(path, packets, track)
 
 
 def test_uneven_times_and_negative_or_late_starts(tmp_path):
