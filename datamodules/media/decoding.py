@@ -1,20 +1,17 @@
-"""From packets to pictures: decoding starts at the key frames that are needed.
+"""From packets to frames: decoding starts at the key frames that are needed.
 
 Where packets and decoder disagree, everything is decoded; where that isn't whole, it is an error.
-A decoder gives frames in the order of display. Timestamps that do not ascend with it were guessed
-in the order of decoding (AVI stores none, and copies keep the guesses), and the frames are numbered.
+A decoder gives frames in the order of display. Where timestamps do not ascend with it, because they
+were guessed in the order of decoding (AVI stores none, and copies keep the guesses), the frames are
+numbered.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import chain, pairwise
 from math import lcm
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from datamodules.libraries import import_library
 from datamodules.media.container import DAMAGED, Packet, open_media, video_track
@@ -78,8 +75,7 @@ def decode_wanted(
 ) -> Iterator[Any]:
     """Decode no more than is needed for the frames with these pts; gives those.
 
-    Where pts ascend from packet to packet although the codec may reorder frames, they may be
-    guesses: then every frame near a wanted one is decoded, which shows whether they are.
+    Where pts may be guesses, all frames near a wanted one are decoded, to see whether they are.
 
     Raises:
         DoubtError: the file gives other packets, or the decoder other frames, than were promised;
@@ -87,8 +83,9 @@ def decode_wanted(
     """
     numbers = {(packet.pts, packet.size): number for number, packet in enumerate(packets)}
     codec = track.codec_context
-    prefix, ascending = _prefix(codec), _ascends(packets)
-    doubtful = ascending and codec.has_b_frames
+    prefix, doubtful = _prefix(codec), _may_be_guessed(packets, codec)
+    if doubtful and _unstamped(packets, track):
+        raise DoubtError("AVI stores no presentation timestamps")
     for first, last in stretches(packets, wanted, _MOST_REORDERED if doubtful else 0):
         begin = packets[first].pts or 0
         promised = {p.pts for p in packets[first : last + 1] if p.shown and (p.pts or 0) >= begin}
@@ -115,14 +112,28 @@ def decode_wanted(
                     yield frame
         if promised:
             raise DoubtError(f"{len(promised)} frames did not come")
-    if ascending and codec.has_b_frames and not doubtful:
+    if _may_be_guessed(packets, codec) and not doubtful:
         raise DoubtError("the codec turned out to reorder frames")
+
+
+def _may_be_guessed(packets: Sequence[Packet], codec: Any) -> bool:
+    """Whether pts may follow the order of decoding although the codec reorders frames.
+
+    Of MPEG-4 that is never certain: a packet may hold two frames ("packed bitstream" of XviD).
+    """
+    return codec.has_b_frames and (codec.name == "mpeg4" or _ascends(packets))
 
 
 def _ascends(packets: Sequence[Packet]) -> bool:
     """Whether known pts ascend in the order of decoding, and not every frame is a key frame."""
     known = [packet.pts for packet in packets if packet.pts is not None]
     return all(a < b for a, b in pairwise(known)) and not all(packet.key for packet in packets)
+
+
+def _unstamped(packets: Sequence[Packet], track: Any) -> bool:
+    """Whether pts are FFmpeg's guesses for AVI, made in ignorance of B-frames, if only at first."""
+    ignorant = packets[0].pts == packets[0].dts or _ascends(packets)
+    return track.container.format.name == "avi" and ignorant
 
 
 def _prefix(codec: Any) -> int:
@@ -202,7 +213,9 @@ def decoded_timeline(path: Path, packets: Sequence[Packet], track: Any) -> Timel
     begins: list[int | None] = []
     hides, duration = track.codec_context.name in _HIDING_CODECS, 0
     for frame in decode_all(path):
-        if not begins and not (frame.key_frame or (packets[0].key and not _predicted(frame))):
+        if not begins and not (
+            frame.key_frame or (packets[0].key and _may_begin(packets[0], frame))
+        ):
             raise _undecodable(path, 0)
         begins.append(frame.pts)
         hides, duration = hides or frame.interlaced_frame, frame.duration
@@ -214,10 +227,11 @@ def decoded_timeline(path: Path, packets: Sequence[Packet], track: Any) -> Timel
     missing = [pts for pts in promised.difference(times) if pts > times[0]]
     if len([pts for pts in missing if pts > max(times)] if hides else missing) > hides:
         raise BadSample(path, f"{len(missing)} of its frames cannot be decoded", DAMAGED)
-    guessed = track.codec_context.has_b_frames and _ascends(packets)
+    guessed = _may_be_guessed(packets, track.codec_context)
     rate = track.average_rate or track.guessed_rate
     own = len(times) == len(begins) and all(a < b for a, b in pairwise(times))
-    if guessed and rate and not (own and all(packet.pts is not None for packet in packets)):
+    own = own and all(packet.pts is not None for packet in packets)
+    if guessed and rate and (_unstamped(packets, track) or not own):
         return _numbered(len(begins), min(times), track.time_base, rate)
     for number, pts in enumerate(begins):
         if pts is None or pts < times[max(number - 1, 0)]:
@@ -230,23 +244,13 @@ def _undecodable(path: Path, number: int) -> BadSample:
     return BadSample(path, f"frame {number} cannot be decoded", DAMAGED)
 
 
-def _predicted(frame: Any) -> bool:
-    """Whether a frame says that it leans on another; some decoders never say, nor mark keys."""
+def _may_begin(packet: Packet, frame: Any) -> bool:
+    """Whether a frame not marked as key may follow a key packet as the first that is shown.
+
+    An edit list may have cut the key frame away, and some decoders never mark one.
+    """
     types = import_library("av.video.frame").PictureType
-    return frame.pict_type not in {types.NONE, types.I}
-
-
-def painter() -> Callable[[Any], Tensor]:
-    """A conversion of decoded frames, upright, to uint8 (3, H, W) in RGB."""
-    # One context serves all frames; FFmpeg's default, as the released V-LynX code converts.
-    convert = import_library("av.video.reformatter").VideoReformatter()
-
-    def draw(frame: Any) -> Tensor:
-        rows = convert.reformat(frame, format="rgb24").to_ndarray()  # (H, W, 3)
-        upright = np.rot90(rows, round(frame.rotation / 90))
-        return torch.from_numpy(np.ascontiguousarray(upright)).permute(2, 0, 1)
-
-    return draw
+    return not packet.shown or frame.pict_type in {types.NONE, types.I}
 
 
 def _numbered(frames: int, first: int, tick: Fraction, rate: Fraction) -> Timeline:

@@ -25,8 +25,8 @@ from datamodules.media.decoding import (
     decode_wanted,
     decoded_timeline,
     packet_timeline,
-    painter,
 )
+from datamodules.media.display import painter
 from datamodules.media.images import read_colour
 from datamodules.media.sampling import At, Rate, Sampling, Timeline, Uniform, choose
 from datamodules.samples import BadSample, Frames
@@ -84,9 +84,9 @@ def read_video(
     """Read frames, for several purposes at once, and the sound.
 
     Times are in s from the first frame of the video; each frame comes with the one at which it
-    begins, and comes again where it stays on display. Rotation is applied, to the nearest quarter
-    turn. Colours are converted by the matrix and range that the file names; where it names none, as
-    BT.601 in limited range, which is FFmpeg's habit.
+    begins, and comes again where it stays on display. Quarter turns and reflections that
+    the file asks for are applied. Colours are converted by the matrix and range that it names;
+    where it names none, as BT.601 in limited range, which is FFmpeg's habit.
 
     Args:
         path: a video file, or a folder of numbered pictures.
@@ -111,7 +111,7 @@ def read_video(
 
             def seek(wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
                 numbers = {timeline.begins[number]: number for number in wanted}
-                draw = painter()
+                draw = painter(path)
                 for frame in decode_wanted(file, track, packets[track.index], set(numbers)):
                     yield numbers[frame.pts], draw(frame)
 
@@ -126,7 +126,7 @@ def read_video(
 
 
 def _play(path: Path, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
-    draw = painter()
+    draw = painter(path)
     for number, frame in enumerate(islice(decode_all(path), max(wanted, default=-1) + 1)):
         if number in wanted:
             yield number, draw(frame)

@@ -1,0 +1,67 @@
+"""From decoded frames to the pixels that a player shows: RGB, turned and mirrored."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from datamodules.libraries import import_library
+from datamodules.samples import BadSample
+
+# Tangent of 1 degree, by which FFmpeg lets a quarter turn be off.
+_LEANING = 0.01746
+
+
+def painter(path: Path) -> Callable[[Any], Tensor]:
+    """A conversion of decoded frames of a file, upright, to uint8 (3, H, W) in RGB.
+
+    It raises BadSample where the display matrix is no quarter turn or reflection.
+    """
+    # One context serves all frames; FFmpeg's default, as the released V-LynX code converts.
+    convert = import_library("av.video.reformatter").VideoReformatter()
+
+    def draw(frame: Any) -> Tensor:
+        rows = convert.reformat(frame, format="rgb24").to_ndarray()  # (H, W, 3)
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is not None:
+            try:
+                rows = upright(rows, np.frombuffer(matrix, np.int32))
+            except ValueError as error:
+                remedy = "Convert it; ffmpeg turns the frames by the matrix"
+                raise BadSample(path, str(error), remedy) from error
+        return torch.from_numpy(np.ascontiguousarray(rows)).permute(2, 0, 1)
+
+    return draw
+
+
+def upright(
+    rows: NDArray[np.uint8], matrix: Sequence[int] | NDArray[np.int32]
+) -> NDArray[np.uint8]:
+    """Turn and mirror stored pixels (H, W, 3) as players show them.
+
+    Scale and translation are ignored, and so is a matrix that maps everything to a line, as some
+    writers leave it zero: FFmpeg's habits.
+
+    Args:
+        rows: the pixels.
+        matrix: a, b, u, c, d, v, x, y, w of ISO/IEC 14496-12, 6.2.2: a pixel (p, q) is shown at
+            (ap + cq + x, bp + dq + y).
+
+    Raises:
+        ValueError: the matrix turns by more than 1 degree from a quarter turn, or shears.
+    """
+    a, b, c, d = (int(matrix[place]) for place in (0, 1, 3, 4))
+    if a * d == b * c:
+        return rows
+    straight, across = min(abs(a), abs(d)), min(abs(b), abs(c))
+    if max(abs(b), abs(c)) <= _LEANING * straight:
+        across_flip, down_flip = a < 0, d < 0
+    elif max(abs(a), abs(d)) <= _LEANING * across:
+        rows, across_flip, down_flip = rows.swapaxes(0, 1), c < 0, b < 0
+    else:
+        raise ValueError("is shown turned by a part of a quarter turn, or sheared")
+    return rows[:: -1 if down_flip else 1, :: -1 if across_flip else 1]
