@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import ModalityDataModule
-from datamodules.media.paths import inside
+from datamodules.media.paths import in_any_case, inside
 from datamodules.media.sampling import At, Uniform
 from datamodules.media.video import Request, read_video
 from datamodules.samples import BadSample, Clip, Episode, Frames, Split, Streams
@@ -43,7 +43,7 @@ class Take:
         """
         if self.named:
             return {view: self._file(path) for view, path in self.named}
-        files = sorted([*self.path.glob("*.mp4")] or (self.path / _SMALL).glob("*.mp4"))
+        files = sorted(_videos(self.path) or _videos(self.path / _SMALL))
         files = [self._file(file) for file in files]
         ego = [file for file in files if re.fullmatch(r"aria.*_214-1", file.stem)]
         exo = [file for file in files if re.match(r"cam|gp", file.stem)]
@@ -59,10 +59,11 @@ class Take:
     def _file(self, path: Path) -> Path:
         """The file itself, or its smaller copy, which is what most people download."""
         for candidate in (path, path.parent / _SMALL / path.name):
-            if candidate.is_file():
+            found = in_any_case(candidate)
+            if found is not None:
                 if self.root is None:
-                    return candidate
-                return inside(self.root, str(candidate.relative_to(self.root)), self.root)
+                    return found
+                return inside(self.root, str(found.relative_to(self.root)), self.root)
         raise BadSample(path, "is not there", "Download it, or leave it out", "missing")
 
 
@@ -187,6 +188,11 @@ def read_views(
 
 def _read_view(path: Path, frames: int, size: tuple[int, int]) -> Tensor:
     return read_video(path, [Request(Uniform(frames), size)]).streams[0].pictures
+
+
+def _videos(folder: Path) -> list[Path]:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return [path for path in paths if path.suffix.lower() == ".mp4"]
 
 
 def _there(take: Take, wanted: Sequence[str]) -> list[Path]:

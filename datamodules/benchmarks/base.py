@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Final, NamedTuple, TypeAlias, get_args
 
 from datamodules.benchmarks.records import Record
+from datamodules.media.paths import check_folder
 from datamodules.samples import BadSample, Episode, Question, Split
 
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
@@ -70,6 +71,10 @@ class Benchmark(ABC):
                 "missing",
             )
         for path in files:
+            if path.parent.is_file():
+                check_folder(path.parent, f"Give the folder that holds {path.name}")
+            if path.is_dir():
+                raise BadSample(path, "is a folder, not a file", "Give the annotation file")
             if not path.is_file():
                 raise BadSample(
                     path,

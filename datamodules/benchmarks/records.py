@@ -186,7 +186,8 @@ def read_list(path: Path) -> list[Any]:
 def _read(path: Path) -> str:
     try:
         if not path.is_file():
-            raise BadSample(path, "is no file", "Put the annotations there", "missing")
+            reason = "is a folder, not a file" if path.is_dir() else "is no file"
+            raise BadSample(path, reason, "Put the annotations there", "missing")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise BadSample(path, f"has {size} bytes, more than {MAX_BYTES}", _REMEDY)
         return path.read_bytes().decode("utf-8-sig")

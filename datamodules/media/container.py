@@ -50,8 +50,9 @@ def open_media(path: Path) -> Iterator[Any]:
     """
     av = import_library("av")
     if not path.is_file():
+        reason = "is a folder, not a file" if path.is_dir() else "is no file"
         raise (
-            BadSample(path, "is no file", "Give a video or sound file", "unreadable")
+            BadSample(path, reason, "Give a video or sound file", "unreadable")
             if path.exists()
             else BadSample(path, "is missing", "Download it, or correct the root", "missing")
         )

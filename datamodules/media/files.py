@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datamodules.media.audio import SOUND_SUFFIXES
-from datamodules.media.paths import inside
+from datamodules.media.paths import check_folder, in_any_case, inside
 from datamodules.media.video import VIDEO_SUFFIXES
 from datamodules.samples import BadSample
 
@@ -22,11 +22,13 @@ def find_media(root: Path, sound: bool = False) -> list[tuple[str, Path]]:
     """
     if root.is_file():
         return [(root.name, root)]
-    if not root.is_dir():
-        raise BadSample(root, "is no folder", "Give the folder that holds the videos", "missing")
+    check_folder(root, "Give the folder that holds the videos")
     base = root / "videos" if (root / "videos").is_dir() else root
     suffixes = VIDEO_SUFFIXES | SOUND_SUFFIXES if sound else VIDEO_SUFFIXES
-    paths = sorted(path for path in _walk(base) if path.suffix.lower() in suffixes)
+    named = sorted(path for path in _walk(base) if path.suffix.lower() in suffixes)
+    # A folder named like a video is listed, so that its name is told, unless videos are in it.
+    full = {folder for path in named if path.is_file() for folder in path.parents}
+    paths = [path for path in named if path not in full]
     if not paths:
         raise BadSample(
             root,
@@ -40,8 +42,8 @@ def find_media(root: Path, sound: bool = False) -> list[tuple[str, Path]]:
 def media_file(root: Path, name: str, sound: bool = False) -> Path:
     """The file that an annotation calls ``name``, in ``root`` or in ``root/videos``.
 
-    Names without suffix, and files in another container, will do: downloads of ``x.mp4`` often come
-    as ``x.mkv``.
+    Names without suffix, suffixes in capitals and files in another container will do: downloads of
+    ``x.mp4`` often come as ``x.mkv`` or ``x.MP4``.
 
     Args:
         root: folder of the data.
@@ -58,17 +60,19 @@ def media_file(root: Path, name: str, sound: bool = False) -> Path:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         candidates += [b.with_suffix(suffix) for suffix in suffixes for b in bases]
     for candidate in candidates:
-        if candidate.exists():  # under another suffix it may be a link that leads elsewhere
-            return inside(root, str(candidate.relative_to(root)), root)
+        if found := in_any_case(candidate):  # which may be a link that leads elsewhere
+            return inside(root, str(found.relative_to(root)), root)
+    if root.is_file():
+        check_folder(root, "Give the folder that holds the media")
     raise BadSample(path, "is not there", "Download it, or leave it out", "missing")
 
 
 def _walk(base: Path) -> Iterator[Path]:
-    """All files that are not hidden; each folder once, however many links lead to it."""
+    """All that is not hidden; what is in a folder once, however many links lead to it."""
     seen: set[Path] = set()
     for folder, folders, files in os.walk(base, followlinks=True):
         place = Path(folder).resolve()
         folders[:] = [name for name in folders if not name.startswith(".") and place not in seen]
         if place not in seen:
-            yield from (Path(folder, name) for name in files if not name.startswith("."))
+            yield from (Path(folder, name) for name in [*folders, *files] if name[0] != ".")
         seen.add(place)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from datamodules.samples import BadSample
@@ -26,13 +26,18 @@ DAMAGE = (
 )
 
 
-def read_colour(path: Path) -> Tensor:
+def read_colour(path: Path, upright: bool = False) -> Tensor:
     """Read an 8-bit RGB picture as uint8 (3, H, W).
+
+    Args:
+        path: JPEG, PNG or TIFF.
+        upright: turn and mirror it by its EXIF orientation, as players do; depth that belongs to
+            it would stay as it is stored.
 
     Raises:
         BadSample: the file is missing, truncated, or not 8-bit RGB.
     """
-    image = _decode(path)
+    image = _decode(path, upright)
     if image.mode != "RGB":
         raise BadSample(
             path,
@@ -78,11 +83,11 @@ def image_size(path: Path) -> tuple[int, int]:
         raise _undecodable(path, error) from error
 
 
-def _decode(path: Path) -> Image.Image:
+def _decode(path: Path, upright: bool = False) -> Image.Image:
     try:
         with Image.open(path, formats=_FORMATS) as image:
             image.load()
-            return image.copy()
+            return ImageOps.exif_transpose(image) if upright else image.copy()
     except DAMAGE as error:
         raise _undecodable(path, error) from error
 

@@ -61,7 +61,7 @@ def prepare_depth_from_mesh(
     if width < 2:
         raise ValueError(f"width={width}, but depth pictures need 2 pixels or more")
     colours = sorted(
-        (scene / "color").glob("[!.]*.[jp][pn]g"), key=lambda path: (len(path.name), path)
+        (scene / "color").glob("[!.]*.[jpJP][pnPN][gG]"), key=lambda path: (len(path.name), path)
     )
     if not colours:
         remedy = "Give a scene in ScanNet's layout: color/<i>.jpg, pose/<i>.txt, intrinsic/"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from datamodules.media.images import image_size, read_colour, read_depth
+from datamodules.media.paths import check_folder
 from datamodules.samples import BadSample
 
 # ScanNet's 1296x968 colour and 640x480 depth differ by 0.4 % in aspect.
@@ -69,8 +70,7 @@ def open_scene(folder: Path) -> ScanNetScene:
         BadSample: a folder or the intrinsics are missing, colour and depth have different frames
             or aspect ratios, or no frame is usable.
     """
-    if not folder.is_dir():
-        raise BadSample(folder, "is no folder", f"{_EXPORT}, or leave it out", "missing")
+    check_folder(folder, f"{_EXPORT}, or leave it out")
     colour, depth = _numbered(folder / "color", ".jpg", ".png"), _numbered(folder / "depth", ".png")
     poses = _numbered(folder / "pose", ".txt")
     if unpaired := sorted(colour.keys() ^ depth.keys()):
@@ -159,11 +159,13 @@ def _read_matrix(path: Path, remedy: str) -> Tensor:
 
 
 def _numbered(folder: Path, *suffixes: str) -> dict[int, Path]:
+    if folder.is_file():
+        check_folder(folder, _EXPORT)
     if not folder.is_dir():
         raise BadSample(folder.parent, f"has no folder {folder.name}/", _EXPORT)
     files: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.suffix not in suffixes or path.name.startswith("."):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
             continue
         if not path.stem.isdecimal() or int(path.stem) in files:
             raise BadSample(

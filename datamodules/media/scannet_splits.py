@@ -6,6 +6,7 @@ A root is a folder of scenes, a folder with ``scans/`` in it, or one scene.
 from pathlib import Path
 from typing import Final, get_args
 
+from datamodules.media.paths import check_folder
 from datamodules.samples import BadSample, Split
 
 _SPLITS: Final[tuple[Split, ...]] = get_args(Split)
@@ -18,10 +19,7 @@ def find_scenes(root: Path) -> list[Path]:
     Raises:
         BadSample: the folder is missing, or holds no scene.
     """
-    if not root.is_dir():
-        raise BadSample(
-            root, "is no folder", "Give the folder that holds the scenes, or export them there"
-        )
+    check_folder(root, "Give the folder that holds the scenes, or export them there")
     if _is_scene(root):
         return [root]
     scenes = [path for path in sorted(scenes_folder(root).iterdir()) if _is_scene(path)]

@@ -179,9 +179,12 @@ def _read_folder(
 ) -> Recording:
     if sound:
         raise BadSample(folder, "is a folder of pictures", "Give a video with sound", "no audio")
-    if fps is None or not fps > 0:
+    if fps is None:
+        remedy = "Give the video; of a folder of numbered pictures, picture_fps, such as 3.0"
+        raise BadSample(folder, "is a folder, not a video file", remedy)
+    if not fps > 0:
         raise BadSample(
-            folder, f"is a folder, picture_fps={fps}", "Give the rate of its pictures, such as 3.0"
+            folder, f"is read at picture_fps={fps}", "Give the rate of its pictures, such as 3.0"
         )
     pictures = [
         path
@@ -203,7 +206,9 @@ def _read_folder(
             requests,
             timeline,
             span,
-            lambda wanted: ((number, read_colour(pictures[number])) for number in sorted(wanted)),
+            lambda wanted: (
+                (number, read_colour(pictures[number], upright=True)) for number in sorted(wanted)
+            ),
         ),
         None,
     )

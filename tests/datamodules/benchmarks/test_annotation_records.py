@@ -173,7 +173,7 @@ def test_a_huge_file_is_not_even_opened(tmp_path, monkeypatch):
 
 
 def test_folders_and_devices_are_no_files(tmp_path):
-    refuses(lambda: read_list(tmp_path), "is no file")
+    refuses(lambda: read_list(tmp_path), "is a folder, not a file")
     os.mkfifo(tmp_path / "pipe")
     refuses(lambda: read_list(tmp_path / "pipe"), "is no file")
 

@@ -164,7 +164,7 @@ def test_files_without_sound(tmp_path):
     for name, content in (("t.mp3", b"text " * 900), ("e.wav", b""), ("z.flac", bytes(9000))):
         (tmp_path / name).write_bytes(content)
         refuses(tmp_path / name)
-    refuses(tmp_path, "is no file")
+    refuses(tmp_path, "is a folder, not a file")
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as file:
         track = file.add_stream("mpeg4", rate=25)

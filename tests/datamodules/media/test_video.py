@@ -524,7 +524,7 @@ def test_a_folder_of_numbered_pictures_is_a_video(folder):
 
 
 def test_folders_that_are_no_video(folder):
-    refuses(folder, "picture_fps=None", "such as 3.0")
+    refuses(folder, "is a folder, not a video file", "such as 3.0")
     refuses(folder, "folder of pictures", trouble="no audio", picture_fps=3.0, sound=True)
     refuses(folder, "lasts 4.000 s", trouble="too short", picture_fps=3.0, span=(5.0, 6.0))
     (folder / "00005.png").unlink()
