@@ -11,7 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import ModalityDataModule
-from datamodules.media.paths import in_any_case, inside
+from datamodules.media.paths import check_folder, in_any_case, inside
 from datamodules.media.sampling import At, Uniform
 from datamodules.media.video import Request, read_video
 from datamodules.samples import BadSample, Clip, Episode, Frames, Split, Streams
@@ -41,6 +41,8 @@ class Take:
         Raises:
             BadSample: an annotated video is not there, or there is none at all.
         """
+        if self.path.is_file():
+            check_folder(self.path, "Give the folder of the take's videos")
         if self.named:
             return {view: self._file(path) for view, path in self.named}
         files = sorted(_videos(self.path) or _videos(self.path / _SMALL))

@@ -83,7 +83,7 @@ def decode_wanted(
     """
     numbers = {(packet.pts, packet.size): number for number, packet in enumerate(packets)}
     codec = track.codec_context
-    prefix, doubtful = _prefix(codec), _may_be_guessed(packets, codec)
+    prefix, doubtful = _prefix(codec), _may_be_guessed(packets, track)
     if doubtful and _unstamped(packets, track):
         raise DoubtError("AVI stores no presentation timestamps")
     for first, last in stretches(packets, wanted, _MOST_REORDERED if doubtful else 0):
@@ -112,16 +112,18 @@ def decode_wanted(
                     yield frame
         if promised:
             raise DoubtError(f"{len(promised)} frames did not come")
-    if _may_be_guessed(packets, codec) and not doubtful:
+    if _may_be_guessed(packets, track) and not doubtful:
         raise DoubtError("the codec turned out to reorder frames")
 
 
-def _may_be_guessed(packets: Sequence[Packet], codec: Any) -> bool:
+def _may_be_guessed(packets: Sequence[Packet], track: Any) -> bool:
     """Whether pts may follow the order of decoding although the codec reorders frames.
 
     Of MPEG-4 that is never certain: a packet may hold two frames ("packed bitstream" of XviD).
     """
-    return codec.has_b_frames and (codec.name == "mpeg4" or _ascends(packets))
+    codec = track.codec_context
+    guessed = codec.name == "mpeg4" or _ascends(packets) or _unstamped(packets, track)
+    return codec.has_b_frames and guessed
 
 
 def _ascends(packets: Sequence[Packet]) -> bool:
@@ -227,7 +229,7 @@ def decoded_timeline(path: Path, packets: Sequence[Packet], track: Any) -> Timel
     missing = [pts for pts in promised.difference(times) if pts > times[0]]
     if len([pts for pts in missing if pts > max(times)] if hides else missing) > hides:
         raise BadSample(path, f"{len(missing)} of its frames cannot be decoded", DAMAGED)
-    guessed = _may_be_guessed(packets, track.codec_context)
+    guessed = _may_be_guessed(packets, track)
     rate = track.average_rate or track.guessed_rate
     own = len(times) == len(begins) and all(a < b for a, b in pairwise(times))
     own = own and all(packet.pts is not None for packet in packets)

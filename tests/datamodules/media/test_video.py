@@ -203,6 +203,75 @@ def test_everything_is_decoded_where_packets_mislead(
     assert len(opened) == 3  # the packets, the times of all frames, the frames
 
 
+def without_offsets(path, out):
+    """The MP4 without composition offsets and edit list, so that pts are dts."""
+    data = bytearray(path.read_bytes())
+    for box in (b"ctts", b"edts"):
+        at = data.index(box)
+        data[at : at + 4] = b"free"
+    out.write_bytes(data)
+    return out
+
+
+GUESSED = {
+    "h264.avi": ("libx264", {"bf": "2", "b_strategy": "0"}),
+    "open_gop.avi": ("libx264", {"bf": "3", "b_strategy": "0", "x264-params": "open-gop=1"}),
+    "no_b_frames.avi": ("libx264", {"bf": "0"}),
+    "part1.avi": ("mpeg1video", {"bf": "0"}),
+    "part1_b.avi": ("mpeg1video", {"bf": "2"}),
+    "part2_b.avi": ("mpeg4", {"bf": "2"}),
+    "copied.mp4": ("libx264", {"bf": "2", "b_strategy": "0"}),
+    "copied.mkv": ("libx264", {"bf": "2", "b_strategy": "0"}),
+    "no_ctts.mp4": ("libx264", {"bf": "2", "b_strategy": "0"}),
+    "no_ctts_part2.mp4": ("mpeg4", {"bf": "2"}),
+}
+
+
+@pytest.mark.parametrize("name", GUESSED)
+def test_frames_are_in_the_order_of_display_where_timestamps_are_guessed(tmp_path, name):
+    codec, options = GUESSED[name]
+    if name.startswith("copied"):
+        source = write(tmp_path / "a.avi", 40, codec, options=options)
+        path = remux(source, tmp_path / name, lambda number, packet: None)
+    elif name.startswith("no_ctts"):
+        source = write(tmp_path / "a.mp4", 40, codec, options=options)
+        path = without_offsets(source, tmp_path / name)
+    else:
+        path = write(tmp_path / name, 40, codec, options=options)
+    all_, few, fast = read(path, Uniform(40), Uniform(7), Rate(12.5))
+    assert numbers(all_) == list(range(40))
+    assert all_.times == pytest.approx([k / 25 for k in range(40)], abs=1e-3)
+    assert numbers(few) == [k * 39 // 6 for k in range(7)]
+    assert numbers(fast) == list(range(0, 40, 2))
+    for number in range(0, 40, 3):  # the least to decode, and so the least that could tell
+        assert numbers(read(path, At((number / 25,)))[0]) == [number]
+    assert numbers(read(path, Uniform(4), span=(0.8, 1.2))[0]) == [20, 23, 26, 29]
+
+
+def test_a_stream_that_could_have_b_frames_but_has_none_is_not_decoded_as_a_whole(tmp_path, opened):
+    path = write(tmp_path / "a.mkv", 100, "mpeg2video")
+    opened.clear()
+    assert numbers(read(path, At((0.0, 2.0)))[0]) == [0, 50]
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("codec", ["qtrle", "rpza", "svq1"])
+def test_codecs_that_mark_no_key_frames(tmp_path, codec):
+    path = tmp_path / "a.mov"
+    with av.open(str(path), "w") as file:
+        track = file.add_stream(codec, rate=25)
+        track.height, track.width = 2 * H, 2 * W
+        track.pix_fmt = track.codec.video_formats[0].name
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(picture(number, 2 * H, 2 * W), "rgb24")
+            file.mux(track.encode(frame.reformat(format=track.pix_fmt)))
+        file.mux(track.encode())
+    assert numbers(read(path, Uniform(20))[0]) == list(range(20))
+    headless_file = remux(path, tmp_path / "b.mov", lambda number, packet: number > 0)
+    if codec != "rpza":  # whose packets are all marked
+        refuses(headless_file, "cannot be")
+
+
 def test_a_frame_that_does_not_come_is_noticed(tmp_path):
     path = write(tmp_path / "a.mp4", 9)
     with open_media(path) as file:
@@ -303,23 +372,52 @@ def test_colours_follow_the_matrix_and_range_of_the_file(tmp_path, full, matrix,
     assert found.tolist() == pytest.approx([255 * c for c in (r, g, b)], abs=2)
 
 
-TURNS = {0: (1, 0, 0, 1), 90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}
+# a, b, c, d of a display matrix → (quarter turns, counter-clockwise, whether it mirrors before).
+ORIENTATIONS = {
+    (1, 0, 0, 1): (0, False),
+    (0, 1, -1, 0): (3, False),
+    (-1, 0, 0, -1): (2, False),
+    (0, -1, 1, 0): (1, False),
+    (-1, 0, 0, 1): (0, True),
+    (0, -1, -1, 0): (3, True),
+    (1, 0, 0, -1): (2, True),
+    (0, 1, 1, 0): (1, True),
+}
 
 
-@pytest.mark.parametrize("clockwise", TURNS)
-def test_rotation_is_applied(tmp_path, clockwise):
-    path = write(tmp_path / "a.mp4", 3)
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A video whose frame 2 differs in all its corners, and that frame as it is stored."""
+    path = write(tmp_path_factory.mktemp("stored") / "a.mp4", 3)
+    return path, read(path, At((0.08,)))[0].pictures[0]
+
+
+def with_matrix(path, out, a, b, c, d):
     data = bytearray(path.read_bytes())
-    a, b, c, d = TURNS[clockwise]
     at = data.index(b"tkhd") + 4 + 40
-    one = 1 << 16
-    data[at : at + 36] = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
-    stored = torch.from_numpy(picture(2)).permute(2, 0, 1)
-    (found,) = read(path, At((0.08,)))
-    wanted = torch.rot90(stored, -clockwise // 90, (1, 2))
-    assert found.pictures[0].shape == wanted.shape
-    assert (found.pictures[0].float() - wanted.float()).abs().mean() < 20
+    matrix = [round(x * 65536) for x in (a, b, 0, c, d, 0, 0, 0, 0)]
+    data[at : at + 36] = struct.pack(">9i", *matrix[:8], 1 << 30)
+    out.write_bytes(data)
+    return out
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_quarter_turns_and_reflections_are_applied(tmp_path, stored, matrix, scale):
+    path, shown = stored
+    turns, mirrored = ORIENTATIONS[matrix]
+    wanted = torch.rot90(shown.flip(2) if mirrored else shown, turns, (1, 2))
+    path = with_matrix(path, tmp_path / "a.mp4", *(scale * x for x in matrix))
+    assert torch.equal(read(path, At((0.08,)))[0].pictures[0], wanted)
+
+
+def test_other_display_matrices(tmp_path, stored):
+    path, shown = stored
+    for matrix in ((0, 0, 0, 0), (1, 0.01, -0.01, 1)):  # nothing, and less than a degree
+        found = read(with_matrix(path, tmp_path / "a.mp4", *matrix), At((0.08,)))[0].pictures[0]
+        assert torch.equal(found, shown)
+    for matrix in ((0.8, 0.6, -0.6, 0.8), (1, 0, 1, 1)):
+        refuses(with_matrix(path, tmp_path / "a.mp4", *matrix), "a part of a quarter turn")
 
 
 def test_the_best_of_several_tracks_and_cover_art_is_none(tmp_path):
@@ -521,6 +619,17 @@ def test_a_folder_of_numbered_pictures_is_a_video(folder):
     assert moments.times == pytest.approx((0, 1 / 3, 11 / 3))
     (span,) = read(folder, Rate(1.0), span=(1.0, 3.0), picture_fps=3.0)
     assert numbers(span) == [4, 7]
+
+
+def test_pictures_of_a_folder_are_shown_upright(folder):
+    stored = picture(1)
+    exif = Image.Exif()
+    exif[0x112] = 5  # orientation: mirrored along the diagonal
+    Image.fromarray(stored).save(folder / "00001.png", exif=exif)
+    (first,) = read(folder, At((0.0,)), picture_fps=3.0)
+    assert torch.equal(
+        first.pictures[0], torch.from_numpy(stored.swapaxes(0, 1).copy()).permute(2, 0, 1)
+    )
 
 
 def test_folders_that_are_no_video(folder):
