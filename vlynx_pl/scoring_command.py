@@ -2,18 +2,30 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from datamodules import benchmarks
 from datamodules.benchmarks.base import SPLITS, Benchmark
-from datamodules.benchmarks.records import read_records
-from datamodules.samples import Episode, Split
+from datamodules.benchmarks.records import Record, read_records, read_values
+from datamodules.samples import BadSample, Episode, Split
 from vlynx_pl.errors import UserError
 from vlynx_pl.metrics import Answered, headline, scores_for, table
 
+# The fields of an id and of what was said, in the files of others as well.
+_FORMS: Final = (
+    ("id", "prediction"),
+    ("question_id", "text"),  # PAVE's of ScanQA and SQA3D
+    ("question_id", "caption"),  # PAVE's of AVQA
+    ("image_id", "caption"),  # COCO's, as PAVE's of AVSD
+    ("doc", "filtered_resps"),  # lmms-eval's samples; the id is in the question's record
+)
+_EXPECTED: Final = (
+    'Predictions are {"id": ..., "prediction": ...}, one on each line (JSON Lines) or in a list, or '
+    "one object of id: prediction"
+)
 _MULTIPLE: Final = "multiref"  # the file of AVSD's six references
 
 
@@ -31,7 +43,7 @@ def score(
 
     Args:
         benchmark: the name of its reader, such as ``ScanQA``.
-        predictions: JSONL of ``{"id": ..., "prediction": ...}``; null is a failure.
+        predictions: see :func:`read_predictions`; null is a failure.
         references: an official annotation file, or the folder of them.
         split: which split of a folder; not needed where it has one.
         protocol: the figure to print as the headline, such as ``mlvu/macro7``; None is the paper's.
@@ -56,19 +68,53 @@ def score(
 
 
 def read_predictions(path: Path) -> dict[str, str | None]:
-    """Id → prediction; raises UserError where the file can't be used or repeats an id."""
+    """Id → prediction.
+
+    Beside our own files this reads an object of ``id: prediction``, and what PAVE, COCO's
+    evaluations and lmms-eval (``samples_*.jsonl``, where it notes the ids of the questions) write.
+
+    Raises:
+        UserError: the file can't be used or repeats an id; the message shows what is expected.
+    """
     predictions: dict[str, str | None] = {}
-    for record in read_records(path, "id"):
-        identifier = record.identifier("id")
-        if identifier in predictions:
-            raise record.refuse(f"another prediction has the same id {identifier!r:.60}")
-        if "prediction" not in record.fields:
-            raise record.expected("prediction", "a text, or null for a failure")
-        said = record.text("prediction", blank=True) if record.has("prediction") else None
-        predictions[identifier] = said
+    try:
+        for record in _records(path):
+            identifier, said = _prediction(record)
+            if identifier in predictions:
+                raise record.refuse(f"another prediction has the same id {identifier!r:.60}")
+            predictions[identifier] = said
+    except BadSample as bad:
+        if bad.trouble == "missing":
+            remedy = "Give the file that an evaluation wrote"
+        else:  # the remedies of annotations are not those of the user's own file
+            with path.open(encoding="utf-8-sig", errors="replace") as file:
+                remedy = f"{_EXPECTED}. This file begins with {file.read(200)!r}"
+        raise BadSample(path, bad.reason, remedy, bad.trouble) from bad
     if not predictions:
         raise UserError(f"{path}: holds no prediction. Give the file that an evaluation wrote")
     return predictions
+
+
+def _records(path: Path) -> list[Record]:
+    """A record for each prediction of a file; raises BadSample."""
+    match read_values(path):
+        case [dict(only)] if only.keys() & {name for form in _FORMS for name in form}:
+            return [Record(path, "record 0", only)]
+        case [dict(only)]:
+            rows = [{"id": name, "prediction": said} for name, said in only.items()]
+            return [Record(path, f"id {row['id']!r:.60}", row) for row in rows]
+    return read_records(path, "id", "question_id", "image_id", "doc_id")
+
+
+def _prediction(record: Record) -> tuple[str, str | None]:
+    fields = record.fields.keys()
+    name, text = next((form for form in _FORMS if fields >= set(form)), _FORMS[0])
+    if name == "doc":
+        return record.child(name).identifier("question_id"), record.texts(text, 1, 1, blank=True)[0]
+    identifier = record.identifier(name)
+    if text not in fields:
+        raise record.expected(text, "a text, or null for a failure")
+    return identifier, record.text(text, blank=True) if record.has(text) else None
 
 
 def read_references(benchmark: str, path: Path, split: Split | None = None) -> list[Episode]:

@@ -179,13 +179,37 @@ def read_list(path: Path) -> list[Any]:
     The file holds the list, its items on a line each (JSON Lines), or several lists one after the
     other. Only a file called ``.jsonl`` may hold a single item or none.
     """
-    values = _values(_read(path), path)
+    values = read_values(path)
     if values and all(isinstance(value, list) for value in values):
         values = [item for items in values for item in items]
     elif len(values) == 1 and path.suffix != ".jsonl":
         raise BadSample(path, f"should hold a list of records, found {_shown(values[0])}", _REMEDY)
     if not values and path.suffix != ".jsonl":
         raise BadSample(path, "should hold a list of records, found a list of 0", _REMEDY)
+    return values
+
+
+def read_values(path: Path) -> list[Any]:
+    """Read the JSON values of a file, which begin on lines of their own.
+
+    Raises:
+        BadSample: as ``read_records`` does; a file that holds none is called ``.jsonl``.
+    """
+    text = _read(path)
+    decoder = json.JSONDecoder(object_pairs_hook=_object)
+    values: list[Any] = []
+    line, start = 1, _gap(text, 0)
+    line += text.count("\n", 0, start)
+    while start < len(text) or not (values or path.suffix == ".jsonl"):
+        place = f"line {line}" if line > 1 or path.suffix == ".jsonl" else "the file"
+        with _refused(path, place, text[start : start + 40]):
+            value, end = decoder.raw_decode(text, start)
+            after = _gap(text, end)
+            if after < len(text) and "\n" not in text[end:after]:
+                raise json.JSONDecodeError("Extra data", text, end)
+        values.append(value)
+        line += text.count("\n", start, after)
+        start = after
     return values
 
 
@@ -210,25 +234,6 @@ def _read(path: Path) -> str:
 def _parse(text: str, path: Path, place: str) -> Any:
     with _refused(path, place, text):
         return json.loads(text, object_pairs_hook=_object)
-
-
-def _values(text: str, path: Path) -> list[Any]:
-    """The JSON values that a file holds, at least one but in ``.jsonl``, on lines of their own."""
-    decoder = json.JSONDecoder(object_pairs_hook=_object)
-    values: list[Any] = []
-    line, start = 1, _gap(text, 0)
-    line += text.count("\n", 0, start)
-    while start < len(text) or not (values or path.suffix == ".jsonl"):
-        place = f"line {line}" if line > 1 or path.suffix == ".jsonl" else "the file"
-        with _refused(path, place, text[start : start + 40]):
-            value, end = decoder.raw_decode(text, start)
-            after = _gap(text, end)
-            if after < len(text) and "\n" not in text[end:after]:
-                raise json.JSONDecodeError("Extra data", text, end)
-        values.append(value)
-        line += text.count("\n", start, after)
-        start = after
-    return values
 
 
 def _gap(text: str, start: int) -> int:

@@ -159,3 +159,76 @@ def test_video_mme_is_one_file(tmp_path, predictions):
     figures = score("VideoMME", predictions(*said(**{"001-1": "Answer: C"})), path)
     assert (figures["videomme/lmms"], figures["videomme/official"]) == (0, 100)
     assert figures["videomme/strict"] == figures["videomme/lmms/duration/short"] == 0
+
+
+OURS = [{"id": "7", "prediction": "a chair"}, {"id": "8", "prediction": "two"}]
+PAVE = [
+    {"question_id": row["id"], "prompt": "?", "text": row["prediction"], "metadata": {}}
+    for row in OURS
+]
+AVQA = [
+    {"question_id": row["id"], "image_id": "clip", "caption": row["prediction"], "answer": "A"}
+    for row in OURS
+]
+COCO = [{"image_id": row["id"], "caption": row["prediction"]} for row in OURS]
+LMMS_EVAL = [
+    {
+        "doc_id": number,
+        "doc": {"question_id": row["id"], "question": "?"},
+        "target": "B",
+        "resps": [[row["prediction"]]],
+        "filtered_resps": [row["prediction"]],
+    }
+    for number, row in enumerate(OURS)
+]
+LINES = "\n".join(map(json.dumps, OURS))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(json.dumps(rows) for rows in (OURS, PAVE, AVQA, COCO, LMMS_EVAL)),
+        *("\n".join(map(json.dumps, rows)) for rows in (OURS, PAVE, LMMS_EVAL)),
+        "\n".join(json.dumps([row]) for row in OURS),
+        "\n".join(json.dumps(row, indent=1) for row in OURS),
+        LINES.replace("\n", "\r\n\r\n"),
+        "\ufeff" + LINES + "\n",
+        json.dumps({row["id"]: row["prediction"] for row in OURS}),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "txt"])
+def test_predictions_in_the_forms_that_others_write(tmp_path, content, suffix):
+    path = tmp_path / f"predictions.{suffix}"
+    path.write_bytes(content.encode())
+    assert read_predictions(path) == {"7": "a chair", "8": "two"}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("id\tprediction\n7\ta chair\n", "is no JSON"),
+        ("id,prediction\n7,a chair\n", "is no JSON"),
+        ('{"response": "a chair", "labels": "two", "messages": []}\n' * 2, "id should be an id"),
+        ('{"doc_id": 0, "target": "B", "filtered_resps": ["A"]}\n' * 2, "id should be an id"),
+        ('{"doc": {"question_id": 1}, "filtered_resps": ["A", "B"]}\n', "a list of 1 texts"),
+        ('{"7": ["a chair"]}', "prediction should be a text"),
+        ("\x1f\ufffd", "is no JSON"),
+    ],
+)
+def test_other_forms_are_refused_with_what_is_expected(tmp_path, content, reason):
+    path = tmp_path / "mine.json"
+    path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_predictions(path)
+    told = str(caught.value)
+    assert str(path) in told and reason in told
+    assert 'Predictions are {"id": ..., "prediction": ...}' in told
+    assert repr(content[:100])[:-1] in told and "official" not in told
+
+
+def test_predictions_that_are_not_there_or_compressed(tmp_path):
+    with pytest.raises(UserError, match="Give the file that an evaluation wrote"):
+        read_predictions(tmp_path / "nothing.jsonl")
+    (tmp_path / "a.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00")
+    with pytest.raises(UserError, match="is compressed"):
+        read_predictions(tmp_path / "a.jsonl.gz")

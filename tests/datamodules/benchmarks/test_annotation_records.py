@@ -223,3 +223,31 @@ def test_any_value_of_any_field_is_accepted_or_refused(value):
             call("a")
         except BadSample as bad:
             assert len(str(bad)) < 600
+
+
+LISTS = ['[{"id": 1}, {"id": 2}]', '[{"id": 1}]\n[{"id": 2}]', '[{"id": 1}]\r\n[{"id": 2}]\n[]\n']
+LINES = ['{"id": 1}\n{"id": 2}', '\ufeff{"id": 1}\r\n\r\n{"id": 2}\r\n', '{\n"id": 1\n}\n{"id": 2}']
+
+
+@pytest.mark.parametrize("content", [*LISTS, *LINES])
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_lists_and_lines_are_read_whatever_the_files_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content.encode())
+    assert [r.identifier("id") for r in read_records(tmp_path / name)] == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"id": 1}{"id": 2}', "the file is no JSON (Extra data"),
+        ('{"id": 1},\n{"id": 2}', "the file is no JSON (Extra data"),
+        ('{"id": 1}\n{"id": 2} {"id": 3}', "line 2 is no JSON (Extra data"),
+        ('{"id": 1}\n\n{"id": ', "line 3 is no JSON"),
+        ('[{"id": 1}]\n{"id": 2}', "record 0 should be an object, found a list"),
+        ('{"id": 1}\n<html>', "line 2 is no JSON"),
+        ('{"id": 1}\n{"id": 2, "id": 3}', "'id' stands twice"),
+    ],
+)
+def test_what_follows_a_value_on_its_line_or_is_no_value(tmp_path, content, words):
+    (tmp_path / "a.json").write_text(content)
+    refuses(lambda: read_records(tmp_path / "a.json"), words, "Download the official file again")
