@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from vlynx_pl.files import atomic_file
+from vlynx_pl.files import atomic_file, readable
 from vlynx_pl.metrics import Answered
 
 # All lengths are pixels of the picture, from its upper left corner.
@@ -188,8 +188,8 @@ def _draw_streams(sheet: Axes, top: float, episode: Mapping[str, Any] | None) ->
 # All have one zorder: what is drawn later lies above.
 def _write(sheet: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """A line from ``x``, standing on ``y``."""
-    # Half a surrogate pair and the like cannot be drawn.
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    # What is left of control characters and the like cannot be drawn.
+    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in readable(text))
     # Questions about money have dollar signs, which are no mathematics.
     sheet.text(x, y, text, **{"fontsize": 9, "parse_math": False, "zorder": 1, **style})
 

@@ -7,8 +7,9 @@ questions.
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +34,15 @@ from datamodules.loading import (
 )
 from datamodules.order import Batches, position, refuse_other_order
 from datamodules.recordings import PARTS, Objective, Part, Recording, Recordings
-from datamodules.samples import BadSample, Clip, Episode, LoadedEpisode, Split, Streams
+from datamodules.samples import (
+    BadSample,
+    Clip,
+    Episode,
+    LoadedEpisode,
+    Question,
+    Split,
+    Streams,
+)
 from vlynx_pl.errors import UserError
 from vlynx_pl.progress import track
 
@@ -60,8 +69,9 @@ class ModalityDataModule(LightningDataModule):
         seed: seed of the order of training and reference clips.
         timeout: how long a worker may take for a clip before it is given up, in s; 0 is forever.
         on_bad_sample: ``stop`` raises BadSample at the first file that cannot be used. ``skip``
-            reads everything once before fitting and leaves out what cannot be used;
-            ``bad_samples`` lists it with reasons. Nothing is ever put in its place.
+            reads everything once before fitting and leaves out what cannot be used, of a clip
+            whose questions are bad only those; ``bad_samples`` lists it with reasons. Nothing is
+            ever put in its place.
         max_bad_share: with ``skip``, stop when more than this share of the recordings is bad.
         cache_dir: folder where frames are kept as uint8 once they are read (see FrameCache).
     """
@@ -103,6 +113,9 @@ class ModalityDataModule(LightningDataModule):
         self.bad_samples: list[BadSample] = []
         self._parts: dict[Part, list[Any]] = {}
         self._unusable: dict[Part, list[Episode]] = {}
+        self.unfit: Callable[[Question, bool], str | None] | None = None
+        """Why a question cannot be learnt (or asked, with False): set by who will ask it."""
+        self._learning = True  # of questions; in a test they are asked only
         self._tokens: Tokens | None = None
         self._unread: frozenset[str] = frozenset()
         self._start: dict[str, int] = {}  # epoch and batch that training begins with
@@ -170,6 +183,7 @@ class ModalityDataModule(LightningDataModule):
             parts = (self.test_split,)
         if all(part in self._parts for part in parts):
             return
+        self._learning = stage != "test"
         findings = self.inspect(parts, read=self.on_bad_sample == "skip")
         self._take_note(findings)
         for part in parts:
@@ -183,9 +197,9 @@ class ModalityDataModule(LightningDataModule):
                     "trained on and held out",
                 )
             self._parts[part] = usable
-            self._unusable[part] = [
-                f.episode for f in findings if f.part == part and not f.usable and f.episode
-            ]
+            if self.objective == "tuning":
+                left_out = [f.left_out for f in findings if f.part == part]
+                self._unusable[part] = [episode for episode in left_out if episode is not None]
         rank_zero_info(repr(self))
         for bad in self.bad_samples:
             rank_zero_info(f"skipped {bad}")
@@ -216,7 +230,7 @@ class ModalityDataModule(LightningDataModule):
         return self._recordings.parts()
 
     def episodes(self, part: Part) -> list[Episode]:
-        """The episodes of a part whose media can be used, in order."""
+        """The episodes of a part that can be used, in order, with the questions that can be."""
         return [episode for episode, _ in self._part(part)]
 
     def leave_unread(self, names: Collection[str]) -> None:
@@ -224,7 +238,7 @@ class ModalityDataModule(LightningDataModule):
         self._unread = frozenset(names)
 
     def unusable(self, part: Part) -> list[Episode]:
-        """The episodes of a part that were left out because their media are bad."""
+        """What was left out of a part, because the media or the questions of it are bad."""
         return self._unusable.get(part, [])
 
     def report(self) -> dict[str, list[str]]:
@@ -362,13 +376,27 @@ class ModalityDataModule(LightningDataModule):
         counts.append(f"{len(self.bad_samples)} skipped")
         return f"{type(self).__name__}({self.root}: {', '.join(counts)})"
 
-    def _candidates(self, part: Part, recording: Recording) -> list[Any]:
+    def _candidates(self, part: Part, recording: Recording) -> tuple[list[Any], list[BadSample]]:
         source = recording.locate()
-        if self.objective == "tuning":
-            return [(recording.episode, self.streams(source))]
+        if recording.episode is not None and self.objective == "tuning":
+            episode, bad = self._fit(part, recording.episode)
+            return [(episode, self.streams(source))] if episode.questions else [], bad
         if part == "reference":
-            return list(self.reference_clips(source))
-        return list(self.modality_clips(source))
+            return list(self.reference_clips(source)), []
+        return list(self.modality_clips(source)), []
+
+    def _fit(self, part: Part, episode: Episode) -> tuple[Episode, list[BadSample]]:
+        """An episode with the questions that can be used, and what is bad about the others."""
+        if self.unfit is None or self.benchmark is None or part == "reference":
+            return episode, []
+        files = self.benchmark.files(part)
+        path = files[0] if len(files) == 1 else self.benchmark.annotations
+        learnt = self._learning and part != "test"
+        reasons = {question.id: self.unfit(question, learnt) for question in episode.questions}
+        remedy = "Correct the annotation, or leave the question out with data.on_bad_sample=skip"
+        bad = [BadSample(path, reason, remedy, "question") for reason in reasons.values() if reason]
+        questions = tuple(one for one in episode.questions if reasons[one.id] is None)
+        return replace(episode, questions=questions), bad
 
     def _take_note(self, findings: list[Finding]) -> None:
         """Keep what is bad, once each, and stop if it is too much."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.base import ModalityDataModule
 from datamodules.inspection import Finding
 from datamodules.samples import BadSample, Question
-from vlynx_pl.files import atomic_file
+from vlynx_pl.files import atomic_file, readable
 
 _COLUMNS = 10
 
@@ -45,12 +45,14 @@ def save_contact_sheet(
     for axis in axes.flat:
         axis.axis("off")
     for row, (label, pictures) in zip(axes, drawn, strict=True):
-        row[0].text(1, 0.5, label, ha="right", va="center", fontsize=6)
+        beside = {"ha": "right", "va": "center", "fontsize": 6, "parse_math": False}
+        row[0].text(1, 0.5, readable(label), **beside)
         chosen = [i * len(pictures) // _COLUMNS for i in range(_COLUMNS)]
         for axis, i in zip(row[1:], sorted(set(chosen)), strict=False):
             axis.imshow(pictures[i].permute(1, 2, 0).numpy())
             axis.set_title(str(i), fontsize=5, pad=1)
-    figure.suptitle(f"{type(data).__name__}: frames of {data.root}", fontsize=8)
+    title = readable(f"{type(data).__name__}: frames of {data.root}")
+    figure.suptitle(title, fontsize=8, parse_math=False)
     with atomic_file(path) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
 

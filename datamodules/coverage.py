@@ -1,8 +1,7 @@
 """What a run will find of its data: a table and a list, before hours are spent on it."""
 
-import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, get_args
 
@@ -15,7 +14,7 @@ from datamodules.base import ModalityDataModule
 from datamodules.contact_sheet import save_contact_sheet
 from datamodules.inspection import Finding
 from datamodules.samples import Trouble
-from vlynx_pl.files import atomic_file
+from vlynx_pl.files import write_rows
 
 _TROUBLES: Final[tuple[Trouble, ...]] = get_args(Trouble)
 
@@ -41,7 +40,7 @@ def check(
     data.cache_dir = None  # what is in a cache says nothing of the files
     findings = data.inspect(parts, read=True, stop=False)
     if csv_path is not None:
-        _write(findings, csv_path)
+        write_rows(csv_path, _rows(findings))
     # Without annotations there need be no test recordings.
     if data.benchmark is None and not any(finding.part == "test" for finding in findings):
         parts = tuple(part for part in parts if part != "test")
@@ -84,14 +83,10 @@ def table(findings: list[Finding], parts: Sequence[str], title: str) -> Table:
     return shown
 
 
-def _write(findings: list[Finding], path: Path) -> None:
-    with atomic_file(path) as unfinished, unfinished.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["part", "name", "status", "file", "reason", "remedy"])
-        for finding in findings:
-            if not finding.bad:
-                rows.writerow([finding.part, finding.name, "ok", "", "", ""])
-            for bad in finding.bad:
-                rows.writerow(
-                    [finding.part, finding.name, bad.trouble, bad.path, bad.reason, bad.remedy]
-                )
+def _rows(findings: list[Finding]) -> Iterator[Sequence[object]]:
+    yield "part", "name", "status", "file", "reason", "remedy"
+    for finding in findings:
+        if not finding.bad:
+            yield finding.part, finding.name, "ok", "", "", ""
+        for bad in finding.bad:
+            yield finding.part, finding.name, bad.trouble, bad.path, bad.reason, bad.remedy

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datamodules.loading import EpisodeDataset, FrameDataset
@@ -28,10 +28,19 @@ class Finding:
     usable: list[Any] = field(default_factory=list)  # clips or episodes
     bad: list[BadSample] = field(default_factory=list)
 
+    @property
+    def left_out(self) -> Episode | None:
+        """Of an episode, the questions that are not asked, if there are any."""
+        if self.episode is None:
+            return None
+        asked = {question.id for episode, _ in self.usable for question in episode.questions}
+        questions = tuple(one for one in self.episode.questions if one.id not in asked)
+        return replace(self.episode, questions=questions) if questions else None
+
 
 def inspect(
     jobs: Sequence[tuple[Part, Recording]],
-    candidates: Callable[[Part, Recording], list[Any]],
+    candidates: Callable[[Part, Recording], tuple[list[Any], list[BadSample]]],
     dataset: Callable[[Part, list[Any]], FrameDataset | EpisodeDataset] | None,
     stop: bool,
     title: str,
@@ -42,7 +51,7 @@ def inspect(
 
     Args:
         jobs: what there should be.
-        candidates: clips or episodes of a recording.
+        candidates: clips or episodes of a recording, and what is bad about its questions.
         dataset: decodes them; None leaves them unread.
         stop: raise the first BadSample.
         title: of the progress bar.
@@ -57,7 +66,7 @@ def inspect(
     def look(part: Part, recording: Recording) -> Finding:
         finding = Finding(part, recording.name, recording.episode)
         try:
-            finding.usable = candidates(part, recording)
+            finding.usable, finding.bad = candidates(part, recording)
         except BadSample as bad:
             finding.bad.append(bad)
         if dataset is not None and readers == 0:

@@ -4,6 +4,7 @@ What a command needs is imported when it runs, so that the small ones start at o
 """
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,8 +57,11 @@ def check(
     start_server()
     from datamodules.coverage import check as look
     from vlynx_pl.lightning_cli import data_module
+    from vlynx_pl.question_texts import STRUCTURE, target, unfit
 
-    if not look(data_module(context.args), csv, coverage, picture):
+    data = data_module(context.args)
+    data.unfit = lambda asked, learnt: unfit(asked, STRUCTURE, target(asked) if learnt else None)
+    if not look(data, csv, coverage, picture):
         sys.exit(1)
 
 
@@ -170,6 +174,9 @@ def main() -> None:
     """Entry point of ``vlynx``: errors that a user can mend are one message, not a traceback."""
     # Classes that a configuration names may lie where the command is run, as with python -m.
     sys.path.append(str(Path.cwd()))
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that are not UTF-8
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except Interrupted as stop:

@@ -4,12 +4,13 @@ Threads, processes and nodes may write one name at once: each succeeds, and the 
 What a killed run leaves behind is called ``.<name>.<random>.unfinished`` and may be removed.
 """
 
+import csv
 import errno
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -26,6 +27,23 @@ def hashed_path(folder: Path, made_of: str) -> Path:
     """Where a store keeps the safetensors entry that a text describes."""
     key = hashlib.sha256(made_of.encode()).hexdigest()
     return folder / key[:2] / f"{key}.safetensors"
+
+
+def readable(name: object) -> str:
+    """The text of a file name in UTF-8: a byte that is not becomes ``\\udcXX``, as JSON has it.
+
+    Python keeps such bytes as half surrogate pairs, which no file, terminal or figure takes.
+    """
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def write_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file in UTF-8, whatever the locale; raises OSError as ``atomic_file`` does."""
+    with (
+        atomic_file(path) as unfinished,
+        unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        csv.writer(file).writerows(rows)
 
 
 def stays_inside(root: Path, name: str) -> bool:

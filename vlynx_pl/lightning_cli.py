@@ -31,6 +31,7 @@ from vlynx_pl.files import atomic_file
 from vlynx_pl.metrics_log import MetricsLog
 from vlynx_pl.progress import on_terminal
 from vlynx_pl.run_folder import refuse_finished, refuse_other_settings, take
+from vlynx_pl.tuning import InstructionTuning
 
 
 class _KeptConfiguration(SaveConfigCallback):
@@ -117,6 +118,8 @@ class VlynxCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         with uncovered():
             super().instantiate_classes()
+        if isinstance(self.model, InstructionTuning):
+            self.datamodule.unfit = self.model.unfit
 
     @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

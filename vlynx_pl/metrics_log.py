@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
 from vlynx_pl.errors import FOREIGN, UserError
-from vlynx_pl.files import atomic_file
+from vlynx_pl.files import write_rows
 
 _SECONDS = 10.0  # between two times that the file is written
 
@@ -67,13 +67,8 @@ class MetricsLog(Logger):
     def save(self) -> None:
         if self._rows:
             columns = sorted({name for row in self._rows.values() for name in row})
-            with (
-                atomic_file(self._path) as unfinished,
-                unfinished.open("w", newline="") as file,
-            ):
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-                writer.writerows(self._rows.values())
+            rows = ([row.get(name) for name in columns] for row in self._rows.values())
+            write_rows(self._path, [columns, *rows])
         self._saved_at = time.monotonic()
 
     @override
@@ -89,7 +84,7 @@ class MetricsLog(Logger):
         if not self._path.is_file():
             return
         try:
-            with self._path.open(newline="") as file:
+            with self._path.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
                     if not row.get("step") or None in row:
                         raise ValueError("a row has no step, or more values than there are names")

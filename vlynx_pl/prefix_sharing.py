@@ -6,7 +6,7 @@ streams go in; mask, positions, labels and losses come out.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.errors import UserError
+from vlynx_pl.question_texts import Question, target, unfit
 
 # ChatML as Qwen2's tokenizer writes it (method.md section 5.2). Not taken from the checkpoint: a
 # processor's template saved beside the tokenizer replaces the tokenizer's own, and has no system
@@ -24,26 +25,6 @@ _USER: Final = "<|im_start|>user\n"
 _ASSISTANT: Final = "<|im_start|>assistant\n"
 _END: Final = "<|im_end|>\n"
 _START: Final = f"<|im_start|>system\nYou are a helpful assistant.{_END}{_USER}"
-
-
-class Question(Protocol):
-    """What a question must tell; ``datamodules.samples.Question`` does."""
-
-    @property
-    def id(self) -> str:
-        """Its name in messages."""
-
-    @property
-    def prompt(self) -> str:
-        """What the user says."""
-
-    @property
-    def answers(self) -> Sequence[str]:
-        """References; the first is learnt."""
-
-    @property
-    def history(self) -> Sequence[tuple[str, str]]:
-        """Earlier turns, (question, answer)."""
 
 
 class Branch(NamedTuple):
@@ -74,7 +55,7 @@ def learning_branch(tokenizer: PreTrainedTokenizerBase, question: Question) -> B
     Raises:
         UserError: there is no answer to learn, or a text holds a token that structures the prompt.
     """
-    return _branch(tokenizer, question, question.answers[0] if question.answers else "")
+    return _branch(tokenizer, question, target(question))
 
 
 def asking_branch(tokenizer: PreTrainedTokenizerBase, question: Question) -> Branch:
@@ -88,23 +69,14 @@ def asking_branch(tokenizer: PreTrainedTokenizerBase, question: Question) -> Bra
 
 
 def _branch(tokenizer: PreTrainedTokenizerBase, question: Question, answer: str | None) -> Branch:
+    reason = unfit(question, tokenizer.get_added_vocab(), answer)
+    if reason is not None:
+        raise UserError(f"{reason}; correct the annotation, or leave the question out")
     branch = Branch(question.id, [], [])
-    structure = tokenizer.get_added_vocab()
     before = "\n"  # after the visual tokens; later turns have a header
     for asked, said in (*question.history, (question.prompt, answer)):
-        for token in structure:
-            if token in asked or token in (said or ""):
-                raise UserError(
-                    f"question {question.id!r} holds {token!r}, which structures the prompt; "
-                    "take it out of the annotation"
-                )
         pieces = [(f"{before}{asked}{_END}{_ASSISTANT}", False)]
         if said is not None:
-            if not said.strip():
-                raise UserError(
-                    f"question {question.id!r} has no answer to {asked!r}; give one, or leave the "
-                    "question out"
-                )
             pieces.append((f"{said.strip()}{_END}", True))
         # An answer is tokenised apart from its question, as it will be when it is generated.
         for text, supervised in pieces:

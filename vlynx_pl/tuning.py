@@ -7,7 +7,7 @@ clip share its prefix (see prefix_sharing.py); vision adapters stay as alignment
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -33,8 +33,12 @@ from vlynx_pl.prefix_sharing import (
     shared_prefix,
     split_by_budget,
 )
+from vlynx_pl.question_texts import Question, target, unfit
 from vlynx_pl.ranks import share_of_batch
 from vlynx_pl.token_store import PRECISION, Kept, TokenStore
+
+
+_TURN: Final = 20  # more than the tokens around a question and its answer
 
 
 class InstructionTuning(AdapterTraining):
@@ -328,6 +332,25 @@ class InstructionTuning(AdapterTraining):
         branches = [learning_branch(tokenizer, question) for question in episode["questions"]]
         parts = split_by_budget(branches, self.question_budget)
         return torch.cat([question_losses(self.backbone, prefix, p, self.task) for p in parts])
+
+    def unfit(self, question: Question, learnt: bool) -> str | None:
+        """Why a question cannot be learnt, or cannot be asked; None where it can be."""
+        tokenizer = self.backbone.tokenizer
+        reason = unfit(question, tokenizer.get_added_vocab(), target(question) if learnt else None)
+        if reason is not None or not learnt:
+            return reason
+        turns = [*question.history, (question.prompt, target(question))]
+        bytes_of_texts = sum(len(text.encode()) for turn in turns for text in turn)
+        # A token is a byte at least, and few questions are worth being tokenised for this.
+        if bytes_of_texts + _TURN * len(turns) <= self.question_budget:
+            return None
+        length = len(learning_branch(tokenizer, question).ids)
+        if length <= self.question_budget:
+            return None
+        return (
+            f"question {question.id!r:.60} has {length} tokens, more than "
+            f"model.question_budget={self.question_budget}"
+        )
 
     @property
     def asking(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What all data modules share, on a modality whose recordings are little text files."""
 
+import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -463,3 +464,59 @@ def test_cache_may_be_shared_by_processes(root, tmp_path):
     cache = tmp_path / "cache"
     assert together(fill, 2, root, cache) == [0, 0]
     assert len(clips(ready(root, cache_dir=cache).train_dataloader())) == 8
+
+
+def unfit(question, learnt):
+    """Questions of one record are bad, and of another as soon as they are to be learnt."""
+    bad = {"train1", "test0"} | ({"val0"} if learnt else set())
+    return f"question {question.id} is odd" if question.id in bad else None
+
+
+def test_a_bad_question_stops_before_anything_is_read(root, quiz):
+    data = TextDataModule(root, **SMALL, benchmark=quiz, objective="tuning")
+    data.unfit = unfit
+    with pytest.raises(BadSample, match=r"train\.json: question train1 is odd\. Correct the ann"):
+        data.setup("fit")
+    assert marks(root) == 0
+
+
+def test_a_bad_question_is_skipped_and_its_clip_is_not(root, quiz):
+    skip = {"on_bad_sample": "skip", "max_bad_share": 1.0}
+    data = TextDataModule(root, **SMALL, **skip, benchmark=quiz, objective="tuning")
+    data.unfit = lambda question, learnt: unfit(question, learnt=False)
+    data.setup("fit")
+    asked = [[one.id for one in episode.questions] for episode in data.episodes("train")]
+    assert asked == [["train0"], ["train2", "train3"]]
+    [left_out] = data.unusable("train")
+    assert left_out.name == "0.txt" and [one.id for one in left_out.questions] == ["train1"]
+    assert [bad.trouble for bad in data.bad_samples] == ["question"]
+    assert "train1 is odd" in data.report()["skipped"][0]
+
+
+def test_a_question_is_judged_by_what_is_done_with_it(root, quiz):
+    records = json.loads((root / "test.json").read_text())
+    more = [records[0] | {"id": "test1"}]
+    (root / "test.json").write_text(json.dumps(records + more))
+    skip = {"on_bad_sample": "skip", "max_bad_share": 1.0}
+    data = TextDataModule(root, **SMALL, **skip, benchmark=quiz, objective="tuning")
+    data.unfit = unfit
+    data.setup("test")
+    assert [one.id for one in data.episodes("test")[0].questions] == ["test1"]
+    assert [one.id for one in data.unusable("test")[0].questions] == ["test0"]
+    data.test_split = "val"
+    data.setup("test")
+    assert data.unusable("val") == [], "it is asked, not learnt"
+
+
+def test_check_names_bad_questions(root, quiz, capsys):
+    data = TextDataModule(root, **SMALL, benchmark=quiz, objective="tuning")
+    data.unfit = unfit
+    assert not check(data, root / "found.csv")
+    rows = list(csv.reader((root / "found.csv").open(encoding="utf-8")))
+    bad = [(row[0], row[1], row[2], row[4]) for row in rows[1:] if row[2] != "ok"]
+    assert bad == [
+        ("train", "0.txt", "question", "question train1 is odd"),
+        ("val", "2.txt", "question", "question val0 is odd"),
+        ("test", "3.txt", "question", "question test0 is odd"),
+    ]
+    assert "question" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """Stage 2: which tokens the LLM sees, what is trained, and that it learns."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -157,6 +158,26 @@ def test_many_questions_become_several_sequences_of_the_same_losses(fresh, video
     module.question_budget = 5
     with pytest.raises(UserError, match=r"'q0' has \d+ tokens, more than question_budget=5"):
         module.losses(sample)
+
+
+def test_what_cannot_be_learnt_or_asked_is_known_before(fresh):
+    module = InstructionTuning(fresh, "qa", question_budget=60, **LLM)
+
+    def of(prompt="What?", answers=("red",), history=()):
+        question = Asked("q7", prompt, answers, history)
+        return module.unfit(question, learnt=True), module.unfit(question, learnt=False)
+
+    assert of() == of(history=(("Is it?", "yes"),)) == (None, None)
+    for token in ("<image>", "<|im_end|>"):
+        holds = f"question 'q7' holds {token!r}, which structures the prompt"
+        assert of(prompt=f"What is the {token}?") == (holds, holds)
+        assert of(history=(("Is it?", token),)) == (holds, holds)
+        assert of(answers=(token,)) == (holds, None)
+    assert of(answers=(" ",)) == of(answers=()) == ("question 'q7' has no answer to 'What?'", None)
+    long, asked = of(prompt="What is it? " * 30)
+    assert re.fullmatch(r"question 'q7' has \d+ tokens, more than model.question_budget=60", long)
+    assert asked is None
+    assert of(prompt="What is it? " * 3) == (None, None)
 
 
 def test_an_adapter_of_another_backbone_is_refused(fresh, aligned):
