@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from typing_extensions import override
 
@@ -20,7 +20,7 @@ from vlynx_pl.adapters import adapter_hash
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
 from vlynx_pl.interruption import Interrupted, asked_to_stop
-from vlynx_pl.metrics import Answered, headline, scores_for, submission, table
+from vlynx_pl.metrics import Answered, failures, headline, scores_for, submission, table, told
 from vlynx_pl.progress import track
 from vlynx_pl.provenance import last_session
 from vlynx_pl.tuning import InstructionTuning
@@ -31,8 +31,9 @@ class AnswerScores(Callback):
 
     Writes into the run folder ``predictions-<split>.jsonl``, ``submission-<split>.json`` in the
     benchmark's own format where it has one, and ``scores-<split>.json``, which also marks the run
-    as finished; then the ten worst and the ten best answers with their frames are drawn into
-    ``answers-<split>.png``. Questions whose media were left out count as failed.
+    as finished unless it lists figures that ``failed``. The ten worst and the ten best answers with
+    their frames are drawn into ``answers-<split>.png``. Questions that were left out, or whose
+    media were, count as failed.
 
     Each rank answers its share. Until there are scores, answers are kept as they come (see
     :class:`callbacks.kept_answers.KeptAnswers`): a run that is started again neither reads nor asks
@@ -176,19 +177,32 @@ class AnswerScores(Callback):
         places = {identifier: place for place, identifier in enumerate(ids)}
         everything.sort(key=lambda answer: places[answer.id])
         figures = self.scores.figures(everything)
+        failed = failures(figures)
         if trainer.logger is not None:
             trainer.logger.log_metrics(figures, trainer.global_step)
         if leaves_files(trainer):
             self._write(run_folder(trainer), split, everything, module.asking)
-            self._draw(trainer, split, everything, figures)
+            try:
+                self._draw(trainer, split, everything, figures)
+            except UserError:  # its order is that of the figures
+                if not failed:
+                    raise
+                rank_zero_warn(f"answers-{split}.png is not drawn without the figures that failed")
             save_logs(trainer)
             # The scores say that the run is finished, so all else comes first.
             with atomic_file(run_folder(trainer) / f"scores-{split}.json") as unfinished:
                 made_by = {"provenance": last_session(run_folder(trainer))}
-                unfinished.write_text(json.dumps({**figures, **made_by}, indent=1))
-            if self._kept is not None:
+                known = {name: one for name, one in figures.items() if name not in failed}
+                lacking = {"failed": failed} if failed else {}
+                unfinished.write_text(json.dumps({**known, **lacking, **made_by}, indent=1))
+            if self._kept is not None and not failed:
                 self._kept.remove()
             Console().print(table(figures))
+        if failed:
+            raise UserError(
+                f"{told(failed)}. All other figures stand. {_kept_in(trainer)} Or score "
+                f"predictions-{split}.jsonl with vlynx score"
+            )
 
     def _write(
         self, run: Path, split: str, answered: list[Answered], settings: Mapping[str, Any]

@@ -72,7 +72,7 @@ def status(finding: Finding) -> str:
 
 def table(findings: list[Finding], parts: Sequence[str], title: str) -> Table:
     """A row a part: expected, present, usable, and what is the matter with the others."""
-    shown = Table(title=f"Coverage of {title}", box=SIMPLE_HEAD, padding=(0, 0))
+    shown = Table(title=f"Coverage of {escape(title)}", box=SIMPLE_HEAD, padding=(0, 0))
     for column in ("part", "expected", "present", "ok", *_TROUBLES[1:]):
         shown.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
     for part in parts:

@@ -1,6 +1,7 @@
 """The command line as people use it: real configurations, little data."""
 
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -351,3 +352,15 @@ def test_fit_on_data_for_tuning_says_so(vlynx, tmp_path):
     given = ["fit", *CONFIGS, "--data.objective=tuning", f"--run={tmp_path / 'run'}"]
     code, printed = vlynx(*given)
     assert code == 1 and "objective=tuning needs questions; give data.benchmark" in printed
+
+
+def test_a_name_that_is_not_utf8_is_printed_or_refused(vlynx, monkeypatch):
+    name = "caf\udce9"
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert vlynx("check", *CONFIGS, f"--data.root={name}")[0] == 1
+    assert vlynx("score", "--benchmark=AVUT", f"--predictions={name}", f"--references={name}")[0]
+    screen.flush()
+    refused, missing = screen.buffer.getvalue().decode().splitlines()
+    assert r"--data.root=caf\udce9: the name is not UTF-8" in refused and "ln -s" in refused
+    assert r"caf\udce9: AVUT doesn't read it" in missing

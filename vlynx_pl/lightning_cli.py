@@ -8,6 +8,7 @@ import logging
 import shlex
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from datamodules.base import ModalityDataModule
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.checkpoints import checkpoints, newest_checkpoint, read_checkpoint
 from vlynx_pl.errors import UserError, uncovered
-from vlynx_pl.files import atomic_file
+from vlynx_pl.files import atomic_file, readable
 from vlynx_pl.metrics_log import MetricsLog
 from vlynx_pl.progress import on_terminal
 from vlynx_pl.run_folder import refuse_finished, refuse_other_settings, take
@@ -181,6 +182,7 @@ def _frame_size(backbone: VideoBackbone) -> tuple[int, int]:
 def run() -> None:
     """Run ``vlynx fit`` or ``vlynx test`` with the arguments of the process."""
     _quieten()
+    _refuse_bytes(sys.argv)
     usage = "--config BACKBONE.yaml --config STAGE.yaml [--run DIR] [--KEY=VALUE ...]"
     VlynxCLI(
         LightningModule,
@@ -198,6 +200,7 @@ def run() -> None:
 def data_module(arguments: list[str]) -> ModalityDataModule:
     """The data module that a run with these arguments would use; nothing else is made."""
     _quieten()
+    _refuse_bytes(arguments)
     parser = ArgumentParser(prog="vlynx check", description="Options of the data module.")
     parser.add_argument("--config", action="config", help="a configuration of a run, or of data")
     parser.add_subclass_arguments(ModalityDataModule, "data", required=True)
@@ -207,6 +210,16 @@ def data_module(arguments: list[str]) -> ModalityDataModule:
     with uncovered():
         made: ModalityDataModule = parser.instantiate_classes(parser.parse_args(arguments)).data
     return made
+
+
+def _refuse_bytes(arguments: Iterable[str]) -> None:
+    """Raise UserError for a name that no YAML can hold; files within a folder may have such."""
+    for argument in arguments:
+        if argument != (shown := readable(argument)):
+            raise UserError(
+                f"{shown}: the name is not UTF-8, as a configuration must be; rename the folder, "
+                "or make a link to it with another name (ln -s) and give that"
+            )
 
 
 def _quieten() -> None:

@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 
 import rich
 import rich.progress
+from rich.markup import escape
 
 EVERY_S: Final = 30.0
 """Seconds between two lines."""
@@ -37,7 +38,7 @@ def track(
     if total is None and (known := length_hint(items, -1)) >= 0:
         total = known
     if on_terminal():
-        return iter(rich.progress.track(items, what, total, transient=True))
+        return iter(rich.progress.track(items, escape(what), total, transient=True))
     return _told(items, what, total)
 
 

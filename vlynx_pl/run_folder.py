@@ -1,9 +1,11 @@
 """The folder of a run: one process at a time, one configuration, and an end."""
 
 import fcntl
+import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,8 +121,15 @@ def _refuse_links(run: Path) -> None:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether a run has its results, which it writes last."""
-    return (run / "report.json").exists() or any(run.glob("scores-*.json"))
+    """Whether a run has its results, which it writes last, and none of its figures is missing."""
+    scores = run.glob("scores-*.json")
+    return (run / "report.json").exists() or any(not _lacks_figures(path) for path in scores)
+
+
+def _lacks_figures(scores: Path) -> bool:
+    with suppress(*FOREIGN):
+        return "failed" in json.loads(scores.read_text())
+    return False
 
 
 def refuse_finished(run: Path) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from datamodules import benchmarks
@@ -12,7 +13,7 @@ from datamodules.benchmarks.base import SPLITS, Benchmark
 from datamodules.benchmarks.records import Record, read_records, read_values
 from datamodules.samples import BadSample, Episode, Split
 from vlynx_pl.errors import UserError
-from vlynx_pl.metrics import Answered, headline, scores_for, table
+from vlynx_pl.metrics import Answered, failures, headline, scores_for, table, told
 
 # The fields of an id and of what was said, in the files of others as well.
 _FORMS: Final = (
@@ -23,8 +24,8 @@ _FORMS: Final = (
     ("doc", "filtered_resps"),  # lmms-eval's samples; the id is in the question's record
 )
 _EXPECTED: Final = (
-    'Predictions are {"id": ..., "prediction": ...}, one on each line (JSON Lines) or in a list, or '
-    "one object of id: prediction"
+    'Predictions are {"id": ..., "prediction": ...}, one on each line (JSON Lines) or in a list, '
+    "or one object of id: prediction"
 )
 _MULTIPLE: Final = "multiref"  # the file of AVSD's six references
 
@@ -53,17 +54,19 @@ def score(
 
     Raises:
         UserError: a file can't be used, the predictions aren't those of the split, or there is no
-            such figure.
+            such figure; or, once all others are printed, one could not be computed.
     """
-    scores = scores_for(benchmark)
+    scores = scores_for(benchmark, complete=False)
     episodes = read_references(benchmark, references, split)
     scores.update(matched(read_predictions(predictions), episodes, predictions, references))
     figures: dict[str, float] = scores.compute()
     if protocol is not None and protocol not in figures:
         raise UserError(f"--protocol {protocol}: use one of {', '.join(figures)}")
     rows: Table = table(figures, protocol or headline(figures))
-    rows.title = f"{benchmark}: {predictions.name}"
+    rows.title = escape(f"{benchmark}: {predictions.name}")
     Console().print(rows)
+    if failed := failures(figures):
+        raise UserError(told(failed))
     return figures
 
 

@@ -37,7 +37,6 @@ from vlynx_pl.question_texts import Question, target, unfit
 from vlynx_pl.ranks import share_of_batch
 from vlynx_pl.token_store import PRECISION, Kept, TokenStore
 
-
 _TURN: Final = 20  # more than the tokens around a question and its answer
 
 

@@ -17,8 +17,9 @@ from datamodules.loading import EpisodeDataset
 from tests.conftest import REPOSITORY
 from vlynx_pl import cli
 from vlynx_pl.adapters import save_adapter
+from vlynx_pl.errors import UserError
 from vlynx_pl.interruption import PREEMPTED, forget_signals
-from vlynx_pl.metrics import Answered
+from vlynx_pl.metrics import Answered, captions
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -153,6 +154,50 @@ def test_a_finished_run_is_not_written_into_again(vlynx, options, tmp_path, caps
     (tmp_path / "scores-val.json").write_text("{}")
     assert vlynx("fit", *options, f"--run={tmp_path}") == 1
     assert "already holds a finished run" in capsys.readouterr().err
+
+
+def test_a_figure_that_fails_costs_no_other_and_is_fetched_by_the_same_command(
+    vlynx, options, tmp_path, monkeypatch, capsys
+):
+    def broken(hypotheses, references):
+        raise UserError("METEOR failed. Mend it")
+
+    asked, answers = [], InstructionTuning.answers
+    monkeypatch.setattr(
+        InstructionTuning, "answers", lambda self, e: asked.append(e["name"]) or answers(self, e)
+    )
+    monkeypatch.setattr(captions, "meteor", broken)
+    run = tmp_path / "run"
+    command = "test", *options, "--data.test_split=val", f"--run={run}"
+    assert vlynx(*command) == 1
+    told = capsys.readouterr()
+    assert "scanqa/meteor could not be computed: METEOR failed. Mend it" in told.err
+    assert "the same command again" in told.err and "vlynx score" in told.err
+    assert "scanqa/cider" in told.out and "failed" in told.out
+    scores = json.loads((run / "scores-val.json").read_text())
+    assert scores["failed"] == {"scanqa/meteor": "METEOR failed. Mend it"}
+    assert scores["scanqa/n_total"] == 2 and scores["scanqa/cider"] >= 0
+    assert "scanqa/meteor" not in scores and (run / "predictions-val.jsonl").is_file()
+    monkeypatch.setattr(captions, "meteor", lambda hypotheses, references: 0.5)
+    assert vlynx(*command) == 0
+    whole = json.loads((run / "scores-val.json").read_text())
+    assert whole["scanqa/meteor"] == 50 and whole["scanqa/cider"] == scores["scanqa/cider"]
+    assert "failed" not in whole and asked == ["scene0002_00"]
+    assert vlynx(*command) == 1 and "finished run" in capsys.readouterr().err
+
+
+def test_a_question_that_holds_structure_fails_alone(vlynx, options, data, tmp_path, capsys):
+    """It stops a test; where it is skipped, it counts as failed, and its clip's other one not."""
+    path = data / "ScanQA_v1.0_val.json"
+    path.write_text(path.read_text().replace("the wall?", "the <image>?"))
+    command = "test", *options, "--data.test_split=val", f"--run={tmp_path / 'run'}"
+    message = f"{path}: question 'val-2-0' holds '<image>', which structures the prompt"
+    assert vlynx(*command) == 1 and message in capsys.readouterr().err
+    assert vlynx(*command, "--data.on_bad_sample=skip", "--data.max_bad_share=1") == 0
+    scores = json.loads((tmp_path / "run" / "scores-val.json").read_text())
+    assert scores["scanqa/n_total"] == 2 and scores["scanqa/n_failed"] == 1
+    assert vlynx("check", *options) == 1
+    assert "question" in capsys.readouterr().out
 
 
 def said(number, **fields):

@@ -1,7 +1,9 @@
 """What all data modules share, on a modality whose recordings are little text files."""
 
 import csv
+import io
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -520,3 +522,34 @@ def test_check_names_bad_questions(root, quiz, capsys):
         ("test", "3.txt", "question", "question test0 is odd"),
     ]
     assert "question" in capsys.readouterr().out
+
+
+NAMES = [
+    b"latin\xe9",
+    b"new\nline",
+    b'tab\t,comma"',
+    "e\u0301😀".encode(),
+    b"[bold]",
+    b"-lead%#$x$",
+]
+
+
+def test_check_takes_files_of_any_name(root, tmp_path, monkeypatch):
+    """The table is UTF-8, and so are the lines on a terminal that is strict about it."""
+    folder = tmp_path / "[red]$a$"
+    folder.mkdir()
+    for name in NAMES:
+        Path(os.fsdecode(os.fsencode(folder) + b"/" + name + b".txt")).write_text("7")
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "300")
+    data = TextDataModule(folder, **SMALL)
+    assert check(data, tmp_path / "found.csv", picture=tmp_path / "drawn.png")
+    rows = list(csv.reader((tmp_path / "found.csv").open(encoding="utf-8", newline="")))[1:]
+    wanted = {
+        name.decode("utf-8", "surrogateescape").replace("\udce9", r"\udce9") for name in NAMES
+    }
+    assert {row[1] for row in rows if row[0] in {"train", "val"}} == wanted
+    assert (tmp_path / "drawn.png").stat().st_size > 0
+    screen.flush()
+    assert "[red]$a$" in screen.buffer.getvalue().decode()

@@ -54,6 +54,14 @@ def test_a_finished_run_is_not_written_over(result, tmp_path):
         refuse_finished(tmp_path)
 
 
+def test_a_run_that_lacks_figures_may_go_on(tmp_path):
+    (tmp_path / "scores-val.json").write_text('{"a/em1": 1.0, "failed": {"a/meteor": "why"}}')
+    refuse_finished(tmp_path)
+    (tmp_path / "scores-test.json").write_text('{"a/em1": 1.0}')
+    with pytest.raises(RunFolderError, match="already holds a finished run"):
+        refuse_finished(tmp_path)
+
+
 def changed(path: str, value: object) -> dict:
     settings = yaml.safe_load(yaml.safe_dump(SETTINGS))
     *above, name = path.split(".")

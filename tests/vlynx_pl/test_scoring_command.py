@@ -144,6 +144,31 @@ def test_avsds_reference_file_decides_the_protocol(avsd, predictions, monkeypatc
     assert figures["avsd/rouge_l_6ref"] < 100 and "avsd/cider_6ref_dstc7" in figures
 
 
+@pytest.mark.parametrize("what", ["meteor", "tokenised"])
+def test_a_program_that_fails_costs_its_own_figures_only(
+    tmp_path, predictions, monkeypatch, capsys, what
+):
+    def broken(*sentences):
+        raise UserError("it failed. Mend it")
+
+    monkeypatch.setattr(captions, "meteor", lambda said, wanted: 0.5)
+    monkeypatch.setattr(captions, what, broken)
+    row = {"scene_id": "s", "question_id": "7", "question": "?", "answers": ["two"]}
+    path = tmp_path / "ScanQA_v1.0_val.json"
+    path.write_text(json.dumps([row | {"object_ids": [], "object_names": []}]))
+    with pytest.raises(UserError) as caught:
+        score("ScanQA", predictions(*said(**{"7": "two"})), path)
+    named = str(caught.value)
+    assert "scanqa/meteor" in named and named.endswith("could not be computed: it failed. Mend it")
+    assert ("scanqa/cider" in named) == (what == "tokenised") and "em1" not in named
+    printed = {
+        line.split("│")[1].strip(): line
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("│")
+    }
+    assert "100.00" in printed["scanqa/em1"] and "failed" in printed["scanqa/meteor"]
+
+
 def test_references_kept_back_are_said(avsd, predictions):
     single, _ = avsd
     single.write_text(single.read_text().replace("a man sits", "__UNDISCLOSED__"))

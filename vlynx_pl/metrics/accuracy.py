@@ -9,6 +9,18 @@ Rule: TypeAlias = Callable[[str, tuple[str, ...]], bool]  # is what was said rig
 Figures: TypeAlias = dict[str, float]
 
 
+class NoFigure(float):
+    """Not a number: the place of a figure that could not be computed, with the reason."""
+
+    reason: str
+
+    def __new__(cls, reason: str) -> "NoFigure":
+        """A NaN with a reason, which ends in what to do about it."""
+        figure = super().__new__(cls, "nan")
+        figure.reason = reason
+        return figure
+
+
 def is_right(answer: Answered, rule: Rule) -> bool:
     """What the rule says of an answer, if there is one: nothing said is never right."""
     return not answer.failed and rule(answer.text, answer.references)

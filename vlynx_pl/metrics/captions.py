@@ -5,11 +5,13 @@ subsets must never be scored and averaged. Of a single question CIDEr is 0.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-from vlynx_pl.metrics.accuracy import Figures
+from vlynx_pl.errors import UserError
+from vlynx_pl.metrics.accuracy import Figures, NoFigure
 from vlynx_pl.metrics.answered import Answered
 from vlynx_pl.metrics.java import coco, meteor, tokenised
 
@@ -59,17 +61,22 @@ def cider_d(sentences: Tokens) -> list[float]:
 def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Figures:
     """All caption scores of a corpus, as pycocoevalcap gives them (CIDEr 0 to 10, others 0 to 1).
 
-    Raises:
-        UserError: Java or pycocoevalcap is missing or broken.
+    A score whose program is missing or fails is a ``NoFigure``, and the others stand.
     """
-    sentences = tokens(hypotheses, references)
-    blues = {f"bleu{n}": score for n, score in enumerate(bleu(sentences), 1)}
-    return {
-        "cider": _mean(cider_d(sentences)),
-        **blues,
-        "meteor": meteor(*sentences),
-        "rouge_l": _mean(rouge_l(sentences)),
+    made = cache(lambda: tokens(hypotheses, references))
+    scorers: dict[tuple[str, ...], Callable[[], Sequence[float]]] = {
+        ("cider",): lambda: [_mean(cider_d(made()))],
+        ("bleu1", "bleu2", "bleu3", "bleu4"): lambda: bleu(made()),
+        ("meteor",): lambda: [meteor(*made())],
+        ("rouge_l",): lambda: [_mean(rouge_l(made()))],
     }
+    scores: Figures = {}
+    for names, scorer in scorers.items():
+        try:
+            scores |= zip(names, scorer(), strict=True)
+        except UserError as error:
+            scores |= dict.fromkeys(names, NoFigure(str(error)))
+    return scores
 
 
 def caption_figures(
@@ -86,7 +93,10 @@ def caption_figures(
     said = [clean(answer.text) for answer in answered]
     wanted = [[clean(text) for text in answer.references] for answer in answered]
     scores = caption_scores(said, wanted)
-    return {f"{name}/{figure}{suffix}": 100 * score for figure, score in scores.items()}
+    return {
+        f"{name}/{figure}{suffix}": score if isinstance(score, NoFigure) else 100 * score
+        for figure, score in scores.items()
+    }
 
 
 def cider_of_each(answered: Sequence[Answered], clean: Callable[[str], str] = str) -> list[float]:

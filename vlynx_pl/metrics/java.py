@@ -178,7 +178,10 @@ def _conversation(
 
 
 def _failed(program: str, reason: str) -> UserError:
-    return UserError(f"{program} failed on {find_java()}: {reason}. {_REMEDY}")
+    return UserError(
+        f"{program} failed on {find_java()}: {reason}. It needs Java 8 or newer and 2 GB of "
+        "memory; put another `java` first in PATH, or run it where there is more memory"
+    )
 
 
 def _last_words(output: bytes) -> str:

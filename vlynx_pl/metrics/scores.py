@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
-from vlynx_pl.metrics.accuracy import Figures
+from vlynx_pl.metrics.accuracy import Figures, NoFigure
 from vlynx_pl.metrics.answered import Answered, decoded, encoded, merged
 from vlynx_pl.metrics.protocols import Protocol
 
@@ -57,6 +58,8 @@ class Scores(Metric):
     def compute(self) -> Figures:
         """The figures, the paper's first, with ``n_total``, ``n_answered`` and ``n_failed``.
 
+        One whose program fails is a ``NoFigure``; see :func:`failures`.
+
         Raises:
             UserError: there is nothing to score, or something that can't be scored.
         """
@@ -95,11 +98,29 @@ def table(figures: Mapping[str, float], chosen: str | None = None) -> Table:
     numbers = [name for name in figures if "/n_" in name]
     rows = Table("score", "figure", caption="in percent, CIDEr × 100; failed is wrong")
     rows.columns[1].justify = "right"
-    rows.add_row(f"[bold]{first}", f"[bold]{figures[first]:.2f}")
+    rows.add_row(f"[bold]{escape(first)}", f"[bold]{_shown(figures[first])}")
     for name in numbers:
-        rows.add_row(name, f"{figures[name]:.0f}")
+        rows.add_row(escape(name), f"{figures[name]:.0f}")
     rows.add_section()
     for name, figure in figures.items():
         if name != first and name not in numbers:
-            rows.add_row(name, f"{figure:.2f}")
+            rows.add_row(escape(name), _shown(figure))
     return rows
+
+
+def failures(figures: Mapping[str, float]) -> dict[str, str]:
+    """The figures that could not be computed, with their reasons."""
+    return {name: one.reason for name, one in figures.items() if isinstance(one, NoFigure)}
+
+
+def told(failed: Mapping[str, str]) -> str:
+    """What could not be computed and why, each reason once."""
+    names: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        names.setdefault(reason, []).append(name)
+    parts = (f"{', '.join(of)} could not be computed: {why}" for why, of in names.items())
+    return ". ".join(parts)
+
+
+def _shown(figure: float) -> str:
+    return "failed" if isinstance(figure, NoFigure) else f"{figure:.2f}"

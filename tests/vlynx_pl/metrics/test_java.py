@@ -1,11 +1,15 @@
+import io
+import math
 import shutil
 import sys
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from vlynx_pl.errors import UserError
-from vlynx_pl.metrics import java, scores_for
+from vlynx_pl.metrics import captions, failures, java, scores_for, table, told
+from vlynx_pl.metrics.accuracy import NoFigure
 from vlynx_pl.metrics.captions import caption_scores
 from vlynx_pl.metrics.java import find_java, meteor, tokenised
 
@@ -99,8 +103,26 @@ def test_a_meteor_that_hangs_is_ended(only, program, monkeypatch):
 
 def test_a_missing_pycocoevalcap_is_one_message(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
-    with pytest.raises(UserError, match="pip install pycocoevalcap"):
-        caption_scores(["a"], [["b"]])
+    failed = failures(caption_scores(["a"], [["b"]]))
+    assert len(failed) == 7 and len(set(failed.values())) == 1
+    assert "pip install pycocoevalcap" in failed["meteor"]
+
+
+def test_a_meteor_that_fails_costs_no_other_figure(monkeypatch):
+    def broken(said, wanted):
+        raise UserError("METEOR failed. Mend it")
+
+    sentences = ["a cat", "two dogs"], [["a cat"], ["a dog"]]
+    whole = caption_scores(*sentences)
+    monkeypatch.setattr(captions, "meteor", broken)
+    figures = caption_scores(*sentences)
+    assert failures(figures) == {"meteor": "METEOR failed. Mend it"}
+    assert math.isnan(figures.pop("meteor")) and 0 < whole.pop("meteor") <= 1
+    assert figures == whole
+    shown = io.StringIO()
+    Console(file=shown).print(table({"a/cider": 1.0, "a/meteor": NoFigure("Mend it")}))
+    assert "failed" in shown.getvalue() and "nan" not in shown.getvalue()
+    assert told({"a": "b. Mend c", "d": "b. Mend c"}) == "a, d could not be computed: b. Mend c"
 
 
 @pytest.mark.slow
