@@ -20,13 +20,13 @@ from tests.conftest import CONFIGS, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scenes
 from tests.processes import PATIENCE_S
 from vlynx_pl import cli, lightning_cli
-from vlynx_pl.adapters import load_adapter
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.checkpoints import checkpoints
 from vlynx_pl.guidance import InterfaceGuidance
 from vlynx_pl.interruption import Interrupted
 from vlynx_pl.losses import token_statistics_loss
+from vlynx_pl.saved_adapters import saved_config
 
 QUICK = ["--data.num_workers=0", "--data.batch_size=2", "--trainer.max_epochs=1"]
 
@@ -88,8 +88,8 @@ def test_before_and_after_are_what_the_adapter_is_measured_to_be(finished, data,
     module = InterfaceAlignment(backbone, "3d", rank=16, alpha=32).eval()
     guidance = InterfaceGuidance.load(run / "guidance.safetensors")
     module.use_guidance(guidance)
-    load_adapter(backbone.vision_adapters, "3d", run / "adapters" / "vision-3d")
-    for when, adapter in (("before", None), ("after", "3d")):
+    backbone.load_vision_adapter("trained", saved_config(run / "adapters" / "vision-3d"))
+    for when, adapter in (("before", None), ("after", "trained")):
         with torch.no_grad():
             parts = [module.encode(b["frames"], adapter) for b in held_out.val_dataloader()]
         tokens = torch.cat([part.tokens for part in parts])

@@ -10,19 +10,18 @@ import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vlynx_pl.errors import FOREIGN, UserError
+from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_folder
 
 
@@ -30,49 +29,78 @@ class AdapterError(UserError):
     """An adapter folder that cannot be read, or one that was made for another model."""
 
 
-def add_adapter(
-    root: nn.Module,
-    wrapper: PeftModel | None,
-    name: str,
-    *,
-    base: str,
-    rank: int,
-    alpha: int,
-    dropout: float,
-) -> PeftModel:
-    """Inject a LoRA adapter into every ``nn.Linear`` under ``root``, in place.
+@dataclass(frozen=True)
+class LoraVariant:
+    """Which LoRA a new adapter is, under PEFT's names for it.
+
+    Args:
+        use_rslora: scale by alpha/√r instead of alpha/r (rsLoRA, arXiv 2312.03732).
+        use_dora: learn magnitudes and directions of weights apart (DoRA, arXiv 2402.09353).
+    """
+
+    use_rslora: bool = False
+    use_dora: bool = False
+
+
+def new_config(
+    root: nn.Module, rank: int, alpha: int, dropout: float, lora: LoraVariant | None = None
+) -> LoraConfig:
+    """PEFT's configuration of an adapter for every ``nn.Linear`` under ``root``.
 
     Args:
         root: the vision tower or the LLM.
-        wrapper: the PEFT model already around ``root``, or None for its first adapter.
-        name: adapter name, a modality or a task.
-        base: name of the base model, noted in the saved configuration.
         rank: LoRA r (paper: 64).
         alpha: LoRA scale numerator (128 for vision, 16 for the LLM; method.md section 4).
         dropout: LoRA dropout (0.05).
-
-    Raises:
-        ValueError: an adapter of that name exists, or the name is not a plain word.
+        lora: its variant; None is plain LoRA.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise ValueError(f"adapter name {name!r}: use letters, digits, '_' and '-' only")
-    if wrapper is not None and name in wrapper.peft_config:
-        raise ValueError(f"adapter {name!r} exists already; adapters: {list(wrapper.peft_config)}")
-    config = LoraConfig(
+    return LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         # A list of full names: a bare suffix such as q_proj would also be right for other towers.
         target_modules=_linear_names(root),
-        base_model_name_or_path=base,
+        **asdict(lora or LoraVariant()),
     )
-    with warnings.catch_warnings():
+
+
+def add_adapter(
+    root: nn.Module,
+    wrapper: PeftModel | None,
+    name: str,
+    config: LoraConfig,
+    *,
+    empty: bool = False,
+) -> PeftModel:
+    """Inject a LoRA adapter into ``root``, in place.
+
+    Args:
+        root: the vision tower or the LLM.
+        wrapper: the PEFT model already around ``root``, or None for its first adapter.
+        name: adapter name, a modality or a task.
+        config: PEFT's, such as :func:`new_config` makes.
+        empty: leave the weights on the meta device, which takes no memory, to be loaded.
+
+    Raises:
+        UserError: an adapter of that name exists, or the name is not a plain word.
+    """
+    # PEFT makes an entry of an nn.ModuleDict of it, which knows some names already.
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict(), name):
+        raise UserError(
+            f"adapter name {name!r}: use letters, digits, '_' and '-' only, and no name of torch's "
+            "own such as 'type'"
+        )
+    if wrapper is not None and name in wrapper.peft_config:
+        raise UserError(f"adapter {name!r} exists already; adapters: {list(wrapper.peft_config)}")
+    # PEFT's low_cpu_mem_usage alone takes memory for one matrix after the other.
+    device = torch.device("meta") if empty else nullcontext()
+    with device, warnings.catch_warnings():
         # PEFT asks transformers 5 for a property under its old name.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         if wrapper is None:
-            wrapper = PeftModel(root, config, adapter_name=name)
+            wrapper = PeftModel(root, config, adapter_name=name, low_cpu_mem_usage=empty)
         else:
-            wrapper.add_adapter(name, config)
+            wrapper.add_adapter(name, config, low_cpu_mem_usage=empty)
     for parameter in adapter_parameters(wrapper, name).values():
         parameter.requires_grad_(True)
     return wrapper
@@ -124,15 +152,25 @@ def adapter_in_use(root: nn.Module) -> str | None:
 
 def adapter_parameters(wrapper: PeftModel, name: str) -> dict[str, nn.Parameter]:
     """The adapter's own parameters by name."""
-    own = re.compile(rf"\.lora_[AB]\.{name}\.")
+    own = re.compile(rf"\.lora_\w+\.{name}\.")
     return {key: p for key, p in wrapper.named_parameters() if own.search(key)}
 
 
+def adapted_layers(wrapper: PeftModel, name: str) -> dict[str, LoraLayer]:
+    """The layers that an adapter is in, by their names in ``wrapper``."""
+    layers = wrapper.named_modules()
+    return {key: m for key, m in layers if isinstance(m, LoraLayer) and name in m.scaling}
+
+
 def adapter_hash(wrapper: PeftModel, name: str) -> str:
-    """Hash of all that an adapter adds to the model."""
+    """Hash of all that an adapter adds to the model: its tensors and the scale of each layer."""
     config: Any = wrapper.peft_config[name]
-    scale = torch.tensor(config.lora_alpha / config.r)
-    return tensors_hash({**adapter_parameters(wrapper, name), "scale": scale})
+    plain = config.lora_alpha / config.r
+    scales = {key: layer.scaling[name] for key, layer in adapted_layers(wrapper, name).items()}
+    # Only a scale that is not the plain one is named, or an older adapter would have a new hash.
+    scales = {"": plain} | {f"{key}.": s for key, s in scales.items() if s != plain}
+    tensors = {f"{key}scale": torch.tensor(scale) for key, scale in scales.items()}
+    return tensors_hash(adapter_parameters(wrapper, name) | tensors)
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -165,92 +203,3 @@ def save_adapter(
         nested.rmdir()
         if made_with is not None:
             (unfinished / "made_with.json").write_text(json.dumps(made_with, indent=1))
-
-
-def load_adapter(wrapper: PeftModel, name: str, folder: Path) -> None:
-    """Load saved weights into the existing adapter ``name``; every tensor must be found.
-
-    Raises:
-        AdapterError: the files are missing or damaged, they belong to another model or rank, or a
-            value is not finite.
-    """
-    file = folder / "adapter_model.safetensors"
-    try:
-        tensors = load_file(file)
-    except (*FOREIGN, SafetensorError) as error:
-        raise AdapterError(
-            f"{file}: cannot be read as a PEFT adapter ({error}); copy the folder again or train "
-            "the adapter anew"
-        ) from error
-    expected = {
-        key.replace(f".{name}.", "."): parameter
-        for key, parameter in adapter_parameters(wrapper, name).items()
-    }
-    if missing := sorted(expected.keys() ^ tensors.keys()):
-        raise AdapterError(
-            f"{file}: made for another model, {len(missing)} tensors do not match, "
-            f"for example {missing[0]}; use the backbone it was trained on"
-        )
-    for key, parameter in expected.items():
-        if parameter.shape != tensors[key].shape:
-            raise AdapterError(
-                f"{file}: {key} has shape {tuple(tensors[key].shape)}, the adapter here "
-                f"{tuple(parameter.shape)}; build it with the rank in adapter_config.json"
-            )
-        if not holds_finite_numbers(tensors[key]):
-            raise AdapterError(
-                f"{file}: {key} holds other than finite numbers of float16 or more; train the "
-                "adapter anew"
-            )
-        parameter.data.copy_(tensors[key])
-
-
-def holds_finite_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor holds floats of 16 bits or more that are finite in float32."""
-    kind = tensor.dtype  # of the small ones torch cannot even tell
-    return kind.is_floating_point and kind.itemsize >= 2 and bool(tensor.float().isfinite().all())
-
-
-@dataclass(frozen=True)
-class SavedAdapter:
-    """What a folder says of its adapter."""
-
-    rank: int
-    alpha: int
-    dropout: float
-    made_with: Mapping[str, Any]  # backbone, fingerprint, frames; empty where plain PEFT saved it
-
-
-def saved_config(folder: Path) -> SavedAdapter:
-    """Read the settings of a saved adapter.
-
-    Raises:
-        AdapterError: the folder is no PEFT adapter.
-    """
-    try:
-        config = json.loads((folder / "adapter_config.json").read_text())
-        note = folder / "made_with.json"
-        made_with = dict(json.loads(note.read_text()) if note.is_file() else {})
-        for name, kind in (("fingerprint", str), ("drawing", dict)):
-            if not isinstance(made_with.get(name, kind()), kind):
-                raise ValueError(f"{name} in {note.name} is {made_with[name]!r:.60}")
-        rank = int(config["r"])
-        # A few bytes of settings must not make the model as large as they like.
-        if rank not in (ranks := _ranks(folder / "adapter_model.safetensors")) or rank < 1:
-            raise ValueError(f"its settings say rank {rank}, its weights {sorted(ranks)}")
-        alpha, dropout = int(config["lora_alpha"]), float(config["lora_dropout"])
-        if not (0 < alpha <= torch.finfo(torch.float32).max and 0 <= dropout < 1):
-            raise ValueError("its lora_alpha must be above 0, its lora_dropout from 0 to below 1")
-        return SavedAdapter(rank, alpha, dropout, made_with)
-    except (*FOREIGN, SafetensorError) as error:
-        raise AdapterError(
-            f"{folder} is no PEFT adapter ({error}); align or tune it first, or give the folder "
-            "that holds adapter_config.json, such as runs/…/adapters/vision-3d"
-        ) from error
-
-
-def _ranks(weights: Path) -> set[int]:
-    """Ranks of the matrices in a file, of which the header alone is read."""
-    with safe_open(weights, "pt") as file:
-        names = [name for name in file.keys() if ".lora_A." in name]  # noqa: SIM118
-        return {file.get_slice(name).get_shape()[0] for name in names}

@@ -16,14 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from vlynx_pl.adapter_training import AdapterTraining, evaluating
-from vlynx_pl.adapters import (
-    AdapterError,
-    SavedAdapter,
-    adapter_hash,
-    adapter_parameters,
-    load_adapter,
-    saved_config,
-)
+from vlynx_pl.adapters import AdapterError, LoraVariant, adapter_hash, adapter_parameters
 from vlynx_pl.answering import answer, choose
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.errors import UserError
@@ -35,6 +28,7 @@ from vlynx_pl.prefix_sharing import (
 )
 from vlynx_pl.question_texts import Question, target, unfit
 from vlynx_pl.ranks import share_of_batch
+from vlynx_pl.saved_adapters import SavedAdapter, saved_config
 from vlynx_pl.token_store import PRECISION, Kept, TokenStore
 
 _TURN: Final = 20  # more than the tokens around a question and its answer
@@ -58,6 +52,7 @@ class InstructionTuning(AdapterTraining):
             paper's "no interface adaptation" (Table 5).
         vision_rank: LoRA r of vision adapters that begin from nothing.
         vision_alpha: their LoRA scale numerator.
+        lora: rsLoRA or DoRA instead of plain LoRA, for all adapters that begin from nothing.
         vision_learning_rate: peak of theirs; null is ``learning_rate``. What suits the LLM may be
             far too much for a vision encoder.
         pooled: modalities whose tokens are averaged over each frame.
@@ -85,6 +80,7 @@ class InstructionTuning(AdapterTraining):
         train_vision: bool = False,
         vision_rank: int = 64,
         vision_alpha: int = 128,
+        lora: LoraVariant | None = None,
         vision_learning_rate: float | None = None,
         pooled: Sequence[str] = (),
         merged: Sequence[str] = (),
@@ -113,29 +109,30 @@ class InstructionTuning(AdapterTraining):
             beside = {name: Path(llm_adapter).parent / f"vision-{name}" for name in self.modalities}
             self.modalities |= {name: str(path) for name, path in beside.items() if path.is_dir()}
         for name, folder in self.modalities.items():
-            self._adapters[name] = self._add_vision(name, folder, vision_rank, vision_alpha)
+            self._adapters[name] = self._add_vision(name, folder, vision_rank, vision_alpha, lora)
         self.llm_adapter = llm_adapter
         if llm_adapter is None:
-            backbone.add_llm_adapter(task, rank, alpha, dropout)
+            backbone.add_llm_adapter(task, rank, alpha, dropout, lora)
         else:
             saved = self._saved(llm_adapter)
             self._tuned_on = saved.made_with.get("reads")
-            backbone.add_llm_adapter(task, saved.rank, saved.alpha, dropout)
-            load_adapter(backbone.llm_adapters, task, Path(llm_adapter))
+            saved.config.lora_dropout = dropout
+            backbone.load_llm_adapter(task, saved)
         if checkpointing:
             backbone.checkpoint_llm()
         self.train()
 
-    def _add_vision(self, name: str, folder: str | None, rank: int, alpha: int) -> str | None:
+    def _add_vision(
+        self, name: str, folder: str | None, rank: int, alpha: int, lora: LoraVariant | None
+    ) -> str | None:
         if folder is None:
             if not self.train_vision:
                 return None
-            self.backbone.add_vision_adapter(name, rank, alpha)
+            self.backbone.add_vision_adapter(name, rank, alpha, lora=lora)
             return name
         saved = self._saved(folder)
         self.made_with[name] = saved.made_with
-        self.backbone.add_vision_adapter(name, saved.rank, saved.alpha, saved.dropout)
-        load_adapter(self.backbone.vision_adapters, name, Path(folder))
+        self.backbone.load_vision_adapter(name, saved)
         for parameter in adapter_parameters(self.backbone.vision_adapters, name).values():
             parameter.requires_grad_(self.train_vision)
         return name

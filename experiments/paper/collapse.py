@@ -18,11 +18,11 @@ from torch import Tensor
 from experiments.paper.report import write_csv
 from experiments.paper.study import SENSES, Alignment, Place
 from experiments.paper.tables import ABLATED
-from vlynx_pl.adapters import load_adapter, saved_config
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones import VideoBackbone, load_backbone
 from vlynx_pl.files import atomic_file
 from vlynx_pl.guidance import moments
+from vlynx_pl.saved_adapters import saved_config
 
 _BACKBONE: Final = Path("experiments/miniature")
 _CLIPS: Final = 128
@@ -66,9 +66,7 @@ def measure(sense: str, place: Place, seed: int) -> dict[str, dict[str, list[flo
     streams = {"untouched": spread(backbone, pictures, None)}
     for loss, label in _LOSSES.items():
         folder = Alignment(sense, seed, label).adapter(place)
-        saved = saved_config(folder)
-        backbone.add_vision_adapter(label, saved.rank, saved.alpha)
-        load_adapter(backbone.vision_adapters, label, folder)
+        backbone.load_vision_adapter(label, saved_config(folder))
         streams[f"aligned by {loss}"] = spread(backbone, pictures, label)
     return {
         stream: {part: [a / b for a, b in zip(of[part], video[part], strict=True)] for part in of}

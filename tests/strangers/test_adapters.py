@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import MINIATURE
 from tests.strangers.conftest import DEEP, LONG_HEADERS, saved
-from vlynx_pl.adapters import AdapterError, load_adapter, save_adapter, saved_config
+from vlynx_pl.adapters import AdapterError, save_adapter
 from vlynx_pl.backbones import load_backbone
+from vlynx_pl.saved_adapters import saved_config
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def whole_adapter(tmp_path_factory):
     backbone.add_vision_adapter("3d", 4, 8)
     folder = tmp_path_factory.mktemp("adapters") / "3d"
     save_adapter(backbone.vision_adapters, "3d", folder, {"frames": {}})
-    assert saved_config(folder).rank == 4
+    assert saved_config(folder).config.r == 4
     return backbone, folder
 
 
@@ -37,10 +38,10 @@ def test_weights_of_an_adapter_that_are_a_pickle(adapted, pickled, weapon):
     for content in (pickled, saved(weapon)):
         weights.write_bytes(content)
         with pytest.raises(AdapterError, match=r"cannot be read as a PEFT adapter .*too large"):
-            load_adapter(backbone.vision_adapters, "3d", folder)
+            backbone.load_vision_adapter("stranger", saved_config(folder))
     weights.rename(folder / "adapter_model.bin")
-    with pytest.raises(AdapterError, match=r"cannot be read as a PEFT adapter \(No such file"):
-        load_adapter(backbone.vision_adapters, "3d", folder)
+    with pytest.raises(AdapterError, match=r"adapter_model\.bin: is a pickle, .* any program"):
+        backbone.load_vision_adapter("stranger", saved_config(folder))
 
 
 @pytest.mark.parametrize("content", LONG_HEADERS)
@@ -48,11 +49,12 @@ def test_weights_that_claim_a_long_header(adapted, content):
     backbone, folder = adapted
     (folder / "adapter_model.safetensors").write_bytes(content)
     with pytest.raises(AdapterError, match="cannot be read as a PEFT adapter"):
-        load_adapter(backbone.vision_adapters, "3d", folder)
+        backbone.load_vision_adapter("stranger", saved_config(folder))
 
 
 def settings(**changes: object) -> bytes:
-    return json.dumps({"r": 4, "lora_alpha": 8, "lora_dropout": 0.0} | changes).encode()
+    usual = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0.0}
+    return json.dumps(usual | {"target_modules": "all-linear"} | changes).encode()
 
 
 @pytest.mark.parametrize(
@@ -83,17 +85,35 @@ def settings(**changes: object) -> bytes:
 def test_settings_of_an_adapter_that_are_none(adapted, content):
     _, folder = adapted
     (folder / "adapter_config.json").write_bytes(content)
-    with pytest.raises(AdapterError, match="3d is no PEFT adapter"):
+    with pytest.raises(AdapterError, match="3d is not a PEFT adapter"):
         saved_config(folder)
 
 
-@pytest.mark.parametrize("rank", [10**9, 5, 0, -4])
-def test_a_rank_is_that_of_the_weights(adapted, rank):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"r": 10**9},
+        {"r": 5},
+        {"r": 2**31 - 1, "use_dora": True},
+        {"rank_pattern": {"fc1": 10**9}},
+        {"target_modules": "(.*patch_embedding|.*proj)", "r": 10**8},
+    ],
+)
+def test_a_rank_is_that_of_the_weights(adapted, changes):
     """Or else a few bytes would make the model as large as they like."""
+    backbone, folder = adapted
+    (folder / "adapter_config.json").write_bytes(settings(**changes))
+    with pytest.raises(AdapterError, match=r"adapter_config\.json asks for"):
+        backbone.load_vision_adapter("stranger", saved_config(folder))
+
+
+@pytest.mark.parametrize("rank", [0, -4, 2**31, 10**30, 4.0, True, "4"])
+def test_a_rank_is_a_whole_number(adapted, rank):
     _, folder = adapted
-    (folder / "adapter_config.json").write_bytes(settings(r=rank))
-    with pytest.raises(AdapterError, match="3d is no PEFT adapter"):
-        saved_config(folder)
+    for changes in ({"r": rank}, {"rank_pattern": {"fc1": rank}}):
+        (folder / "adapter_config.json").write_bytes(settings(**changes))
+        with pytest.raises(AdapterError, match="3d is not a PEFT adapter"):
+            saved_config(folder)
 
 
 def rewrite_weights(folder, change):
@@ -101,12 +121,11 @@ def rewrite_weights(folder, change):
     save_file({name: change(tensor) for name, tensor in load_file(path).items()}, path)
 
 
-def test_a_rank_of_nothing(adapted):
-    _, folder = adapted
+def test_matrices_of_nothing(adapted):
+    backbone, folder = adapted
     rewrite_weights(folder, lambda tensor: tensor[:0].contiguous())
-    (folder / "adapter_config.json").write_bytes(settings(r=0))
-    with pytest.raises(AdapterError, match="its settings say rank 0"):
-        saved_config(folder)
+    with pytest.raises(AdapterError, match=r"lora_A\.weight is of shape \(0, \d+\), but"):
+        backbone.load_vision_adapter("stranger", saved_config(folder))
 
 
 @pytest.mark.parametrize(
@@ -125,14 +144,14 @@ def test_weights_that_are_no_finite_numbers(adapted, change):
     backbone, folder = adapted
     rewrite_weights(folder, change)
     with pytest.raises(AdapterError, match=r"lora_A.* holds other than finite numbers"):
-        load_adapter(backbone.vision_adapters, "3d", folder)
+        backbone.load_vision_adapter("stranger", saved_config(folder))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_weights_of_other_precisions_are_welcome(adapted, kind):
     backbone, folder = adapted
     rewrite_weights(folder, lambda tensor: tensor.to(kind))
-    load_adapter(backbone.vision_adapters, "3d", folder)
+    backbone.load_vision_adapter(f"of-{kind}".replace(".", "-"), saved_config(folder))
 
 
 @pytest.mark.parametrize(
@@ -145,5 +164,5 @@ def test_weights_of_other_precisions_are_welcome(adapted, kind):
 def test_a_note_beside_an_adapter_that_is_none(adapted, content):
     _, folder = adapted
     (folder / "made_with.json").write_bytes(content)
-    with pytest.raises(AdapterError, match="3d is no PEFT adapter"):
+    with pytest.raises(AdapterError, match="3d is not a PEFT adapter"):
         saved_config(folder)

@@ -19,7 +19,7 @@ from datamodules.video import VideoSource
 from tests.conftest import MINIATURE
 from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
 from vlynx_pl import cli, lightning_cli
-from vlynx_pl.adapters import adapter_parameters, load_adapter, save_adapter
+from vlynx_pl.adapters import adapter_parameters, save_adapter
 from vlynx_pl.asking_command import GivenFiles, open_run, read_configuration
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
@@ -158,10 +158,8 @@ def test_the_answer_is_the_runs_own_on_its_own_streams(world, vlynx_ask, tmp_pat
     code, said, shown = vlynx_ask(world / "run", f"--depth={scene}", QUESTION)
     assert code == 0, shown
     config = yaml.safe_load((world / "run" / "config.yaml").read_text())["model"]["init_args"]
-    del config["llm_adapter"]
+    config["llm_adapter"] = str(world / "run" / "adapters" / "llm-scanqa")
     module = InstructionTuning(load_backbone(str(MINIATURE), "float32"), **config).eval()
-    adapters = module.backbone.llm_adapters
-    load_adapter(adapters, "scanqa", world / "run" / "adapters" / "llm-scanqa")
     data = DepthDataModule(
         world, benchmark=ScanQA(ask_scenes(tmp_path)), objective="tuning", frames=3,
         frame_size=SIZE, num_workers=0,

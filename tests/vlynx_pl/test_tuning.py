@@ -192,7 +192,7 @@ def test_an_adapter_of_another_backbone_is_refused(fresh, aligned):
 
 
 def test_a_folder_that_is_no_adapter_is_named(fresh, tmp_path):
-    with pytest.raises(AdapterError, match=rf"{tmp_path} is no PEFT adapter"):
+    with pytest.raises(AdapterError, match=rf"{tmp_path} is not a PEFT adapter"):
         InstructionTuning(fresh, "qa", {"3d": str(tmp_path)}, **LLM)
 
 

@@ -11,12 +11,20 @@ from functools import cached_property
 from typing import Any, Final, Self
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
-from vlynx_pl.adapters import adapter_in_use, add_adapter, tensors_hash, use_adapter
+from vlynx_pl.adapters import (
+    LoraVariant,
+    adapter_in_use,
+    add_adapter,
+    new_config,
+    tensors_hash,
+    use_adapter,
+)
+from vlynx_pl.saved_adapters import SavedAdapter, load_adapter
 
 _CHECKPOINTED: Final = "gradient_checkpointing"  # transformers' flag on a module
 
@@ -208,30 +216,48 @@ class VideoBackbone(nn.Module, ABC):
         return list(video.image_mean), list(video.image_std)
 
     def add_vision_adapter(
-        self, name: str, rank: int = 64, alpha: int = 128, dropout: float = 0.05
+        self,
+        name: str,
+        rank: int = 64,
+        alpha: int = 128,
+        dropout: float = 0.05,
+        lora: LoraVariant | None = None,
     ) -> None:
-        """Inject a trainable LoRA adapter, one a modality, into the vision tower."""
-        self._add_adapter("vision", self.vision_tower, name, rank, alpha, dropout)
+        """Inject a trainable LoRA adapter, one per modality, into the vision tower."""
+        root = self.vision_tower
+        self._add_adapter("vision", root, name, new_config(root, rank, alpha, dropout, lora))
 
     def add_llm_adapter(
-        self, name: str, rank: int = 64, alpha: int = 16, dropout: float = 0.05
+        self,
+        name: str,
+        rank: int = 64,
+        alpha: int = 16,
+        dropout: float = 0.05,
+        lora: LoraVariant | None = None,
     ) -> None:
-        """Inject a trainable LoRA adapter, one a task, into the LLM."""
-        self._add_adapter("llm", self.language_model, name, rank, alpha, dropout)
+        """Inject a trainable LoRA adapter, one per task, into the LLM."""
+        root = self.language_model
+        self._add_adapter("llm", root, name, new_config(root, rank, alpha, dropout, lora))
+
+    def load_vision_adapter(self, name: str, saved: SavedAdapter) -> None:
+        """Inject a saved adapter into the vision tower; raises AdapterError if it does not fit."""
+        self._add_adapter("vision", self.vision_tower, name, saved)
+
+    def load_llm_adapter(self, name: str, saved: SavedAdapter) -> None:
+        """Inject a saved adapter into the LLM; raises AdapterError if it does not fit."""
+        self._add_adapter("llm", self.language_model, name, saved)
 
     def _add_adapter(
-        self, part: str, root: nn.Module, name: str, rank: int, alpha: int, dropout: float
+        self, part: str, root: nn.Module, name: str, new: LoraConfig | SavedAdapter
     ) -> None:
         _ = self.fingerprint  # of the base; taken before anything is injected
-        self._peft[part] = add_adapter(
-            root,
-            self._peft.get(part),
-            name,
-            base=self.name,
-            rank=rank,
-            alpha=alpha,
-            dropout=dropout,
-        )
+        wrapper = self._peft.get(part)
+        if isinstance(new, SavedAdapter):
+            new.config.base_model_name_or_path = self.name
+            self._peft[part] = load_adapter(root, wrapper, name, new)
+        else:
+            new.base_model_name_or_path = self.name
+            self._peft[part] = add_adapter(root, wrapper, name, new)
         self.train(False)  # PEFT's new layers start with dropout on
 
     def checkpoint_llm(self) -> None:

@@ -9,10 +9,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vlynx_pl.adapters import AdapterError, holds_finite_numbers
+from vlynx_pl.adapters import AdapterError
 from vlynx_pl.baselines.pave import TemporalPatch
 from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.files import atomic_folder, stays_inside
+from vlynx_pl.saved_adapters import holds_finite_numbers
 
 
 def save_patch(patch: TemporalPatch, folder: Path, made_with: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from vlynx_pl.adapters import AdapterError, tensors_hash
+from vlynx_pl.adapters import AdapterError, LoraVariant, tensors_hash
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.baselines.pave import TemporalPatch
 from vlynx_pl.baselines.pave_files import load_patch, read_features, save_patch
@@ -43,6 +43,7 @@ class PaveTuning(InstructionTuning):
         rank: LoRA r of an LLM adapter that begins from nothing.
         alpha: its LoRA scale numerator.
         dropout: LoRA dropout.
+        lora: rsLoRA or DoRA instead of plain LoRA.
         llm_adapter: folder of an LLM adapter to begin with, or to evaluate, whatever its rank. Its
             patch lies beside it, and is loaded with it.
         question_budget: see InstructionTuning, as for all that follows.
@@ -74,6 +75,7 @@ class PaveTuning(InstructionTuning):
         rank: int = 64,
         alpha: int = 16,
         dropout: float = 0.05,
+        lora: LoraVariant | None = None,
         llm_adapter: str | None = None,
         question_budget: int = 4096,
         max_new_tokens: int = 64,
@@ -106,6 +108,7 @@ class PaveTuning(InstructionTuning):
             rank=rank,
             alpha=alpha,
             dropout=dropout,
+            lora=lora,
             llm_adapter=llm_adapter,
             question_budget=question_budget,
             max_new_tokens=max_new_tokens,
