@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 from typing_extensions import override
 
-from vlynx_pl.adapters import AdapterError, save_adapter
+from vlynx_pl.adapters import AdapterError, adapted_layers, save_adapter
 from vlynx_pl.backbones.base import VideoBackbone
 
 
@@ -63,7 +63,12 @@ class AdapterTraining(LightningModule):
 
     def premises(self) -> dict[str, Any]:
         """What a run that was stopped must find unchanged: plain numbers and names."""
-        return {"backbone": self.backbone.fingerprint}
+        # What an adapter's tensors are multiplied by is not in them.
+        scales = {
+            folder: sorted({layer.scaling[name] for layer in adapted_layers(peft, name).values()})
+            for folder, (peft, name) in self.trained_adapters().items()
+        }
+        return {"backbone": self.backbone.fingerprint, "scales": scales}
 
     @override
     def setup(self, stage: str) -> None:
@@ -133,7 +138,8 @@ class AdapterTraining(LightningModule):
                 "saved with"
             )
         for what, now in self.premises().items():
-            if (then := checkpoint["premises"].get(what)) != now:
+            # An older version's checkpoint says nothing of scales.
+            if (then := checkpoint["premises"].get(what, now)) != now:
                 raise AdapterError(
                     f"the checkpoint was saved with {what} {then}, this run has {now}; go on with "
                     "what it was begun with, or begin a new run in another folder"

@@ -162,6 +162,15 @@ def adapted_layers(wrapper: PeftModel, name: str) -> dict[str, LoraLayer]:
     return {key: m for key, m in layers if isinstance(m, LoraLayer) and name in m.scaling}
 
 
+def train_adapters(wrapper: PeftModel, mode: bool) -> None:
+    """Switch dropout of all adapters on or off, and nothing of the model itself."""
+    for name, module in wrapper.named_modules():
+        if ".lora_dropout" in name:
+            module.train(mode)
+        elif getattr(module, "lora_magnitude_vector", None):
+            module.training = mode  # a DoRA layer passes its dropout by otherwise
+
+
 def adapter_hash(wrapper: PeftModel, name: str) -> str:
     """Hash of all that an adapter adds to the model: its tensors and the scale of each layer."""
     config: Any = wrapper.peft_config[name]

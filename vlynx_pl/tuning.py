@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from vlynx_pl.adapter_training import AdapterTraining, evaluating
-from vlynx_pl.adapters import AdapterError, LoraVariant, adapter_hash, adapter_parameters
+from vlynx_pl.adapters import (
+    AdapterError,
+    LoraVariant,
+    adapter_hash,
+    adapter_parameters,
+    train_adapters,
+)
 from vlynx_pl.answering import answer, choose
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.errors import UserError
@@ -154,9 +160,7 @@ class InstructionTuning(AdapterTraining):
         super().train(mode)
         if not self.train_vision and any(self._adapters.values()):
             # A frozen adapter reads without dropout, as it will when questions are answered.
-            for name, module in self.backbone.vision_adapters.named_modules():
-                if ".lora_dropout" in name:
-                    module.train(False)
+            train_adapters(self.backbone.vision_adapters, False)
         return self
 
     @override

@@ -22,6 +22,7 @@ from vlynx_pl.adapters import (
     add_adapter,
     new_config,
     tensors_hash,
+    train_adapters,
     use_adapter,
 )
 from vlynx_pl.saved_adapters import SavedAdapter, load_adapter
@@ -311,7 +312,5 @@ class VideoBackbone(nn.Module, ABC):
         for layer in self._checkpointed:
             layer.training = mode  # what transformers goes by; its parts stay in eval mode
         for wrapper in self._peft.values():
-            for name, module in wrapper.named_modules():
-                if ".lora_dropout" in name:
-                    module.train(mode)
+            train_adapters(wrapper, mode)
         return self

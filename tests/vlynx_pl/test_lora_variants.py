@@ -1,0 +1,137 @@
+"""rsLoRA and DoRA: trained, stopped and resumed, saved, read by plain PEFT, and asked."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from peft import PeftModel
+from torch.testing import assert_close
+from torch.utils.data import DataLoader
+
+from tests.conftest import MINIATURE
+from tests.vlynx_pl.test_tuning import episode
+from vlynx_pl.adapters import AdapterError, LoraVariant, adapter_parameters
+from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.guidance import estimate_guidance
+from vlynx_pl.tuning import InstructionTuning
+
+VARIANTS = {"rsLoRA": LoraVariant(use_rslora=True), "DoRA": LoraVariant(use_dora=True)}
+LORA = {
+    "rank": 4,
+    "alpha": 8,
+    "dropout": 0.2,
+    "vision_rank": 4,
+    "learning_rate": 1e-2,
+    "max_new_tokens": 2,
+}
+
+
+def tuning(lora, alpha=8) -> InstructionTuning:
+    backbone = load_backbone(str(MINIATURE), "float32")
+    settings = LORA | {"alpha": alpha}
+    return InstructionTuning(
+        backbone, "qa", {"3d": None}, **settings, train_vision=True, lora=lora, warmup=0.0
+    )
+
+
+def fit(module, videos, folder, checkpoint=None):
+    clips = [episode(videos, "3d", answers=(word,)) for word in ("red", "box")]
+    for clip in clips:  # Lightning itself moves no frozen dataclass
+        clip["questions"] = [SimpleNamespace(**vars(asked)) for asked in clip["questions"]]
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", logger=False,
+        callbacks=[ModelCheckpoint(folder, save_top_k=-1)],
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    batches = DataLoader(clips, collate_fn=list)
+    trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
+    return {name: parameter.detach().clone() for name, parameter in module._trained().items()}
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def lora(request):
+    return request.param
+
+
+def test_a_tuned_variant_resumes_and_is_read_everywhere(lora, videos, tmp_path):
+    torch.manual_seed(0)
+    module = tuning(lora)
+    begun = {name: p.detach().clone() for name, p in module._trained().items()}
+    trained = fit(module, videos, tmp_path)
+    assert all(not torch.equal(trained[name], begun[name]) for name in begun)
+    assert any("magnitude" in name for name in begun) == lora.use_dora
+
+    [middle] = tmp_path.glob("epoch=0*.ckpt")
+    torch.manual_seed(1)
+    resumed = fit(tuning(lora), videos, tmp_path / "again", middle)
+    assert resumed.keys() == trained.keys()
+    assert all(torch.equal(resumed[name], trained[name]) for name in trained)
+
+    module.save_adapters(tmp_path / "run", {})
+    saved = tmp_path / "run" / "vision-3d", tmp_path / "run" / "llm-qa"
+    again = InstructionTuning(
+        load_backbone(str(MINIATURE), "float32"), "qa", {"3d": str(saved[0])},
+        llm_adapter=str(saved[1]), max_new_tokens=2,
+    )  # fmt: skip
+    again.eval()
+    clip = episode(videos, "3d")
+    assert again.answers(clip) == module.answers(clip)
+    with torch.no_grad():
+        assert_close(again.losses(clip), module.eval().losses(clip), atol=1e-5, rtol=0)
+
+    plain = load_backbone(str(MINIATURE), "float32")
+    PeftModel.from_pretrained(plain.vision_tower, str(saved[0])).eval()
+    pixels = plain.normalise(clip["streams"]["3d"][None])
+    with torch.no_grad():
+        tokens = plain.model.model.get_video_features(pixels).pooler_output[0, :-1]
+        assert_close(module.read(clip)[1].flatten(0, 1), tokens, atol=1e-5, rtol=0)
+
+
+def test_an_aligned_variant_learns_and_leaves_the_base_alone(lora, videos, backbone):
+    guidance = estimate_guidance(backbone, [videos])
+    torch.manual_seed(0)
+    module = InterfaceAlignment(backbone, "3d", rank=4, alpha=8, dropout=0.0, lora=lora)
+    module.use_guidance(guidance)
+    frames = 255 - videos
+    untouched = backbone.encode(frames)
+    optimizer = torch.optim.AdamW(adapter_parameters(backbone.vision_adapters, "3d").values(), 1e-2)
+    totals = []
+    for _ in range(5):
+        loss = module.losses(frames)["total"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        totals.append(loss.item())
+    assert totals[-1] < totals[0]
+    assert torch.equal(backbone.encode(frames), untouched)
+
+
+def test_dropout_of_a_variant_is_on_in_training_alone(lora, videos, backbone):
+    backbone.add_vision_adapter("3d", 4, 8, 0.5, lora)
+    for name, parameter in adapter_parameters(backbone.vision_adapters, "3d").items():
+        if "magnitude" not in name:
+            parameter.data.normal_(std=0.1)
+    one, two = backbone.encode(videos, "3d"), backbone.encode(videos, "3d")
+    assert torch.equal(one, two)
+    backbone.train()
+    assert not torch.allclose(backbone.encode(videos, "3d"), backbone.encode(videos, "3d"), 1e-2)
+    backbone.eval()
+    assert torch.equal(backbone.encode(videos, "3d"), one)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(LoraVariant(use_rslora=True), 8), (None, 16)],
+    ids=["rsLoRA", "alpha"],
+)
+def test_a_checkpoint_of_another_scale_is_refused(other):
+    module = tuning(None)
+    checkpoint = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(checkpoint)
+    with pytest.raises(AdapterError, match=r"saved with scales .*'llm-qa': \[2\.0\]"):
+        tuning(*other).on_load_checkpoint(checkpoint)
+    del checkpoint["premises"]["scales"]  # as older versions did
+    module.on_load_checkpoint(checkpoint)
