@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import PeftModel
@@ -135,3 +136,14 @@ def test_a_checkpoint_of_another_scale_is_refused(other):
         tuning(*other).on_load_checkpoint(checkpoint)
     del checkpoint["premises"]["scales"]  # as older versions did
     module.on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("config", ["align/3d.yaml", "tune/scanqa.yaml"])
+def test_a_variant_is_a_setting(vlynx, config, tmp_path):
+    code, printed = vlynx(
+        "fit", "--config=experiments/backbones/miniature.yaml", f"--config=experiments/{config}",
+        f"--data.root={tmp_path}", "--model.lora.use_dora=true", "--print_config",
+    )  # fmt: skip
+    assert code == 0, printed
+    lora = yaml.safe_load(printed)["model"]["init_args"]["lora"]
+    assert lora == {"use_rslora": False, "use_dora": True}
