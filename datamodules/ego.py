@@ -20,6 +20,7 @@ from datamodules.splits import hold_out
 from vlynx_pl.errors import UserError
 
 _SMALL = Path("downscaled", "448")  # where Ego-Exo4D's own tool puts the copies of 448 lines
+_MISSING = 1.0  # s, that a view may end before the last timestamp; a few frames, at any rate
 EXO = ("exo1", "exo2", "exo3", "exo4")
 
 
@@ -80,7 +81,9 @@ class EgoDataModule(ModalityDataModule):
         rgb_views: cameras of the RGB stream; a take needs one of them.
         modality_views: cameras of the modality; a take needs one of them.
         settings: what all modalities share, see ModalityDataModule. ``frames`` are evenly spaced
-            from the first to the last, the same moments in all views.
+            from the first to the last of the first view, the same moments in all views. Where a
+            view is up to a second shorter, an episode lacks the timestamps after its end, in all
+            streams; a view that is shorter still makes the take bad.
     """
 
     def __init__(
@@ -177,15 +180,28 @@ class EgoDataModule(ModalityDataModule):
 def read_views(
     streams: Mapping[str, Sequence[Path]], frames: int, size: tuple[int, int]
 ) -> dict[str, Frames]:
-    """Streams of several views each, all of the moments of the first view; raises BadSample."""
+    """Streams of several views each, all of the same moments: those of the first view.
+
+    Timestamps after the end of the shortest view are left out of all of them.
+
+    Raises:
+        BadSample: a view cannot be used, or ends more than a second before the last timestamp.
+    """
     first = next(iter(streams.values()))[0]
     times = read_video(first, [Request(Uniform(frames), size)]).streams[0].times
-    read: dict[str, Frames] = {}
-    for name, paths in streams.items():
-        cameras = [read_video(path, [Request(At(times), size)]).streams[0] for path in paths]
-        moments = tuple(time for time in times for _ in paths)
-        read[name] = Frames(views([camera.pictures for camera in cameras]), moments)
-    return read
+    wanted = Request(At(times, _MISSING), size)
+    cameras = {
+        name: [read_video(path, [wanted]).streams[0].pictures for path in paths]
+        for name, paths in streams.items()
+    }
+    seen = times[: min(len(camera) for stream in cameras.values() for camera in stream)]
+    return {
+        name: Frames(
+            views([camera[: len(seen)] for camera in stream]),
+            tuple(time for time in seen for _ in stream),
+        )
+        for name, stream in cameras.items()
+    }
 
 
 def _read_view(path: Path, frames: int, size: tuple[int, int]) -> Tensor:

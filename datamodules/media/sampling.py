@@ -45,9 +45,15 @@ class Rate:
 
 @dataclass(frozen=True)
 class At:
-    """These moments, in s."""
+    """These moments, in s.
+
+    Args:
+        times: the moments, ascending.
+        slack: how much in s the video may end before the last; moments after its end are left out.
+    """
 
     times: tuple[float, ...]
+    slack: float = 0
 
 
 Sampling = Uniform | Rate | At
@@ -111,13 +117,13 @@ def choose(
             return _uniform(timeline, first, last, max_frames)
         case Uniform(frames):
             return _uniform(timeline, first, last, frames)
-        case At(times):
+        case At(times, slack_s):
             for time in times:
-                if not start <= time <= end:
+                if not start <= time <= end + Fraction(slack_s):
                     raise LookupError(
                         f"is asked for {time} s, outside of {float(start)} to {float(end)} s"
                     )
-            return [timeline.at(Fraction(time)) for time in times]
+            return [timeline.at(Fraction(time)) for time in times if time <= end]
 
 
 def _clip(timeline: Timeline, span: tuple[float, float] | None) -> tuple[Fraction, Fraction]:

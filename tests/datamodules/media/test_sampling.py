@@ -151,6 +151,13 @@ def test_moments_outside_of_the_video(moment):
         choose(At((2.5,)), Timeline([0, 1000], 3000, MS), (0.0, 2.0))
 
 
+def test_moments_after_the_end_are_left_out_within_the_slack():
+    timeline = Timeline([0, 1000], 3000, MS)
+    assert choose(At((0.5, 2.0, 3.1, 4.0), slack=1.0), timeline) == [0, 1]
+    with pytest.raises(LookupError, match=r"asked for 4\.01 s, outside of 0\.0 to 3\.0 s"):
+        choose(At((0.5, 4.01), slack=1.0), timeline)
+
+
 def test_nothing_asked_for_is_refused_or_nothing():
     for make in (lambda: Uniform(0), lambda: Rate(0.0), lambda: Rate(nan), lambda: Rate(1.0, 0)):
         with pytest.raises(ValueError, match="give"):
