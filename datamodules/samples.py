@@ -115,12 +115,14 @@ class Episode:
             ``{"ego": "takes/…/aria01_214-1.mp4", "exo1": "takes/…/cam01.mp4"}``.
         questions: at least one.
         span: (start, end) in s of the part that is asked about; None is the whole.
+        elsewhere: role → a second path, where official downloads may have the file instead.
     """
 
     name: str
     media: Mapping[str, str]
     questions: tuple[Question, ...]
     span: tuple[float, float] | None = None
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
 
 
 class LoadedEpisode(TypedDict):

@@ -18,7 +18,7 @@ from datamodules.media.audio import read_sound
 from datamodules.media.files import find_media, media_file
 from datamodules.media.sampling import Rate, Sampling, Uniform
 from datamodules.media.video import Recording, Request, read_video
-from datamodules.samples import Clip, Episode, Frames, Split, Streams
+from datamodules.samples import BadSample, Clip, Episode, Frames, Split, Streams
 from datamodules.splits import hold_out
 from vlynx_pl.errors import UserError
 
@@ -146,11 +146,20 @@ class VideoDataModule(ModalityDataModule):
 
     @override
     def locate(self, root: Path, episode: Episode) -> VideoSource:
-        if "frames" in episode.media:
-            path = media_file(root, episode.media["frames"])
-            return VideoSource(episode.name, path, episode.span, _PICTURE_FPS)
-        path = media_file(root, episode.media.get("video", episode.name), self._hears)
-        return VideoSource(episode.name, path, episode.span)
+        role = "frames" if "frames" in episode.media else "video"
+        name = episode.media.get(role, episode.name)
+        sound = self._hears and role == "video"
+        try:
+            path = media_file(root, name, sound)
+        except BadSample as bad:
+            if bad.trouble != "missing" or role not in episode.elsewhere:
+                raise
+            try:
+                path = media_file(root, episode.elsewhere[role], sound)
+            except BadSample:
+                raise bad from None  # it names where the annotation says it is
+        rate = _PICTURE_FPS if role == "frames" else None
+        return VideoSource(episode.name, path, episode.span, rate)
 
     @property
     def _hears(self) -> bool:

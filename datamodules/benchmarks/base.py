@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Final, NamedTuple, TypeAlias, get_args
 
 from datamodules.benchmarks.records import Record
@@ -25,6 +26,7 @@ class Asked(NamedTuple):
     media: Mapping[str, str]
     question: Question
     span: tuple[float, float] | None = None
+    elsewhere: Mapping[str, str] = MappingProxyType({})
 
 
 class Benchmark(ABC):
@@ -117,6 +119,12 @@ def _group(asked: Iterable[Asked]) -> list[Episode]:
         ids.add(item.question.id)
         clips.setdefault(item.clip, []).append(item)
     return [
-        Episode(name, dict(items[0].media), tuple(item.question for item in items), items[0].span)
+        Episode(
+            name,
+            dict(items[0].media),
+            tuple(item.question for item in items),
+            items[0].span,
+            dict(items[0].elsewhere),
+        )
         for name, items in clips.items()
     ]

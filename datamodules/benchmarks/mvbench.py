@@ -1,5 +1,6 @@
 """MVBench: twenty tasks of two hundred choice questions about moments of short videos."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -34,15 +35,30 @@ _FOLDERS: Final = {
     "episodic_reasoning": "tvqa/frames_fps3_hq",
     "counterfactual_inference": "clevrer/video_validation",
 }
+# Where the hub has the videos that its archives' first release lacks, or copies of some as MP4.
+_SECOND: Final = {
+    "star/Charades_v1_480": "data0613/star/Charades_v1_480",
+    "clevrer/video_validation": "data0613/clevrer/video_validation",
+    "ssv2_video": "ssv2_video_mp4",
+    "nturgbd": "nturgbd_convert",
+}
+# Folders of the hub's revision ``video``, whose records name parts that are cut out already.
+_PARTS: Final = {
+    "star/Charades_v1_480": "star/Charades_segment",
+    "sta/sta_video": "sta/sta_video_segment",
+    "tvqa/frames_fps3_hq": "tvqa/video_fps3_hq_segment",
+}
+_PART: Final = re.compile(r".+_[0-9.]+_[0-9.]+\.mp4")  # x_1.5_4.0.mp4
 _OF_FRAMES: Final = "episodic_reasoning"
 
 
 class MVBench(Benchmark):
     """MVBench's ``<task>.json``.
 
-    A video is ``<folder of the task>/<video>`` under MVBench's ``video/``. Episodic reasoning has
-    folders of pictures, three a second, in the role ``frames``. Questions with ``start`` and
-    ``end`` are about that part. The label is ``task``.
+    A video is ``<folder of the task>/<video>`` under MVBench's ``video/``, or in the folder where
+    the hub has a later or converted copy. Episodic reasoning has folders of pictures, three a
+    second, in the role ``frames``. Questions with ``start`` and ``end`` are about that part; the
+    hub's revision ``video`` names files of the parts instead. The label is ``task``.
 
     Args:
         annotations: the folder of the files, with their official names.
@@ -69,7 +85,7 @@ class MVBench(Benchmark):
     @override
     def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
         for task, path in zip(self.tasks, files, strict=True):
-            form = "{}" if self.videos == "flat" else f"{_FOLDERS[task]}/{{}}"
+            folder = _FOLDERS[task]
             for number, record in enumerate(read_records(path, "video")):
                 options = record.texts("candidates", 2, len(prompts.LETTERS), blank=True)
                 question = Question(
@@ -79,11 +95,17 @@ class MVBench(Benchmark):
                     options=options,
                     labels={"task": task},
                 )
-                video = record.media("video", form)
-                media = {"frames" if task == _OF_FRAMES else "video": video}
-                span = _span(record)
+                part = folder in _PARTS and bool(_PART.fullmatch(record.text("video")))
+                official = self.videos == "official"
+                place = _PARTS[folder] if part else folder
+                video = record.media("video", f"{place}/{{}}" if official else "{}")
+                role = "frames" if task == _OF_FRAMES and not part else "video"
+                elsewhere = {}
+                if official and folder in _SECOND:
+                    elsewhere[role] = record.media("video", f"{_SECOND[folder]}/{{}}")
+                span = None if part else _span(record)
                 clip = video if span is None else f"{video}@{span[0]}-{span[1]}"
-                yield Asked(record, clip, media, question, span)
+                yield Asked(record, clip, {role: video}, question, span, elsewhere)
 
 
 def _span(record: Record) -> tuple[float, float] | None:

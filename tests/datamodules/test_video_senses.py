@@ -1,6 +1,7 @@
 """Sound, fast frames and views of little videos whose frames say when they are."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,11 @@ FPS, SECONDS, RATE = 8, 4, 16_000
 SMALL = {"frame_size": (32, 32), "num_workers": 0, "batch_size": 2, "frames": 4}
 
 
-def film(path: Path, level: int = 0, wave: np.ndarray | None = None) -> Path:
+def film(
+    path: Path, level: int = 0, wave: np.ndarray | None = None, count: int = FPS * SECONDS
+) -> Path:
     """Frame i has grey level ``level + 7 i``."""
-    greys = level + 7 * np.arange(FPS * SECONDS)
+    greys = level + 7 * np.arange(count)
     frames = np.broadcast_to(greys[:, None, None, None], (len(greys), 32, 48, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_video(path, frames.astype(np.uint8), FPS, wave)
@@ -281,6 +284,19 @@ def test_an_id_with_a_dot_is_its_own_file_and_no_other(root):
         data.locate(root, Episode("x", {"video": "take.2"}, ()))
 
 
+def test_a_second_place_is_looked_at_where_the_first_has_nothing(root):
+    data = HighFrameRateDataModule(root, **SMALL)
+    at = partial(Episode, "x", questions=(), elsewhere={"video": "data0613/star/B.mp4"})
+    first = film(root / "star" / "A.mp4")
+    second = film(root / "data0613" / "star" / "B.mp4")
+    assert data.locate(root, at({"video": "star/A.mp4"})).path == first
+    assert data.locate(root, at({"video": "star/B.mp4"})).path == second
+    second.unlink()
+    with pytest.raises(BadSample, match=r"/star/B\.mp4: is not there") as caught:
+        data.locate(root, at({"video": "star/B.mp4"}))
+    assert caught.value.path == root / "star" / "B.mp4"
+
+
 def test_links_that_an_annotation_reaches_stay_inside(root, elsewhere):
     outside = film(elsewhere / "secret.mp4")
     (root / "videos" / "bare.mkv").symlink_to(outside)
@@ -400,6 +416,38 @@ def test_views_of_an_episode_take_turns_at_the_same_moments(takes):
     ]
     assert len(lone) == 1  # the take without exo2
     assert episode["questions"][0].answers == ("Novice",)
+
+
+@pytest.mark.parametrize(
+    ("view", "count", "left"),
+    [("cam02", 28, 3), ("aria01_214-1", 25, 3), ("cam01", 28, 4), ("cam02", 31, 4)],
+)
+def test_a_view_that_is_a_few_frames_shorter_loses_those_moments(takes, view, count, left):
+    benchmark = annotate(takes)
+    path = takes / "takes" / "t4" / "frame_aligned_videos" / f"{view}.mp4"
+    film(path, {"cam01": 14, "cam02": 28}.get(view, 0), count=count)
+    data = ready(EgoDataModule, takes, benchmark=benchmark, objective="tuning")
+    [[episode]] = data.val_dataloader()
+    frames = (0, 9, 18, 27) if view == "cam01" else (0, 10, 20, 31)[:left]
+    times = tuple(frame / FPS for frame in frames)
+    assert episode["times"]["ego"] == times
+    assert episode["times"]["video"] == tuple(t for t in times for _ in range(2))
+    assert len(episode["streams"]["ego"]) == left
+    assert len(episode["streams"]["video"]) == 2 * left
+    if view == "cam02" and left == 3:
+        assert greys(episode["streams"]["video"]) == [2, 4, 12, 14, 22, 24]
+        assert greys(episode["streams"]["ego"]) == [0, 10, 20]
+    clips = ready(EgoDataModule, takes, benchmark=benchmark)
+    assert all(len(b["frames"][0]) == 4 for b in clips.val_dataloader())
+
+
+def test_a_view_that_ends_long_before_the_others_is_bad(takes):
+    benchmark = annotate(takes)
+    path = film(takes / "takes/t4/frame_aligned_videos/cam02.mp4", 28, count=22)
+    data = ready(EgoDataModule, takes, benchmark=benchmark, objective="tuning")
+    with pytest.raises(BadSample, match=r"cam02\.mp4: is asked for 3\.875 s, outside") as caught:
+        next(iter(data.val_dataloader()))
+    assert caught.value.path == path and caught.value.trouble == "too short"
 
 
 def test_smaller_copies_of_takes_are_found(takes):

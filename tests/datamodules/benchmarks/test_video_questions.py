@@ -194,6 +194,37 @@ def test_mvbench_has_folders_of_frames(read):
 
 
 @pytest.mark.parametrize(
+    ("task", "video", "second"),
+    [
+        ("action_sequence", "EDXBD.mp4", "data0613/star/Charades_v1_480/EDXBD.mp4"),
+        ("moving_count", "video_1.mp4", "data0613/clevrer/video_validation/video_1.mp4"),
+        ("fine_grained_pose", "S01_rgb.avi", "nturgbd_convert/S01_rgb.avi"),
+        ("action_antonym", "166583.webm", "ssv2_video_mp4/166583.webm"),
+        ("action_count", "17.webm", None),
+    ],
+)
+def test_mvbench_has_second_folders(read, task, video, second):
+    (episode,) = read(MVBench, "test", f"{task}.json", [mvbench(video)], tasks=[task])
+    assert episode.elsewhere == ({} if second is None else {"video": second})
+    options = {"tasks": [task], "videos": "flat"}
+    assert not read(MVBench, "test", f"{task}.json", [mvbench(video)], **options)[0].elsewhere
+
+
+@pytest.mark.parametrize(
+    ("task", "video", "folder"),
+    [
+        ("object_interaction", "USNP1_1.2999999999999998_15.4.mp4", "star/Charades_segment"),
+        ("action_localization", "NBMH9_21.4_37.6.mp4", "sta/sta_video_segment"),
+        ("episodic_reasoning", "castle_s01e01_clip_00_0_5.2.mp4", "tvqa/video_fps3_hq_segment"),
+    ],
+)
+def test_mvbench_names_parts_that_are_cut_out_already(read, task, video, folder):
+    content = [mvbench(video, start=21.4, end=37.6)]
+    (episode,) = read(MVBench, "test", f"{task}.json", content, tasks=[task])
+    assert episode.media == {"video": f"{folder}/{video}"} and episode.span is None
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"start": 7.5, "end": 7.5}, r"start 7\.5 should be before end 7\.5"),
