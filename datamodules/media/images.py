@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from datamodules.media.depth_units import DepthScale, in_mm, measured
 from datamodules.samples import BadSample
 
 # Pillow goes by a file's content whatever its name is, and for others it may run a program.
@@ -24,6 +26,17 @@ DAMAGE = (
     struct.error,
     Image.DecompressionBombError,
 )
+_EXPORT = "Export the depth stream again as 16-bit greyscale PNG, in millimetres"
+# Depth that is kept in another way, by Pillow's mode.
+_CONVERT = {
+    "F": "Save it as 16-bit greyscale PNG, in millimetres: metres times 1000, rounded",
+    "I": "Save its values as 16-bit greyscale PNG, in millimetres (or set data.depth_scale)",
+    **dict.fromkeys(
+        ("L", "P", "RGB", "RGBA"),
+        "Export the depth stream itself, as 16-bit greyscale PNG in millimetres: this is a picture "
+        "to look at, without distances",
+    ),
+}
 
 
 def read_colour(path: Path, upright: bool = False) -> Tensor:
@@ -47,27 +60,40 @@ def read_colour(path: Path, upright: bool = False) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def read_depth(path: Path) -> Tensor:
+def read_depth(path: Path, scale: DepthScale = 1000) -> Tensor:
     """Read a 16-bit depth picture as float32 (H, W) in mm, 0 where the camera saw nothing.
 
+    Args:
+        path: the picture.
+        scale: its units per metre, see :func:`datamodules.media.depth_units.in_mm`.
+
     Raises:
-        BadSample: the file is missing, truncated, not 16-bit, or zero everywhere.
+        BadSample: the file is missing, truncated, not 16-bit, or holds no distance.
+    """
+    stored = stored_depth(path)
+    if not measured(stored).any():
+        raise BadSample(
+            path,
+            "has 0 or 65535 (no measurement) in every pixel",
+            "Remove the frame from depth/ and color/, or export it again",
+        )
+    return torch.from_numpy(in_mm(stored, scale))
+
+
+def stored_depth(path: Path) -> NDArray[np.uint16]:
+    """The values (H, W) of a 16-bit depth picture, whatever they mean.
+
+    Raises:
+        BadSample: the file is missing, truncated, or not 16-bit.
     """
     image = _decode(path)
     if not image.mode.startswith("I;16"):
         raise BadSample(
             path,
-            f"is a picture of mode {image.mode}, 16-bit depth in mm is expected",
-            "Export the depth stream again as 16-bit greyscale PNG, in millimetres",
+            f"is a picture of mode {image.mode}, 16-bit depth is expected",
+            _CONVERT.get(image.mode, _EXPORT),
         )
-    depth = torch.from_numpy(np.asarray(image).astype(np.float32))
-    if not depth.any():
-        raise BadSample(
-            path,
-            "has depth 0 (no measurement) in every pixel",
-            "Remove the frame from depth/ and color/, or export it again",
-        )
-    return depth
+    return np.asarray(image).astype(np.uint16)
 
 
 def image_size(path: Path) -> tuple[int, int]:

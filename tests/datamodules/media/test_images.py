@@ -56,24 +56,34 @@ def test_a_cut_file_is_an_error_or_whole(tmp_path, data, read, share):
 
 
 @pytest.mark.parametrize(
-    ("data", "mode"),
+    ("data", "mode", "remedy"),
     [
-        (encoded((MILLIMETRES >> 8).astype(np.uint8), "PNG"), "L"),
-        (encoded(PIXELS, "PNG"), "RGB"),
-        (encoded(MILLIMETRES.astype(np.float32), "TIFF"), "F"),
-        (encoded(MILLIMETRES.astype(np.int32), "TIFF"), "I"),
+        (encoded((MILLIMETRES >> 8).astype(np.uint8), "PNG"), "L", "a picture to look at"),
+        (encoded(PIXELS, "PNG"), "RGB", "a picture to look at"),
+        (encoded(MILLIMETRES.astype(np.float32), "TIFF"), "F", "metres times 1000"),
+        (encoded(MILLIMETRES.astype(np.int32), "TIFF"), "I", "Save its values as 16-bit"),
     ],
 )
-def test_depth_that_is_not_16_bit_is_refused(tmp_path, data, mode):
+def test_depth_that_is_not_16_bit_is_refused(tmp_path, data, mode, remedy):
     path = tmp_path / "7.png"
     path.write_bytes(data)
-    with pytest.raises(BadSample, match=rf"7\.png: .*mode {mode}, 16-bit .*in millimetres"):
+    with pytest.raises(BadSample, match=rf"7\.png: .*mode {mode}, 16-bit .*{remedy}") as caught:
         read_depth(path)
+    assert "in millimetres" in caught.value.remedy
 
 
-def test_depth_without_a_measurement_is_refused(tmp_path):
+def test_depth_of_another_unit_is_that_in_mm(tmp_path):
+    depth = MILLIMETRES // 10
+    (tmp_path / "tum.png").write_bytes(encoded(depth * 5, "PNG"))
+    (tmp_path / "sun.png").write_bytes(encoded(depth << 3 | depth >> 13, "PNG"))
+    for name, scale in {"tum": 5000, "sun": "sun"}.items():
+        assert np.array_equal(read_depth(tmp_path / f"{name}.png", scale).numpy(), depth)
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_depth_without_a_measurement_is_refused(tmp_path, value):
     path = tmp_path / "7.png"
-    path.write_bytes(encoded(np.zeros((4, 4), np.uint16), "PNG"))
+    path.write_bytes(encoded(np.full((4, 4), value, np.uint16), "PNG"))
     with pytest.raises(BadSample, match=r"7\.png: .*in every pixel\. Remove the frame"):
         read_depth(path)
 
