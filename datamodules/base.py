@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -200,6 +200,8 @@ class ModalityDataModule(LightningDataModule):
             if self.objective == "tuning":
                 left_out = [f.left_out for f in findings if f.part == part]
                 self._unusable[part] = [episode for episode in left_out if episode is not None]
+        for doubt in self.doubts():
+            rank_zero_warn(doubt)
         rank_zero_info(repr(self))
         for bad in self.bad_samples:
             rank_zero_info(f"skipped {bad}")
@@ -245,6 +247,17 @@ class ModalityDataModule(LightningDataModule):
         """What was left out, each with its reason, for the report of a run."""
         skipped = [str(bad) for bad in self.bad_samples]
         return {"skipped": skipped, "left_out": self._recordings.left_out}
+
+    def doubts(self, thorough: bool = False) -> list[str]:
+        """What of the recordings found so far is readable and probably wrong all the same.
+
+        Args:
+            thorough: look at all of them, not only at a few.
+
+        Returns:
+            A message each, with a remedy.
+        """
+        return []
 
     def dataset(self, part: Part, usable: list[Any]) -> FrameDataset | EpisodeDataset:
         """What ``inspect`` found usable in a part, as a dataset."""

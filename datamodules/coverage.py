@@ -46,6 +46,8 @@ def check(
         parts = tuple(part for part in parts if part != "test")
     console = Console()
     console.print(table(findings, parts, str(data.root)))
+    for doubt in data.doubts(thorough=True):
+        console.print(f"[bold yellow]doubtful[/]: {escape(doubt)}", soft_wrap=True, highlight=False)
     enough = True
     for part in parts:
         of_part = [finding for finding in findings if finding.part == part]

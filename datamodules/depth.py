@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from typing_extensions import override
 
 from datamodules.base import ModalityDataModule
+from datamodules.media.depth_units import DepthScale, check_scale
 from datamodules.media.paths import inside
 from datamodules.media.scannet import ScanNetFrame, ScanNetScene, open_scene
 from datamodules.media.scannet_frames import (
@@ -18,6 +19,8 @@ from datamodules.media.scannet_frames import (
     chunks,
     colour_frames,
     depth_frames,
+    doubt_of,
+    some,
     spread_out,
     windows,
 )
@@ -27,6 +30,7 @@ from datamodules.signals.disparity import check_range
 from datamodules.splits import hold_out
 from vlynx_pl.errors import UserError
 
+_LOOKED_AT: Final = 8  # scenes whose unit is looked at before a run
 _RATE: Final = 30.0  # Hz, at which ScanNet was recorded; frames are numbered at this rate
 
 
@@ -51,8 +55,14 @@ class DepthDataModule(ModalityDataModule):
     scenes by name are held out, at least one; of a single scene, the last 20 % of its frames. The
     reference videos are always from training scenes.
 
-    Frames without a usable pose are dropped whatever the encoding, as ScanNet's users do: without
-    tracking there is often motion blur, and all stages then see the same frames.
+    Frames without a usable pose, or without depth in any pixel, are dropped whatever the encoding,
+    as ScanNet's users do: without tracking there is often motion blur, and all stages then see the
+    same frames. Both are known when a scene is opened, see
+    :func:`datamodules.media.scannet.open_scene`.
+
+    A 16-bit picture does not say in which unit it counts. Three frames of eight scenes (of all, in
+    ``vlynx check``) are looked at before the first step, and a warning says where another unit is
+    more probable, see :func:`datamodules.media.depth_units.doubt`.
 
     Args:
         root: folder of scenes, folder with ``scans/`` in it, or one scene.
@@ -61,6 +71,9 @@ class DepthDataModule(ModalityDataModule):
         near_mm: nearest depth in mm that keeps its own colour.
         far_mm: farthest depth in mm that keeps its own colour.
         normal_frame: axes of the normals.
+        depth_scale: units per metre of the depth files: 1000 is mm; or ``sun``, mm with the rotated
+            bits of SUN RGB-D. What is drawn is mm whatever the files have, so stages whose data
+            differ in it agree.
         frames_per_sample: depth frames a clip of alignment, which uses all frames. The last clip of
             a scene ends at its last frame, and overlaps the one before where the count does not
             divide.
@@ -78,12 +91,14 @@ class DepthDataModule(ModalityDataModule):
         near_mm: float = 200,
         far_mm: float = 10_000,
         normal_frame: NormalFrame = "camera",
+        depth_scale: DepthScale = 1000,
         frames_per_sample: int = 1,
         reference_frames: int = 20,
         **settings: Any,
     ) -> None:
         super().__init__(root, **settings)
         check_range(near_mm, far_mm)
+        check_scale(depth_scale)
         if min(frames_per_sample, reference_frames) < 1:
             raise UserError(
                 f"frames_per_sample={frames_per_sample} and reference_frames={reference_frames} "
@@ -95,6 +110,9 @@ class DepthDataModule(ModalityDataModule):
             "far_mm": far_mm,
             "normal_frame": normal_frame,
         }
+        self.depth_scale: DepthScale = (
+            depth_scale if isinstance(depth_scale, str) else float(depth_scale)
+        )
         self.frames_per_sample, self.reference_frames = frames_per_sample, reference_frames
         self._scenes: dict[SceneFolder, ScanNetScene] = {}
 
@@ -103,8 +121,11 @@ class DepthDataModule(ModalityDataModule):
     @property
     @override
     def preprocessing(self) -> dict[str, Any]:
-        alignment = {"frames_per_sample": self.frames_per_sample}
-        return super().preprocessing | self._depth | alignment
+        others = {
+            "depth_scale": self.depth_scale,
+            "frames_per_sample": self.frames_per_sample,
+        }
+        return super().preprocessing | self._depth | others
 
     @property
     @override
@@ -176,6 +197,20 @@ class DepthDataModule(ModalityDataModule):
         return super().report() | {"dropped_frames": dropped}
 
     @override
+    def doubts(self, thorough: bool = False) -> list[str]:
+        scenes = {scene.folder: scene for scene in self._scenes.values()}
+        scenes = dict(sorted(scenes.items()))  # they were opened in threads
+        near_mm, far_mm = self._depth["near_mm"], self._depth["far_mm"]
+        looked_at = some(list(scenes.values()), len(scenes) if thorough else _LOOKED_AT)
+        found = [
+            f"{scene.folder}: {reason}"
+            for scene in looked_at
+            if (reason := doubt_of(scene, near_mm, far_mm))
+        ]
+        more = f" ({len(found)} of {len(looked_at)} scenes looked at are doubtful)"
+        return [*super().doubts(thorough), found[0] + more] if found else []
+
+    @override
     def __repr__(self) -> str:
         reasons = Counter(reason.split(": ", 1)[1] for reason in self.report()["dropped_frames"])
         dropped = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
@@ -183,7 +218,7 @@ class DepthDataModule(ModalityDataModule):
 
     def _open(self, source: SceneFolder) -> ScanNetScene:
         if source not in self._scenes:
-            scene = open_scene(source.path)
+            scene = open_scene(source.path, self.depth_scale)
             if source.part != "whole":
                 first, last = hold_out(scene.frames)
                 scene = replace(scene, frames=tuple(first if source.part == "first" else last))

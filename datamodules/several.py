@@ -72,6 +72,10 @@ class SeveralDataModule(ModalityDataModule):
         return joined([module.streams_of(files, modalities) for module in (first, *read)])
 
     @override
+    def doubts(self, thorough: bool = False) -> list[str]:
+        return [doubt for module in self.modules for doubt in module.doubts(thorough)]
+
+    @override
     def report(self) -> dict[str, list[str]]:
         merged = super().report()
         for module in self.modules:

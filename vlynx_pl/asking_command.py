@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 import yaml
 from jsonargparse import ArgumentParser
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
@@ -207,6 +208,8 @@ def _streams(
         "data", ModalityDataModule, configuration, frame_size=frame_size
     )
     streams = data.streams_of(files, modalities)
+    for doubt in data.doubts():
+        rank_zero_warn(doubt)
     opened = {place for file in streams.files for place in (file, *file.parents)}
     if useless := [option for option, path in files.items() if path not in opened]:
         used = " and ".join(f"--{option}" for option in files if option not in useless)

@@ -86,11 +86,15 @@ def prepare_7scenes(
     source: Path,
     out: Path,
     scene: Annotated[str | None, typer.Option(help="name of the scene, else the folder's")] = None,
+    depth_scale: Annotated[
+        str, typer.Option(help="units per metre of its depth, or sun for SUN RGB-D's bits")
+    ] = "1000",
 ) -> None:
     """Bring a 7-Scenes recording (frame-*.color/depth/pose) into ScanNet's exported layout."""
+    from datamodules.media.depth_units import parse_scale
     from datamodules.media.prepare import prepare_7scenes as prepare
 
-    prepare(source, out, scene)
+    prepare(source, out, scene, parse_scale(depth_scale))
 
 
 @prepare.command("scannet")

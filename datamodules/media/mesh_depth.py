@@ -17,7 +17,7 @@ from datamodules.libraries import import_library
 from datamodules.media.geometry import Geometry, read_geometry
 from datamodules.media.images import read_colour
 from datamodules.media.prepare import new_scene, write_depth, write_matrix
-from datamodules.media.scannet import read_pose
+from datamodules.media.scannet import NO_DEPTH, intrinsics_file, read_pose
 from datamodules.samples import BadSample
 from vlynx_pl.progress import track
 
@@ -37,8 +37,8 @@ def prepare_depth_from_mesh(
 
     Colour and poses are copied; depth is rendered from the mesh, along the optical axis in mm, 0
     where a ray hits nothing, through the camera that took the colour pictures. From a point cloud
-    it is what ``depth_renderer`` says: coarser, with holes. Frames without a usable pose are left
-    out and listed.
+    it is what ``depth_renderer`` says: coarser, with holes. Frames without a usable pose, and those
+    that see nothing of the mesh, are left out and listed.
 
     Args:
         mesh: triangle mesh (.ply, .obj, .stl) or point cloud (.ply, .pcd, .xyz), in metres and in
@@ -54,8 +54,8 @@ def prepare_depth_from_mesh(
 
     Raises:
         ValueError: ``width`` is below 2.
-        BadSample: a file is missing or damaged, frames see nothing of the mesh, or it is not in
-            metres; nothing is left behind.
+        BadSample: a file is missing or damaged, half of the frames see nothing of the mesh, or it
+            is not in metres; nothing is left behind.
         FileExistsError: the scene is there already and differs.
     """
     if width < 2:
@@ -70,7 +70,10 @@ def prepare_depth_from_mesh(
     scale = min(width / colour_size[1], 1)
     size = (round(colour_size[0] * scale), round(colour_size[1] * scale))
     colour_camera = _read_camera(
-        intrinsics or scene / "intrinsic" / "intrinsic_color.txt", colour_size
+        intrinsics
+        or intrinsics_file(scene, "color")
+        or scene / "intrinsic" / "intrinsic_color.txt",
+        colour_size,
     )
     camera = _scaled(colour_camera, colour_size, size)
     render = depth_renderer(read_geometry(mesh), camera[:3, :3], size)
@@ -99,6 +102,9 @@ def prepare_depth_from_mesh(
                     "Scale the mesh and the poses to metres, or cut off what is farther",
                 )
             seen[colour.stem] = float((depth.round() > 0).float().mean())
+            if not seen[colour.stem]:
+                say(f"Frame {colour.stem} is left out: {NO_DEPTH}")
+                continue
             write_depth(folder / "depth" / f"{colour.stem}.png", depth)
             shutil.copyfile(colour, folder / "color" / colour.name)
             shutil.copyfile(pose, folder / "pose" / pose.name)
@@ -194,13 +200,15 @@ def _splatter(points: Tensor, camera: Tensor, size: tuple[int, int]) -> Callable
 def _check_seen(seen: dict[str, float], mesh: Path, scene: Path) -> None:
     if not seen:
         raise BadSample(scene, "has no frame with a usable pose", "Give the poses, or leave it out")
-    if blind := [frame for frame, part in seen.items() if part == 0]:
+    blind = [frame for frame, part in seen.items() if part == 0]
+    if 2 * len(blind) >= len(seen):
         raise BadSample(
             mesh,
             f"is seen in no pixel of {len(blind)} of {len(seen)} frames: {', '.join(blind[:8])}",
             "Check that the mesh is in metres and in the world of the poses, and that these are "
             "camera to world; frames that look past it are to be removed from color/",
         )
+    seen = {frame: part for frame, part in seen.items() if part}
     parts = torch.tensor(list(seen.values()))
     least = min(seen, key=lambda frame: seen[frame])
     say(

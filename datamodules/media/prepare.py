@@ -1,7 +1,7 @@
 """Bringing other RGB-D recordings into ScanNet's layout, so that one reader serves them all."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +12,14 @@ from PIL import Image
 from rich import print as say
 from torch import Tensor
 
-from datamodules.media.images import read_colour, read_depth
-from datamodules.media.scannet import open_scene
+from datamodules.media.depth_units import DepthScale, check_scale, in_mm, measured
+from datamodules.media.images import read_colour, stored_depth
+from datamodules.media.scannet import NO_DEPTH, maybe_empty, open_scene, pose_trouble
+from datamodules.media.scannet_frames import doubt_of
 from datamodules.media.sens import SensFile, SensFrame, open_sens
 from datamodules.samples import BadSample
 from vlynx_pl.progress import track
 
-_NO_DEPTH = 65535  # 7-Scenes' mark of a pixel without measurement; ScanNet's is 0
 _FARTHEST_MM = 65535  # that 16 bits hold
 
 
@@ -48,10 +49,9 @@ def new_scene(out: Path, name: str, source: Path) -> Iterator[Path]:
         except BadSample as bad:  # its path will be gone
             reason = f"gives no scene: {Path(bad.path).name} {bad.reason}"
             raise BadSample(source, reason, bad.remedy, bad.trouble) from bad
-        for reason in dict.fromkeys(scene.dropped.values()):
-            frames = [str(frame) for frame, why in scene.dropped.items() if why == reason]
-            some = ", ".join(frames[:8]) + (", …" if len(frames) > 8 else "")
-            say(f"{name}: readers will drop {len(frames)} frames ({some}): {reason}")
+        _say_each(f"{name}: readers will drop", scene.dropped)
+        if doubt := doubt_of(scene):
+            say(f"{name}: {doubt}")
         if not target.exists():
             unfinished.rename(target)
             say(f"{target} is ready, {len(scene.frames)} usable frames")
@@ -64,28 +64,33 @@ def new_scene(out: Path, name: str, source: Path) -> Iterator[Path]:
             )
 
 
-def prepare_7scenes(source: Path, out: Path, scene: str | None = None) -> Path:
+def prepare_7scenes(
+    source: Path, out: Path, scene: str | None = None, depth_scale: DepthScale = 1000
+) -> Path:
     """Copy a 7-Scenes sequence to ``out/scans/<scene>``, complete or not at all.
 
     Reads ``frame-XXXXXX.{color.jpg|color.png, depth.png, pose.txt}`` and the 3x3
-    ``camera-intrinsics.txt`` of the depth camera. Pixels marked 65535 become 0. Poses are copied as
-    they are: both datasets give camera to world.
+    ``camera-intrinsics.txt`` of the depth camera. Depth becomes mm, and pixels marked 65535 become
+    0. Poses are copied as they are: both datasets give camera to world.
 
     Args:
         source: folder of the sequence.
         out: root of the copy; other scenes in it stay as they are.
         scene: name of the scene, by default that of the source folder.
+        depth_scale: units per metre of its depth, or ``sun``; 7-Scenes itself has mm.
 
     Returns:
         The folder of the scene.
 
     Raises:
-        BadSample: a file is missing or damaged; nothing is left behind.
+        BadSample: a file is missing or damaged, or its depth is too far for 16-bit mm; nothing is
+            left behind.
         FileExistsError: the scene is there already and differs; if it is the same, that is said.
     """
+    check_scale(depth_scale)
     name = scene or source.resolve().name
     with new_scene(out, name, source) as folder:
-        _copy_7scenes(source, folder)
+        _copy_7scenes(source, folder, depth_scale)
     return out / "scans" / name
 
 
@@ -99,10 +104,10 @@ def prepare_scannet(source: Path, out: Path, frames: int | None = 32) -> Path:
     Args:
         source: the recording, such as ``scene0000_00.sens``.
         out: root of the export; other scenes in it stay as they are.
-        frames: so many frames, evenly spaced over those with a finite pose (tracking was not lost),
-            first and last included; all of those where there are fewer. The paper, after PAVE, has
-            32 a scene. None is every frame, as SensReader exports them; readers drop those without
-            a pose.
+        frames: so many frames, evenly spaced over those with a pose (tracking was not lost) and
+            with depth, first and last included; all of those where there are fewer. The paper,
+            after PAVE, has 32 a scene. None is every frame, as SensReader exports them; readers
+            drop the others.
 
     Returns:
         The folder of the scene.
@@ -117,15 +122,17 @@ def prepare_scannet(source: Path, out: Path, frames: int | None = 32) -> Path:
     recording = open_sens(source)
     chosen = list(recording.frames)
     if frames is not None:
-        tracked = [frame for frame in chosen if frame.pose.isfinite().all()]
-        if not tracked:
+        left_out = {frame.id: reason for frame in chosen if (reason := _trouble(recording, frame))}
+        usable = [frame for frame in chosen if frame.id not in left_out]
+        _say_each(f"{source.name}: leaves out", left_out)
+        if not usable:
             raise BadSample(
                 source,
-                f"has {len(chosen)} frames, none with a finite pose",
-                "Leave the scene out; its tracking was lost from beginning to end",
+                f"has {len(chosen)} frames, none with a pose and depth",
+                "Leave the scene out; its tracking was lost from beginning to end, or its depth",
             )
-        say(f"{source.name}: {len(tracked)} of {len(chosen)} frames have a pose")
-        chosen = [tracked[place] for place in evenly_spaced(len(tracked), frames)]
+        say(f"{source.name}: {len(usable)} of {len(chosen)} frames have a pose and depth")
+        chosen = [usable[place] for place in evenly_spaced(len(usable), frames)]
     with new_scene(out, source.stem, source) as folder:
         for name, matrix in recording.matrices.items():
             write_matrix(folder / "intrinsic" / f"{name}.txt", matrix)
@@ -144,6 +151,27 @@ def evenly_spaced(length: int, count: int) -> list[int]:
 def write_matrix(path: Path, matrix: Tensor) -> None:
     """Write a matrix a row a line, in digits enough for float32."""
     np.savetxt(path, matrix.numpy(), fmt="%.9g")
+
+
+def _trouble(recording: SensFile, frame: SensFrame) -> str:
+    """Why readers would drop a frame of a recording; empty where they would not."""
+    if reason := pose_trouble(frame.pose):
+        return reason
+    packed = recording.depth_format != "zlib_ushort"
+    if packed or maybe_empty(frame.depth_bytes, recording.depth_size):
+        try:
+            return "" if measured(recording.read_stored_depth(frame)).any() else NO_DEPTH
+        except BadSample:  # its export would say so
+            return ""
+    return ""
+
+
+def _say_each(what: str, reasons: Mapping[int, str]) -> None:
+    """Name frames by what is the matter with them."""
+    for reason in dict.fromkeys(reasons.values()):
+        frames = [str(frame) for frame, why in reasons.items() if why == reason]
+        some = ", ".join(frames[:8]) + (", …" if len(frames) > 8 else "")
+        say(f"{what} {len(frames)} frames ({some}): {reason}")
 
 
 def write_depth(path: Path, depth_mm: Tensor) -> None:
@@ -172,7 +200,7 @@ def _export(recording: SensFile, frame: SensFrame, folder: Path) -> None:
     write_matrix(folder / "pose" / f"{frame.id}.txt", frame.pose)
 
 
-def _copy_7scenes(source: Path, folder: Path) -> None:
+def _copy_7scenes(source: Path, folder: Path, scale: DepthScale) -> None:
     depths = sorted(source.glob("frame-*.depth.png"))
     intrinsics = source / "camera-intrinsics.txt"
     if not depths or not intrinsics.is_file():
@@ -186,8 +214,16 @@ def _copy_7scenes(source: Path, folder: Path) -> None:
     for path in track(depths, f"Copying {source.name}"):
         moment = path.name.removesuffix(".depth.png")
         number = int(moment.removeprefix("frame-"))
-        depth = read_depth(path)
-        write_depth(folder / "depth" / f"{number}.png", torch.where(depth == _NO_DEPTH, 0, depth))
+        stored = stored_depth(path)
+        depth = torch.from_numpy(in_mm(stored * measured(stored), scale))
+        if depth.max() > _FARTHEST_MM:
+            raise BadSample(
+                path,
+                f"has depth up to {depth.max() / 1000:.0f} m, {scale} units being a metre; 16-bit "
+                "mm end at 65.535 m",
+                "Give the units per metre as --depth-scale",
+            )
+        write_depth(folder / "depth" / f"{number}.png", depth)
         colour = next(source.glob(f"{moment}.color.[jp][pn]g"), None)
         pose = source / f"{moment}.pose.txt"
         if colour is None or not pose.is_file():

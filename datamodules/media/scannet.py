@@ -1,19 +1,20 @@
 """ScanNet scenes as SensReader exports them: colour, depth, pose and intrinsics.
 
 ``<scene>/{color/<i>.jpg, depth/<i>.png, pose/<i>.txt, intrinsic/intrinsic_depth.txt}``, or the
-``frames_square`` variant with ``<scene>/intrinsic_depth.txt``. Depth is 16-bit in mm, poses are
-camera to world.
+variants ``frames_square``, with ``<scene>/intrinsic_depth.txt``, and ``scannet_frames_25k``, with
+``<scene>/intrinsics_depth.txt``. Depth is 16-bit, usually in mm; poses are camera to world.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from datamodules.media.images import image_size, read_colour, read_depth
+from datamodules.media.depth_units import DepthScale, measured
+from datamodules.media.images import image_size, read_colour, read_depth, stored_depth
 from datamodules.media.paths import check_folder
 from datamodules.samples import BadSample
 
@@ -22,6 +23,7 @@ _ASPECT_TOLERANCE = 0.02
 # Exported poses carry six digits; a matrix further than this from a rotation is no pose.
 _ROTATION_TOLERANCE = 1e-3
 _EXPORT = "Export the scene again with ScanNet's SensReader"
+NO_DEPTH = "no depth in any pixel"  # why a frame is dropped
 
 
 class ScanNetFrame(NamedTuple):
@@ -45,6 +47,7 @@ class ScanNetScene:
     intrinsics_file: Path
     colour_size: tuple[int, int]  # (H, W)
     depth_size: tuple[int, int]  # (H, W)
+    depth_scale: DepthScale = 1000  # units per metre
 
     def read_colour(self, frame: ScanNetFrame) -> Tensor:
         """uint8 (3, H, W); raises BadSample."""
@@ -52,19 +55,24 @@ class ScanNetScene:
 
     def read_depth(self, frame: ScanNetFrame) -> Tensor:
         """float32 (H, W) in mm, 0 where nothing was measured; raises BadSample."""
-        return _of_size(read_depth(frame.depth), self.depth_size, frame.depth)
+        return _of_size(read_depth(frame.depth, self.depth_scale), self.depth_size, frame.depth)
 
     def read_pose(self, frame: ScanNetFrame) -> Tensor:
         """float64 (4, 4) camera to world; raises BadSample."""
         return read_pose(frame.pose)
 
 
-def open_scene(folder: Path) -> ScanNetScene:
+def open_scene(folder: Path, depth_scale: DepthScale = 1000) -> ScanNetScene:
     """List a scene's frames and check all but the pixels.
 
-    A frame whose pose is missing or unusable (ScanNet writes ``-inf`` when tracking is lost) goes
-    to ``dropped``. Sizes are those of the first frame whose headers can be read; reading a frame of
+    A frame goes to ``dropped`` whose pose is missing or unusable (ScanNet writes ``-inf`` when
+    tracking is lost), or whose depth is missing in every pixel; see :func:`maybe_empty` for how
+    that is known. Sizes are those of the first frame whose headers can be read; reading a frame of
     another size raises.
+
+    Args:
+        folder: of the scene.
+        depth_scale: units per metre of its depth.
 
     Raises:
         BadSample: a folder or the intrinsics are missing, colour and depth have different frames
@@ -92,6 +100,11 @@ def open_scene(folder: Path) -> ScanNetScene:
             dropped[number] = error.reason
         else:
             frames.append(ScanNetFrame(number, colour[number], depth[number], poses[number]))
+    if frames:
+        colour_size, depth_size = _sizes(frames)
+        empty = [frame for frame in frames if _is_empty(frame.depth, depth_size)]
+        dropped |= {frame.id: NO_DEPTH for frame in empty}
+        frames = [frame for frame in frames if frame.id not in dropped]
     if not frames:
         number, reason = next(iter(dropped.items()))
         raise BadSample(
@@ -99,18 +112,53 @@ def open_scene(folder: Path) -> ScanNetScene:
             f"has no usable frame: {len(dropped)} dropped, frame {number} because: {reason}",
             f"{_EXPORT}, or leave it out",
         )
-    colour_size, depth_size = _sizes(frames)
     intrinsics, intrinsics_file = _read_intrinsics(folder)
     return ScanNetScene(
         name=folder.absolute().name,
         folder=folder,
         frames=tuple(frames),
-        dropped=dropped,
+        dropped=dict(sorted(dropped.items())),
         intrinsics=intrinsics,
         intrinsics_file=intrinsics_file,
         colour_size=colour_size,
         depth_size=depth_size,
+        depth_scale=depth_scale,
     )
+
+
+def maybe_empty(stored_bytes: int, size: tuple[int, int]) -> bool:
+    """Whether compressed 16-bit depth can be one value in every pixel.
+
+    So depth without a measurement is found without decoding every frame of every scene: what
+    compresses to a 64th (zlib manages a 150th at least, of a sensor's depth a tenth at best) is
+    decoded when a scene is opened. An empty picture that its encoder did not compress is not
+    found, and is refused when it is read.
+
+    Args:
+        stored_bytes: size of the file, or of its part in a recording.
+        size: (H, W) of the picture.
+    """
+    return stored_bytes <= size[0] * size[1] * 2 / 64 + 1024  # 1 kB is for headers
+
+
+def _is_empty(depth: Path, size: tuple[int, int]) -> bool:
+    try:
+        return maybe_empty(depth.stat().st_size, size) and not measured(stored_depth(depth)).any()
+    except (OSError, BadSample):  # whoever reads this frame is told
+        return False
+
+
+def pose_trouble(pose: Tensor) -> str:
+    """Why a matrix is not a camera-to-world pose; empty where it is one."""
+    if pose.shape != (4, 4):
+        return f"pose is {_shape(pose)}, not 4x4"
+    if not pose.isfinite().all():
+        return "pose is not finite"
+    rotation = pose[:3, :3]
+    rigid = torch.cat([rotation @ rotation.T - torch.eye(3).to(pose), pose[3:, :3]])
+    if rigid.abs().max() > _ROTATION_TOLERANCE or pose[3, 3] != 1 or rotation.det() < 0:
+        return "pose is not a rotation and a translation"
+    return ""
 
 
 def read_pose(path: Path) -> Tensor:
@@ -121,24 +169,33 @@ def read_pose(path: Path) -> Tensor:
     """
     remedy = "Leave the frame out: its tracking was lost, or the file is damaged"
     pose = _read_matrix(path, remedy)
-    if pose.shape != (4, 4):
-        raise BadSample(path, f"pose is {_shape(pose)}, not 4x4", remedy)
-    if not pose.isfinite().all():
-        raise BadSample(path, "pose is not finite", remedy)
-    rotation = pose[:3, :3]
-    expected = torch.eye(4, dtype=pose.dtype)
-    rigid = torch.cat([rotation @ rotation.T - expected[:3, :3], pose[3:, :3]])
-    if rigid.abs().max() > _ROTATION_TOLERANCE or pose[3, 3] != 1 or rotation.det() < 0:
-        raise BadSample(path, "pose is not a rotation and a translation", remedy)
+    if reason := pose_trouble(pose):
+        raise BadSample(path, reason, remedy)
     return pose
 
 
+def intrinsics_file(folder: Path, camera: Literal["color", "depth"]) -> Path | None:
+    """Where a scene keeps the matrix of a camera, if it does.
+
+    In ``intrinsic/`` as SensReader writes it, or in the scene itself; ``scannet_frames_25k``, and
+    copies of it, say ``intrinsics``.
+    """
+    places = (
+        folder / place / f"{name}_{camera}.txt"
+        for place in ("intrinsic", "intrinsics", ".")
+        for name in ("intrinsic", "intrinsics")
+    )
+    return next((path for path in places if path.is_file()), None)
+
+
 def _read_intrinsics(folder: Path) -> tuple[Tensor, Path]:
-    candidates = [folder / "intrinsic" / "intrinsic_depth.txt", folder / "intrinsic_depth.txt"]
-    path = next((path for path in candidates if path.is_file()), None)
+    path = intrinsics_file(folder, "depth")
     if path is None:
         raise BadSample(
-            folder, "has no intrinsic/intrinsic_depth.txt and no intrinsic_depth.txt", _EXPORT
+            folder,
+            "has no intrinsic/intrinsic_depth.txt, no intrinsic_depth.txt and no "
+            "intrinsics_depth.txt",
+            f"{_EXPORT}, or put the 3x3 or 4x4 matrix of its depth camera there",
         )
     matrix = _read_matrix(path, _EXPORT)
     if matrix.shape not in {(3, 3), (4, 4)} or not (matrix[0, 0] > 0 and matrix[1, 1] > 0):

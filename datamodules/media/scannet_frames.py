@@ -1,11 +1,14 @@
 """Which frames of a ScanNet scene are read together, and what is drawn of them."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.media.depth_units import doubt
+from datamodules.media.images import stored_depth
 from datamodules.media.pose_sampling import farthest_points
 from datamodules.media.scannet import ScanNetFrame, ScanNetScene
 from datamodules.samples import BadSample
@@ -14,6 +17,9 @@ from datamodules.signals.normals import normals
 
 Encoding = Literal["turbo", "gray", "normals", "turbo+normals"]
 NormalFrame = Literal["camera", "world"]
+
+_Item = TypeVar("_Item")
+_LOOKED_AT: Final = 3  # frames of a scene, to see whether its unit is plausible
 
 
 def depth_frames(
@@ -46,6 +52,27 @@ def depth_frames(
                 scene.folder, str(error), "Correct intrinsic_depth.txt, or use encoding=turbo"
             ) from error
     return torch.stack(pictures, 1).flatten(0, 1)
+
+
+def doubt_of(scene: ScanNetScene, near_mm: float = 200, far_mm: float = 10_000) -> str | None:
+    """Why the unit of a scene's depth is probably another, by three of its frames.
+
+    Returns:
+        What :func:`datamodules.media.depth_units.doubt` says of them, or None; None as well where
+        none of them can be read, of which whoever reads them is told.
+    """
+    stored = []
+    for frame in some(scene.frames, _LOOKED_AT):
+        try:
+            stored.append(stored_depth(frame.depth).ravel())
+        except BadSample:
+            continue
+    return doubt(np.concatenate(stored), scene.depth_scale, near_mm, far_mm) if stored else None
+
+
+def some(items: Sequence[_Item], count: int) -> Sequence[_Item]:
+    """At most ``count`` items, from the first at equal steps."""
+    return items[:: max(1, -(-len(items) // max(1, count)))]
 
 
 def colour_frames(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> Tensor:

@@ -89,6 +89,11 @@ class SensFile:
         Raises:
             BadSample: the picture is damaged or not of the size in the header.
         """
+        depth = self.read_stored_depth(frame).astype(np.float32)
+        return torch.from_numpy(depth * np.float32(1000 / self.depth_shift))
+
+    def read_stored_depth(self, frame: SensFrame) -> NDArray[np.uint16]:
+        """Depth (H, W) in the recording's own units; raises BadSample as ``read_depth``."""
         stored = self._read(frame, frame.start + frame.colour_bytes, frame.depth_bytes, "depth")
         height, width = self.depth_size
         expected = height * width * 2
@@ -103,8 +108,7 @@ class SensFile:
         if len(stored) != expected:
             count = f"over {expected}" if len(stored) > expected else f"{len(stored)}"
             raise self._bad(frame, f"has {count} bytes of {width}x{height} depth, not {expected}")
-        depth = np.frombuffer(stored, "<u2").reshape(height, width).astype(np.float32)
-        return torch.from_numpy(depth * np.float32(1000 / self.depth_shift))
+        return np.frombuffer(stored, "<u2").reshape(height, width)
 
     def _decode(self, frame: SensFrame, stored: bytes) -> NDArray[np.uint8]:
         height, width = self.colour_size

@@ -169,10 +169,64 @@ def test_preprocessing_says_how_frames_are_made(root):
         "near_mm": 200,
         "far_mm": 4000,
         "normal_frame": "camera",
+        "depth_scale": 1000,
         "frames_per_sample": 1,
         "frames": 20,
         "frame_size": [12, 16],
     }
+
+
+def in_tenths_of_mm(root):
+    for path in root.glob("scans/*/depth/*.png"):
+        depth = np.asarray(Image.open(path)).astype(np.uint16)
+        Image.fromarray(depth * 10).save(path)
+
+
+def test_depth_in_another_unit_is_doubted_or_drawn_as_in_mm(root, tmp_path):
+    expected = [batch["frames"] for batch in module(root).val_dataloader()]
+    assert module(root).doubts() == []
+    in_tenths_of_mm(root)
+    with pytest.warns(UserWarning, match=r"not that of depth_scale=1000, but 10000 \(0\.1 mm\)"):
+        doubted = module(root)
+    [doubt] = doubted.doubts()
+    assert doubt.startswith(str(root / "scans" / "scene0000_00"))
+    assert doubt.endswith("(5 of 5 scenes looked at are doubtful)")
+    data = module(root, depth_scale=10_000)
+    assert data.doubts() == []
+    for batch, other in zip(data.val_dataloader(), expected, strict=True):
+        assert torch.equal(batch["frames"], other)
+    assert data.drawing == doubted.drawing  # of the pictures, which are those of mm
+    assert data.preprocessing != doubted.preprocessing
+
+
+def test_kept_frames_know_the_unit(root, tmp_path):
+    in_tenths_of_mm(root)
+    frames = [
+        next(iter(module(root, depth_scale=scale, cache_dir=tmp_path / "kept").val_dataloader()))
+        for scale in (4000, 10_000, 4000)
+    ]
+    assert not torch.equal(frames[0]["frames"], frames[1]["frames"])
+    assert torch.equal(frames[0]["frames"], frames[2]["frames"])
+
+
+def test_an_impossible_scale_is_refused_at_once(tmp_path):
+    with pytest.raises(ValueError, match="depth_scale=0 is not a scale"):
+        DepthDataModule(tmp_path, depth_scale=0)
+
+
+def test_all_stages_drop_the_frames_without_depth(root):
+    empty = root / "scans" / "scene0001_00" / "depth" / "120.png"
+    Image.fromarray(np.zeros((12, 16), np.uint16)).save(empty)
+    data = module(root, reference_frames=3)
+    assert "scene0001_00/120" not in names(data.train_dataloader())
+    assert "scene0001_00/100,140" in names(data.reference_dataloader())
+    assert data.report()["dropped_frames"] == ["scene0001_00/120: no depth in any pixel"]
+    assert "dropped frames: 1 no depth in any pixel" in repr(data)
+    asked = module(root, benchmark=scanqa(root, "scene0001_00"), objective="tuning")
+    [[episode]] = asked.val_dataloader()
+    assert episode["times"]["video"] == episode["times"]["3d"] == (100 / 30, 140 / 30)
+    looked_at = DepthDataModule(root, **SMALL).inspect(("train", "val"), read=True)
+    assert not [bad for finding in looked_at for bad in finding.bad]
 
 
 def test_stop_names_a_truncated_file(root):
@@ -218,7 +272,8 @@ def test_a_broken_first_frame_costs_that_frame_only(root):
 def test_skip_never_leaves_nothing(root):
     for path in (root / "scans" / "scene0004_00" / "depth").iterdir():
         Image.fromarray(np.zeros((12, 16), np.uint16)).save(path)
-    with pytest.raises(BadSample, match=r"leaves no val clip of 5 recordings; .*\.png.*Repair"):
+    words = r"leaves no val clip of 5 recordings; .*no depth in any pixel.*Repair"
+    with pytest.raises(BadSample, match=words):
         module(root, on_bad_sample="skip")
 
 

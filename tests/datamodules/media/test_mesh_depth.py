@@ -180,6 +180,13 @@ def test_frames_that_look_past_the_mesh_are_named(scene, mesh, tmp_path):
     refuses(mesh, scene, tmp_path / "out", "in no pixel of 2 of 3 frames: 5, 10", mesh)
 
 
+def test_a_frame_that_looks_past_the_mesh_is_left_out(scene, mesh, tmp_path, capsys):
+    np.savetxt(scene / "pose" / "5.txt", np.diag([-1.0, 1, -1, 1]))
+    done = open_scene(prepare_depth_from_mesh(mesh, scene, tmp_path / "out"))
+    assert [frame.id for frame in done.frames] == [0, 10] and not done.dropped
+    assert "Frame 5 is left out: no depth in any pixel" in capsys.readouterr().out
+
+
 def test_a_mesh_in_mm(scene, mesh, tmp_path):
     geometry = wall(2000, half=10_000)
     write_obj(mesh, geometry)

@@ -52,6 +52,30 @@ def test_a_second_time_says_so_and_a_different_scene_is_refused(source, tmp_path
     assert (target / "pose" / "7.txt").read_text() == "changed"
 
 
+def test_a_frame_without_depth_is_copied_and_said_to_be_dropped(source, tmp_path, capsys):
+    Image.fromarray(np.full((12, 16), 65535, np.uint16)).save(source / "frame-000007.depth.png")
+    scene = open_scene(prepare_7scenes(source, tmp_path / "out"))
+    assert [frame.id for frame in scene.frames] == [0]
+    said = " ".join(capsys.readouterr().out.split())
+    assert "readers will drop 1 frames (7): no depth in any pixel" in said
+
+
+def test_depth_of_another_unit_is_doubted_or_becomes_mm(source, tmp_path, capsys):
+    for path in source.glob("*.depth.png"):
+        depth = np.asarray(Image.open(path)).astype(np.uint16)
+        Image.fromarray(np.where(depth == 65535, 0, depth * 10)).save(path)
+    doubted = open_scene(prepare_7scenes(source, tmp_path / "out", "doubted"))
+    assert doubted.read_depth(doubted.frames[1])[1, 1] == 9070
+    said = " ".join(capsys.readouterr().out.split())
+    assert "doubted: only 0% of the measured pixels" in said
+    assert "not that of depth_scale=1000, but 10000 (0.1 mm)" in said
+    scene = open_scene(prepare_7scenes(source, tmp_path / "out", "right", 10_000))
+    assert scene.read_depth(scene.frames[1])[1, 1] == 907
+    assert "depth_scale" not in capsys.readouterr().out
+    with pytest.raises(BadSample, match=r"depth up to 90 m, 100 units being a metre.*--depth-sc"):
+        prepare_7scenes(source, tmp_path / "out", "far", 100)
+
+
 @pytest.mark.parametrize("file", ["color.jpg", "pose.txt"])
 def test_a_missing_file_leaves_nothing_behind(source, tmp_path, file):
     (source / f"frame-000007.{file}").unlink()
@@ -98,19 +122,24 @@ def pose_of(number):
     return pose
 
 
-def write_sens(path, count=10, lost=(), colour=2, shift=1000.0, size=(16, 12)):
-    """A recording of jpeg (or, colour=0, raw) and zlib frames; frames in ``lost`` have no pose."""
+def write_sens(path, count=10, lost=(), colour=2, shift=1000.0, size=(16, 12), empty=(), zipped=1):
+    """A recording of jpeg (or, colour=0, raw) and zlib (or, zipped=0, raw) frames.
+
+    Frames in ``lost`` have no pose, those in ``empty`` no depth.
+    """
     matrices = np.stack([np.eye(4)] * 4)
     matrices[2, :2, :3] = [[9, 0, 3.5], [0, 9, 2.5]]
     frames = []
     for number in range(count):
         pose = LOST if number in lost else pose_of(number)
         stored = jpeg_of(number) if colour == 2 else bytes([number]) * 16 * 12 * 3
-        deflated = zlib.compress(depth_of(number).astype("<u2").tobytes())
+        depth = depth_of(number) * (number not in empty)
+        deflated = depth.astype("<u2").tobytes()
+        deflated = zlib.compress(deflated) if zipped else deflated
         sizes = struct.pack("<4Q", 0, 0, len(stored), len(deflated))
         frames.append(pose.astype("<f4").tobytes() + sizes + stored + deflated)
     start = struct.pack("<IQ", 4, 0) + matrices.astype("<f4").tobytes()
-    middle = struct.pack("<2i4IfQ", colour, 1, *size, 8, 6, shift, count)
+    middle = struct.pack("<2i4IfQ", colour, zipped, *size, 8, 6, shift, count)
     path.write_bytes(start + middle + b"".join(frames) + struct.pack("<Q", 0))
     return path
 
@@ -152,6 +181,20 @@ def test_frames_are_chosen_evenly_among_those_with_a_pose(sens, tmp_path, frames
     assert not open_scene(folder).dropped
 
 
+@pytest.mark.parametrize("zipped", [0, 1])
+def test_frames_are_chosen_among_those_with_depth(tmp_path, capsys, zipped):
+    sens = write_sens(tmp_path / "s.sens", lost=(3,), empty=(0, 5, 6), zipped=zipped)
+    folder = prepare_scannet(sens, tmp_path / "out", 32)
+    assert numbers(folder / "depth") == [1, 2, 4, 7, 8, 9]
+    assert not open_scene(folder).dropped
+    said = " ".join(capsys.readouterr().out.split())
+    assert "leaves out 3 frames (0, 5, 6): no depth in any pixel" in said
+    assert "leaves out 1 frames (3): pose is not finite" in said
+    assert "6 of 10 frames have a pose and depth" in said and "6 usable frames" in said
+    whole = open_scene(prepare_scannet(sens, tmp_path / "whole", None))
+    assert list(whole.dropped) == [0, 3, 5, 6]
+
+
 @given(st.integers(0, 9000), st.integers(1, 200))
 def test_evenly_spaced_places(length, count):
     places = evenly_spaced(length, count)
@@ -187,7 +230,7 @@ def test_a_second_export_says_so_and_a_different_one_is_refused(sens, tmp_path, 
 @pytest.mark.parametrize(
     ("changes", "frames", "reason"),
     [
-        ({"lost": range(10)}, 32, "has 10 frames, none with a finite pose"),
+        ({"lost": range(10)}, 32, "has 10 frames, none with a pose and depth"),
         ({"lost": range(10)}, None, "no usable frame"),
         ({"shift": 10.0}, 2, r"frame 0 has depth up to \d+ m, 10 units"),
         ({"size": (12, 16), "colour": 0}, 2, "not the same view"),

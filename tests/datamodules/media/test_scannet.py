@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.media.scannet import open_scene, read_pose
+from datamodules.media.scannet import maybe_empty, open_scene, read_pose
 from datamodules.samples import BadSample
 
 
@@ -34,6 +34,19 @@ def test_the_frames_square_layout_and_3x3_intrinsics(scene_folder):
     shutil.rmtree(scene_folder / "intrinsic")
     np.savetxt(scene_folder / "intrinsic_depth.txt", [[9, 0, 8], [0, 9, 6], [0, 0, 1]])
     assert open_scene(scene_folder).intrinsics[0].tolist() == [9, 0, 8]
+
+
+@pytest.mark.parametrize("name", ["intrinsics_depth.txt", "intrinsics/intrinsic_depth.txt"])
+def test_scannet_frames_25k_as_it_is_downloaded(scene_folder, name):
+    shutil.rmtree(scene_folder / "intrinsic")
+    (scene_folder / name).parent.mkdir(exist_ok=True)
+    np.savetxt(scene_folder / name, np.diag([9.0, 9, 1, 1]) + 0)
+    for path in [*scene_folder.glob("*/*.*g"), *scene_folder.glob("pose/*.txt")]:
+        path.rename(path.with_name(f"{int(path.stem):06d}{path.suffix}"))
+    (scene_folder / "label").mkdir()
+    scene = open_scene(scene_folder)
+    assert [frame.id for frame in scene.frames] == [0, 20, 40]
+    assert scene.intrinsics_file == scene_folder / name and scene.intrinsics[0, 0] == 9
 
 
 def test_scannets_own_sizes_are_one_view(tmp_path, write_scene):
@@ -67,6 +80,42 @@ def test_a_damaged_or_missing_pose_drops_its_frame(scene_folder, text):
     (scene_folder / "pose" / "0.txt").unlink()
     assert open_scene(scene_folder).dropped.keys() == {0, 20}
     assert open_scene(scene_folder).dropped[0] == "no pose file"
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_a_frame_without_depth_is_dropped_and_listed(scene_folder, value):
+    Image.fromarray(np.full((12, 16), value, np.uint16)).save(scene_folder / "depth" / "20.png")
+    scene = open_scene(scene_folder)
+    assert [frame.id for frame in scene.frames] == [0, 40]
+    assert scene.dropped == {20: "no depth in any pixel"}
+
+
+def test_flat_depth_compresses_as_well_and_stays(scene_folder):
+    Image.fromarray(np.full((12, 16), 1000, np.uint16)).save(scene_folder / "depth" / "20.png")
+    one = np.zeros((12, 16), np.uint16)
+    one[3, 4] = 700
+    Image.fromarray(one).save(scene_folder / "depth" / "40.png")
+    assert not open_scene(scene_folder).dropped
+
+
+def test_damaged_depth_is_not_taken_for_empty(scene_folder):
+    (scene_folder / "depth" / "20.png").write_bytes(b"")
+    scene = open_scene(scene_folder)
+    assert not scene.dropped
+    with pytest.raises(BadSample, match=r"20\.png: cannot be decoded"):
+        scene.read_depth(scene.frames[1])
+
+
+@pytest.mark.parametrize("level", range(1, 10))
+def test_every_level_of_compression_gives_an_empty_picture_away(tmp_path, level):
+    path = tmp_path / "0.png"
+    for value in (0, 65535):
+        image = Image.fromarray(np.full((480, 640), value, np.uint16))
+        image.save(path, compress_level=level)
+        assert maybe_empty(path.stat().st_size, (480, 640))
+    noise = np.random.default_rng(0).integers(400, 4000, (480, 640), np.uint16)
+    Image.fromarray(noise).save(path, compress_level=level)
+    assert not maybe_empty(path.stat().st_size, (480, 640))
 
 
 def test_no_usable_frame_is_an_error(scene_folder):
