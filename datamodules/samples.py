@@ -10,7 +10,9 @@ from torch import Tensor
 from vlynx_pl.errors import UserError
 
 Split = Literal["train", "val", "test"]
-Trouble = Literal["missing", "unreadable", "no audio", "silent", "too short", "question"]
+Trouble = Literal[
+    "missing", "unreadable", "no audio", "silent", "antiphase", "too short", "question"
+]
 
 
 class BadSample(UserError):  # noqa: N818

@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import pairwise
 from math import floor, gcd
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from datamodules.libraries import import_library
+from datamodules.media.channels import NOISE, ChannelMean
 from datamodules.media.container import DAMAGED, Packet, list_packets, open_media, video_track
+from datamodules.media.sound_headers import mp3_tag
 from datamodules.samples import BadSample
 
 SOUND_SUFFIXES: Final = frozenset(
@@ -20,12 +21,12 @@ SOUND_SUFFIXES: Final = frozenset(
 )
 _RATE = 16_000  # Hz, of the paper
 _SHORTEST = 0.1  # s
-# Two steps of 16-bit sound, which is as far as dither alone goes.
-_NOISE = 2 / 32768
 # s to decode before a span: MP3 leans on 10 frames of 26 ms, Opus asks for 80 ms.
 _PREROLL = Fraction(1, 2)
 # s by which times may leave the count of samples: those of some muxers are rounded or jitter.
 _JITTER = Fraction(1, 4)
+# Of FFmpeg's resampler.
+_MOST_CHANNELS = 64
 # Weights of the resampling filter that are afforded; 44.1 kHz needs 76 000.
 _MOST_WEIGHTS = 2**24
 
@@ -39,7 +40,7 @@ class Sound(NamedTuple):
 
 def is_silent(sound: Sound) -> bool:
     """Whether nothing is louder than the noise of 16-bit sound, -84 dB of full scale."""
-    return bool((sound.waveform.abs() <= _NOISE).all())
+    return bool((sound.waveform.abs() <= NOISE).all())
 
 
 def read_sound(path: Path, span: tuple[float, float] | None = None) -> Sound:
@@ -73,7 +74,8 @@ def decode_sound(
     """Decode the best sound track of an open file.
 
     Channels are averaged, all alike, also the six of 5.1 (a film mix would leave out the subwoofer
-    and lower the rear): the released V-LynX code does so. A silent track is returned as it is.
+    and lower the rear): the released V-LynX code does so. Where they cancel out, so that their sum
+    has less than a tenth of their power, that is an error. A silent track is returned as it is.
 
     Args:
         path: for messages.
@@ -83,7 +85,8 @@ def decode_sound(
         span: (start, end) in s; None is everything.
 
     Raises:
-        BadSample: there is no sound, less than 0.1 s of it, or it cannot be decoded.
+        BadSample: there is no sound, less than 0.1 s of it, it cannot be decoded, or its mean does
+            not stand for it (see ChannelMean).
     """
     track = file.streams.best("audio")
     if track is None and file.streams.audio:
@@ -100,21 +103,25 @@ def decode_sound(
     # Encoders add samples before the first; FFmpeg drops them and lets the stream start after.
     opening = min(listed) if track.start_time is None else track.start_time * tick
     clock = opening if origin is None else origin
-    begin, end = opening, max(listed) + 1
+    promised, form = max(listed), file.format.name
+    # Streams of Ogg that were put in a row count from their own start each.
+    chained = form == "ogg" and any(b < a - _JITTER for a, b in pairwise(listed))
+    if chained:
+        promised = opening + sum(packet.duration for packet in packets[track.index]) * tick
+    begin, end = opening, promised + 1
     if span is not None:
         if not span[0] < span[1]:
             raise _too_short(path, 0)
         begin = max(begin, clock + Fraction(max(span[0], -1e9)))
         end = min(end, clock + Fraction(min(span[1], 1e9)))
-    waveform, first, rate = _decode(path, _frames(path, file, track, begin), tick, end)
-    if first + Fraction(len(waveform), rate) < min(end, max(listed)) - _JITTER:
+    frames = _play_anew(path, track) if chained else _frames(path, file, track, begin)
+    sound = _decode(path, frames, tick, begin, end, chained)
+    if sound.reached < min(end, promised) - _JITTER and form != "mp3":
         raise BadSample(path, "has sound that cannot be decoded to its end", DAMAGED)
-    skip = max(0, round((begin - first) * rate))
-    waveform = waveform[skip : max(0, round((end - first) * rate))]
-    if len(waveform) < _SHORTEST * rate:
-        raise _too_short(path, len(waveform) / rate)
-    mono = _resample(torch.from_numpy(waveform), rate)
-    return Sound(mono, float(first + Fraction(skip, rate) - clock))
+    if sound.mean.count < _SHORTEST * sound.rate:
+        raise _too_short(path, sound.mean.count / sound.rate)
+    mono = _resample(torch.from_numpy(sound.mean.waveform(path)), sound.rate)
+    return Sound(mono, float(sound.start - clock))
 
 
 def _frames(path: Path, file: Any, track: Any, begin: Fraction) -> Iterator[Any]:
@@ -122,7 +129,7 @@ def _frames(path: Path, file: Any, track: Any, begin: Fraction) -> Iterator[Any]
     head = None
     try:
         file.seek(floor((begin - _PREROLL) / track.time_base), stream=track)
-        frames = file.decode(track)
+        frames = _play(path, file, track)
         head = next(frames, None)
     except import_library("av").FFmpegError:
         pass  # opened anew below
@@ -130,41 +137,96 @@ def _frames(path: Path, file: Any, track: Any, begin: Fraction) -> Iterator[Any]
         yield head
         yield from frames
     else:  # seeking went astray
-        with open_media(path) as anew:
-            yield from anew.decode(anew.streams[track.index])
+        yield from _play_anew(path, track)
+
+
+def _play_anew(path: Path, track: Any) -> Iterator[Any]:
+    with open_media(path) as file:
+        yield from _play(path, file, file.streams[track.index])
+
+
+def _play(path: Path, file: Any, track: Any) -> Iterator[Any]:
+    """Decoded frames, also of files that were put in a row."""
+    av, form, decoder = import_library("av"), file.format.name, track.codec_context
+    tag_end = 0  # bytes
+    for packet in file.demux(track):
+        if packet.pos is not None and packet.pos < tag_end:
+            continue
+        if form == "ogg" and packet.has_sidedata("new_extradata"):  # FFmpeg's Vorbis keeps the old
+            yield from decoder.decode(None)
+            decoder = av.CodecContext.create(decoder.name, "r")
+            decoder.extradata = bytes(packet.get_sidedata("new_extradata"))
+        try:
+            for frame in decoder.decode(packet):
+                # A decoder may give more than one frame per packet, and some at its end.
+                if frame.pts is None and packet.size and packet.pts is None:
+                    raise BadSample(path, "has a packet of sound without a time", DAMAGED)
+                if tag_end:
+                    frame.pts = None  # FFmpeg counts packets of MP3, also those of tags
+                yield frame
+        except av.InvalidDataError:
+            length = mp3_tag(bytes(packet)) if form == "mp3" else 0
+            if not length:
+                raise
+            tag_end = packet.pos + length
+
+
+class _Decoded(NamedTuple):
+    mean: ChannelMean  # of what was asked for
+    start: Fraction  # s of its first sample
+    reached: Fraction  # s up to which was decoded
+    rate: int  # Hz
 
 
 def _decode(
-    path: Path, frames: Iterator[Any], tick: Fraction, end: Fraction
-) -> tuple[NDArray[np.float32], Fraction, int]:
-    """The mean of the channels up to ``end`` at least, the time of its first sample, its rate."""
-    convert = import_library("av").AudioResampler(format="fltp")
-    pieces: list[NDArray[np.float32]] = []
-    first, form, count = Fraction(0), (1, 0), 0
+    path: Path,
+    frames: Iterator[Any],
+    tick: Fraction,
+    begin: Fraction,
+    end: Fraction,
+    chained: bool,
+) -> _Decoded:
+    """The mean of the channels from ``begin`` to ``end``, in s; frames without time follow."""
+    # Packed, since PyAV cannot take planes of more than 7 channels out of a frame.
+    convert = import_library("av").AudioResampler(format="flt")
+    mean, form = ChannelMean(1), None
+    first, lag, rate, count, skip, stop = Fraction(0), Fraction(0), 1, 0, 0, 0
     for frame in frames:
-        if frame.pts is None or frame.is_corrupt:
+        if frame.is_corrupt or (frame.pts is None and form is None):
             raise BadSample(path, f"has broken sound after {count} samples", DAMAGED)
-        if not pieces:
-            first, form = frame.pts * tick, (frame.sample_rate, frame.layout.nb_channels)
-            if not 0 < _weights(form[0]) <= _MOST_WEIGHTS:
-                remedy = "Convert it to 44.1 or 48 kHz"
-                raise BadSample(path, f"has {form[0]} samples a second", remedy)
-        if (frame.sample_rate, frame.layout.nb_channels) != form:
+        own_form = (frame.sample_rate, frame.layout.name, frame.format.name)
+        if form is None:
+            form, first, rate = own_form, frame.pts * tick, frame.sample_rate
+            channels = frame.layout.nb_channels
+            if not 0 < _weights(rate) <= _MOST_WEIGHTS:
+                raise BadSample(
+                    path, f"has {rate} samples a second", "Convert it to 44.1 or 48 kHz"
+                )
+            if channels > _MOST_CHANNELS:
+                remedy = "Mix them to fewer channels: ffmpeg -i IN -ac 2 OUT"
+                raise BadSample(
+                    path, f"has {channels} channels; 1 to {_MOST_CHANNELS} are read", remedy
+                )
+            mean = ChannelMean(channels)
+            skip, stop = (max(0, round((time - first) * rate)) for time in (begin, end))
+        if own_form != form:
             raise BadSample(path, "changes its rate or channels midway", "Convert its sound")
-        gap = frame.pts * tick - first - Fraction(count, form[0])
-        if abs(gap) > _JITTER:
-            at = float(count / form[0])
-            raise BadSample(
-                path, f"has sound {float(gap):.2f} s off its time at {at:.2f} s", DAMAGED
-            )
-        pieces.extend(part.to_ndarray().mean(0) for part in convert.resample(frame))
+        if frame.pts is not None:
+            gap = frame.pts * tick + lag - first - Fraction(count, rate)
+            if chained and gap < -_JITTER:  # another stream begins
+                lag, gap = lag - gap, Fraction(0)
+            if abs(gap) > _JITTER:
+                at = float(count / rate)
+                raise BadSample(
+                    path, f"has sound {float(gap):.2f} s off its time at {at:.2f} s", DAMAGED
+                )
+        low, high = max(skip - count, 0), max(stop - count, 0)
+        for part in convert.resample(frame):
+            mean.add(part.to_ndarray().reshape(frame.samples, -1)[low:high])
         count += frame.samples
-        if first + Fraction(count, form[0]) >= end:
+        if first + Fraction(count, rate) >= end:
             break
-    waveform = np.concatenate([np.zeros(0, np.float32), *pieces])
-    if not np.isfinite(waveform).all():
-        raise BadSample(path, "has sound that is no number", DAMAGED)
-    return waveform, first, form[0]
+    return _Decoded(mean, first + Fraction(skip, rate), first + Fraction(count, rate), rate)
 
 
 def _weights(rate: int) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.libraries import import_library
+from datamodules.media.sound_headers import asf_size, mp3_frames, wav_is_endless
 from datamodules.samples import BadSample
 
 # FFmpeg's names of containers. No playlists (hls, dash, concat), which name other files, and no
@@ -108,23 +109,42 @@ def list_packets(path: Path, container: Any) -> dict[int, list[Packet]]:
         BadSample: the file is cut off, holds broken packets, or too many.
     """
     packets: dict[int, list[Packet]] = {stream.index: [] for stream in container.streams}
-    for packet in container.demux():
+    form, start = container.format.name, None
+    # FFmpeg calls the last packet corrupt, which is shorter, where it doesn't know where to stop.
+    endless = form == "wav" and wav_is_endless(path)
+    for packet in _demux(path, container):
         if not packet.size and packet.dts is None and packet.pts is None:
             continue  # PyAV's mark of a stream's end
         listed = packets[packet.stream_index]
-        if packet.is_corrupt or len(listed) == _MOST_PACKETS:
+        start = packet.pos if start is None and packet.stream_index == 0 else start
+        if (packet.is_corrupt and not endless) or len(listed) == _MOST_PACKETS:
             what = "is broken" if packet.is_corrupt else "exceeds what is read"
             raise BadSample(path, f"packet {len(listed)} of a stream {what}", DAMAGED)
         duration, shown = packet.duration or 0, not packet.is_discard
         listed.append(
             Packet(packet.pts, packet.dts, packet.size, duration, packet.is_keyframe, shown)
         )
-    if container.format.name.startswith("mov"):
+    if form.startswith("mov"):
         _check_boxes(path)
         _check_count(path, container, packets)
-    elif container.format.name in _SAYS_DURATION:
+    elif form in _SAYS_DURATION and not endless:
         _check_duration(path, container, packets)
+    elif form == "asf" and (missing := asf_size(path) - path.stat().st_size) > 0:
+        raise BadSample(path, f"is cut off: it lacks {missing} bytes", DAMAGED)
+    elif form == "mp3" and len(packets[0]) + 1 < (promised := mp3_frames(path, start or 0)):
+        # Less one, since some encoders count the frame that says so, too.
+        reason = f"holds {len(packets[0])} of the {promised} frames that its header states"
+        remedy = f"{DAMAGED}. If you cut it yourself, ffmpeg -i IN -c copy OUT writes a new header"
+        raise BadSample(path, reason, remedy)
     return packets
+
+
+def _demux(path: Path, container: Any) -> Iterator[Any]:
+    try:
+        yield from container.demux()
+    except IndexError as error:  # PyAV's, once FFmpeg has found another stream on the way
+        reason, remedy = "has a stream that its header does not announce", "Convert it to MP4"
+        raise BadSample(path, reason, remedy) from error
 
 
 def _check_boxes(path: Path) -> None:

@@ -16,10 +16,10 @@ def chirp(seconds, rate):
     return (0.4 * np.sin(2 * np.pi * (200 * t + 150 * t**2))).astype(np.float32)
 
 
-def write(path, channels, rate, codec, layout, start=0.0, step=1000):
+def write(path, channels, rate, codec, layout, start=0.0, step=1000, **options):
     """A sound file of float32 (C, N)."""
     with av.open(str(path), "w") as file:
-        track = file.add_stream(codec, rate=rate, layout=layout)
+        track = file.add_stream(codec, rate=rate, layout=layout, options=options)
         convert = av.AudioResampler(format=track.codec_context.format.name)
         for at in range(0, channels.shape[1], step):
             part = np.ascontiguousarray(channels[:, at : at + step])
