@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from datamodules.loading import (
     gather,
 )
 from datamodules.order import Batches, position, refuse_other_order
-from datamodules.recordings import PARTS, Objective, Part, Recording, Recordings
+from datamodules.recordings import PARTS, Objective, Part, Recording, Recordings, stem
 from datamodules.samples import (
     BadSample,
     Clip,
@@ -43,8 +44,11 @@ from datamodules.samples import (
     Split,
     Streams,
 )
+from datamodules.splits import hold_out
 from vlynx_pl.errors import UserError
 from vlynx_pl.progress import track
+
+_MOST_NAMED = 20  # bad files in one message
 
 
 class ModalityDataModule(LightningDataModule):
@@ -68,10 +72,11 @@ class ModalityDataModule(LightningDataModule):
         num_workers: processes that read, per loader and rank.
         seed: seed of the order of training and reference clips.
         timeout: how long a worker may take for a clip before it is given up, in s; 0 is forever.
-        on_bad_sample: ``stop`` raises BadSample at the first file that cannot be used. ``skip``
-            reads everything once before fitting and leaves out what cannot be used, of a clip
-            whose questions are bad only those; ``bad_samples`` lists it with reasons. Nothing is
-            ever put in its place.
+        on_bad_sample: ``stop`` raises BadSample at the first file that cannot be used; of a small
+            folder of videos, all are read before fitting, and all bad ones named. ``skip`` reads
+            everything once before fitting and leaves out what cannot be used, of a clip whose
+            questions are bad only those; ``bad_samples`` lists it with reasons. Nothing is ever
+            put in its place.
         max_bad_share: with ``skip``, stop when more than this share of the recordings is bad.
         cache_dir: folder where frames are kept as uint8 once they are read (see FrameCache).
     """
@@ -122,6 +127,11 @@ class ModalityDataModule(LightningDataModule):
         self._recordings = Recordings(
             self.root, self.reference_root, benchmark, objective, held_out, self.find, self.locate
         )
+
+    @property
+    def _few(self) -> int:
+        """How many recordings are all read before fitting, so that every bad one is named."""
+        return 0
 
     modalities: tuple[str, ...] = ()
     """Names of the streams that episodes have beside ``video``."""
@@ -184,7 +194,10 @@ class ModalityDataModule(LightningDataModule):
         if all(part in self._parts for part in parts):
             return
         self._learning = stage != "test"
-        findings = self.inspect(parts, read=self.on_bad_sample == "skip")
+        skip = self.on_bad_sample == "skip"
+        few = sum(len(self._recordings.of(part)) for part in parts) <= self._few
+        findings = self.inspect(parts, read=skip or few, stop=not (skip or few))
+        findings = self._hold_out_anew(findings)
         self._take_note(findings)
         for part in parts:
             usable = [item for f in findings if f.part == part for item in f.usable]
@@ -193,7 +206,9 @@ class ModalityDataModule(LightningDataModule):
                     self.root,
                     f"leaves no {part} clip of {len({f.name for f in findings})} recordings"
                     + "".join(f"; the first bad one is {bad}" for bad in self.bad_samples[:1]),
-                    "Repair the files, or give a larger folder; one recording alone cannot be "
+                    "Give data.reference_root, a folder of videos"
+                    if part == "reference"
+                    else "Repair the files, or give a larger folder; one recording alone cannot be "
                     "trained on and held out",
                 )
             self._parts[part] = usable
@@ -203,8 +218,8 @@ class ModalityDataModule(LightningDataModule):
         for doubt in self.doubts():
             rank_zero_warn(doubt)
         rank_zero_info(repr(self))
-        for bad in self.bad_samples:
-            rank_zero_info(f"skipped {bad}")
+        for line in [*(f"skipped {bad}" for bad in self.bad_samples), *self.report()["left_out"]]:
+            rank_zero_info(line)
 
     def inspect(
         self, parts: tuple[Part, ...], read: bool, stop: bool | None = None
@@ -217,7 +232,7 @@ class ModalityDataModule(LightningDataModule):
             stop: raise the first BadSample; None goes by ``on_bad_sample``.
         """
         recordings = self._recordings
-        return inspect(
+        findings = inspect(
             [(part, recording) for part in parts for recording in recordings.of(part)],
             self._candidates,
             self.dataset if read else None,
@@ -226,6 +241,8 @@ class ModalityDataModule(LightningDataModule):
             self.num_workers,
             self.timeout,
         )
+        # A file of sound alone is no reference video, and nothing is wrong with it.
+        return [f for f in findings if f.part != "reference" or f.usable or f.bad]
 
     def parts(self) -> tuple[Part, ...]:
         """All parts that there may be: splits, and the reference videos of alignment."""
@@ -411,6 +428,20 @@ class ModalityDataModule(LightningDataModule):
         questions = tuple(one for one in episode.questions if reasons[one.id] is None)
         return replace(episode, questions=questions), bad
 
+    def _hold_out_anew(self, findings: list[Finding]) -> list[Finding]:
+        """Where all that was held out of a folder is bad, hold out the last of what can be used."""
+        train = [f for f in findings if f.part == "train" and f.usable]
+        if self.benchmark or len(train) < 2 or any(f.part == "val" and f.usable for f in findings):
+            return findings
+        moved = {stem(f.name) for f in hold_out(train)[1]}
+        reason = "is held out, since all that was is bad"
+        self._recordings.left_out = [f"{f.name}: {reason}" for f in train if stem(f.name) in moved]
+        return [
+            replace(f, part="val") if f.part == "train" and stem(f.name) in moved else f
+            for f in findings
+            if f.part != "reference" or stem(f.name) not in moved
+        ]
+
     def _take_note(self, findings: list[Finding]) -> None:
         """Keep what is bad, once each, and stop if it is too much."""
         bad = {str(bad): bad for finding in findings for bad in finding.bad}
@@ -418,14 +449,23 @@ class ModalityDataModule(LightningDataModule):
         self.bad_samples += [bad[text] for text in bad if text not in known]
         troubled = {finding.name for finding in findings if finding.bad}
         every = {finding.name for finding in findings}
-        if len(troubled) > self.max_bad_share * len(every):
-            raise BadSample(
-                self.root,
-                f"has {len(troubled)} bad recordings of {len(every)}, more than "
-                f"max_bad_share={self.max_bad_share:g}; the first is bad because "
-                f"{self.bad_samples[0]}",
-                "Repair the files (vlynx check lists them), or raise data.max_bad_share",
-            )
+        share = len(troubled) / max(len(every), 1)
+        if share <= (self.max_bad_share if self.on_bad_sample == "skip" else 0):
+            return
+        named = [f"\n  {one.path}: {one.reason}" for one in bad.values()][:_MOST_NAMED]
+        rest = len(bad) - len(named)
+        named += [f"\n  and {rest} more, which vlynx check --csv FILE lists"] * (rest > 0)
+        lost = {f.part for f in findings} - {f.part for f in findings if f.usable}
+        options = f"--data.on_bad_sample=skip --data.max_bad_share={ceil(100 * share) / 100:g}"
+        raise BadSample(
+            self.root,
+            f"has {len(troubled)} bad recordings of {len(every)}"
+            + f", more than max_bad_share={self.max_bad_share:g}" * (self.on_bad_sample == "skip")
+            + "".join([":", *named, "\n"]),
+            f"Repair them or add others; without them no {min(lost)} clip is left"
+            if lost
+            else f"To go on without them, add {options} (with make: ARGS='{options}')",
+        )
 
     @property
     def _rank(self) -> tuple[int, int]:

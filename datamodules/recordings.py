@@ -53,7 +53,7 @@ class Recordings:
     find: Callable[[Path], Mapping[Split, list[Any]]]
     locate: Callable[[Path, Episode], Any]
     left_out: list[str] = field(default_factory=list)
-    """Training media that are held out as well, and so not used for alignment."""
+    """Training media that are held out, and so not used for alignment."""
     _found: dict[Path, Mapping[Split, list[Any]]] = field(default_factory=dict)
     _asked: dict[Split, list[Episode]] = field(default_factory=dict)
 
@@ -97,9 +97,9 @@ class Recordings:
                 yield self._named(recording.episode, self.reference_root)
         else:
             here = self._find(self.root)
-            kept_back = {_stem(s.name) for split in ("val", "test") for s in here.get(split, [])}
+            kept_back = {stem(s.name) for split in ("val", "test") for s in here.get(split, [])}
             for source in self._find(self.reference_root).get("train", []):
-                if _stem(source.name) in kept_back:
+                if stem(source.name) in kept_back:
                     raise BadSample(
                         source.path,
                         f"would be a reference video, but {self.root} holds it out",
@@ -154,5 +154,6 @@ def _medium(episode: Episode) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(episode.media.items()))
 
 
-def _stem(name: str) -> str:
+def stem(name: str) -> str:
+    """The name of a recording without its suffix: a video and its sound share one."""
     return name.rsplit(".", 1)[0]

@@ -14,7 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import ModalityDataModule
-from datamodules.media.audio import read_sound
+from datamodules.media.audio import SOUND_SUFFIXES, read_sound
+from datamodules.media.container import open_media, video_track
 from datamodules.media.files import find_media, media_file
 from datamodules.media.sampling import Rate, Sampling, Uniform
 from datamodules.media.video import Recording, Request, read_video
@@ -23,6 +24,8 @@ from datamodules.splits import hold_out
 from vlynx_pl.errors import UserError
 
 _PICTURE_FPS: Final = 3.0  # of MVBench's folders of pictures, the only ones that are
+# Recordings of a folder that are read within seconds, so that a newcomer learns all at once.
+_FEW: Final = 50
 
 
 @dataclass(frozen=True)
@@ -162,6 +165,11 @@ class VideoDataModule(ModalityDataModule):
         return VideoSource(episode.name, path, episode.span, rate)
 
     @property
+    @override
+    def _few(self) -> int:
+        return _FEW if self.benchmark is None else 0
+
+    @property
     def _hears(self) -> bool:
         return any(sense.hears for sense in self.senses)
 
@@ -173,6 +181,8 @@ class VideoDataModule(ModalityDataModule):
 
     @override
     def reference_clips(self, source: VideoSource) -> list[Clip]:
+        if self._hears and self.benchmark is None and not has_video(source.path):
+            return []
         read = partial(read_rgb, source, self.sampling, self.frame_size)
         return [Clip(source.name, read, source.files)]
 
@@ -190,6 +200,17 @@ class VideoDataModule(ModalityDataModule):
     def _streams(self, source: VideoSource, senses: Sequence[VideoSense]) -> Streams:
         read = partial(read_streams, source, senses, self.sampling, self.frame_size)
         return Streams(read, source.files)
+
+
+def has_video(path: Path) -> bool:
+    """Whether a file shows something, rather than being sound alone; a damaged one may."""
+    if path.suffix.lower() in SOUND_SUFFIXES:
+        return False
+    try:
+        with open_media(path) as file:
+            return video_track(path, file) is not None
+    except BadSample:
+        return True  # reading it says what is wrong
 
 
 def decode(source: VideoSource, requests: Sequence[Request], sound: bool = False) -> Recording:

@@ -374,7 +374,9 @@ def test_a_benchmark_without_training_clips_can_be_checked(root, quiz):
 def test_past_a_share_of_bad_recordings_the_run_stops(root):
     for i in (0, 9):
         (root / f"{i}.txt").write_text("loud")
-    with pytest.raises(BadSample, match=r"2 bad recordings of 10, .*max_bad_share=0\.1.*no number"):
+    with pytest.raises(
+        BadSample, match=r"(?s)2 bad recordings of 10, .*max_bad_share=0\.1.*no number"
+    ):
         ready(root, on_bad_sample="skip")
     data = ready(root, on_bad_sample="skip", max_bad_share=0.2)
     assert len(clips(data.train_dataloader())) == 7

@@ -1,6 +1,8 @@
 """Sound, fast frames and views of little videos whose frames say when they are."""
 
 import json
+import math
+import wave as riff
 from functools import partial
 from pathlib import Path
 
@@ -182,8 +184,33 @@ def test_sound_alone_takes_its_videos_from_elsewhere(root, tmp_path):
         1,
         4,
     ]
-    with pytest.raises(BadSample, match="has no video track"):
-        next(iter(ready(AudioDataModule, sounds).reference_dataloader()))
+    with pytest.raises(BadSample, match=r"no reference clip .* Give data\.reference_root"):
+        ready(AudioDataModule, sounds)
+
+
+def test_a_mixed_folder_is_one_message_and_one_command(root, tmp_path):
+    """A file of sound alone is no reference video; all that was held out is bad."""
+    videos = root / "videos"
+    film(videos / "1.mp4")
+    film(videos / "9.mp4", wave=np.zeros(RATE * SECONDS, np.float32))
+    with riff.open(str(videos / "5.WAV"), "wb") as sound:
+        sound.setparams((1, 2, RATE, 0, "NONE", ""))
+        sound.writeframes((clicks(1.0) * 32767).astype(np.int16).tobytes())
+    with pytest.raises(BadSample) as caught:
+        ready(AudioDataModule, root)
+    message = str(caught.value)
+    count = len(list(videos.iterdir()))
+    share = math.ceil(200 / count) / 100
+    options = f"--data.on_bad_sample=skip --data.max_bad_share={share:g}"
+    for words in (f"2 bad recordings of {count}:", "1.mp4: has no sound", "9.mp4: has a silent"):
+        assert words in message
+    assert f"add {options} (with make: ARGS='{options}')" in message
+    data = ready(AudioDataModule, root, on_bad_sample="skip", max_bad_share=share, batch_size=1)
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.reference_dataloader())
+    train, val, reference = ([c.name for c in loader.dataset.dataset.clips] for loader in loaders)
+    assert val == ["5.WAV"] and "5.WAV" not in train and not {"5.WAV", "9.mp4"} & {*reference}
+    assert "1.mp4" in reference and "1.mp4" not in train
+    assert data.report()["left_out"] == ["5.WAV: is held out, since all that was is bad"]
 
 
 @pytest.mark.parametrize(
