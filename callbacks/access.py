@@ -15,6 +15,9 @@ _Stage = TypeVar("_Stage", bound=LightningModule)
 class RunData(Protocol):
     """What callbacks need of a data module: batches of frames and clips, or of episodes."""
 
+    benchmark: Any
+    """Whose questions are asked; its ``scored_as`` names the benchmark that scores the answers."""
+
     def reference_names(self) -> list[str]:
         """Plain RGB videos, for alignment, in the order in which they are read."""
 

@@ -20,7 +20,16 @@ from vlynx_pl.adapters import adapter_hash
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
 from vlynx_pl.interruption import Interrupted, asked_to_stop
-from vlynx_pl.metrics import Answered, failures, headline, scores_for, submission, table, told
+from vlynx_pl.metrics import (
+    Answered,
+    Scores,
+    failures,
+    headline,
+    scores_for,
+    submission,
+    table,
+    told,
+)
 from vlynx_pl.progress import track
 from vlynx_pl.provenance import last_session
 from vlynx_pl.tuning import InstructionTuning
@@ -39,13 +48,22 @@ class AnswerScores(Callback):
     :class:`callbacks.kept_answers.KeptAnswers`): a run that is started again neither reads nor asks
     about a clip whose questions were all answered.
 
+    The data module's benchmark says how answers are scored.
+
     Args:
-        benchmark: name of the reader, such as ``ScanQA``.
+        benchmark: refused; configurations of former versions name the benchmark here once more.
     """
 
-    def __init__(self, benchmark: str) -> None:
-        self.benchmark = benchmark
-        self.scores = scores_for(benchmark)
+    benchmark: str
+    scores: Scores
+
+    def __init__(self, benchmark: str | None = None) -> None:
+        if benchmark is not None:
+            raise UserError(
+                f"AnswerScores.benchmark={benchmark} in trainer.callbacks is no longer given: "
+                "answers are scored by the rules of data.benchmark. Remove this callback from "
+                "trainer.callbacks (or add --trainer.callbacks=null); the command line adds it"
+            )
         self._kept: KeptAnswers | None = None  # nothing is, in a fast_dev_run
         self._earlier: dict[str, list[Answered]] = {}  # clip → answers of an earlier session
         self._meeting: Meeting | None = None
@@ -70,6 +88,11 @@ class AnswerScores(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Before anything is computed, as it may be unknown, or need Java.
+        if (benchmark := data(trainer).benchmark) is None:
+            raise UserError("tuning needs questions; give data.benchmark and data.objective=tuning")
+        self.benchmark = benchmark.scored_as
+        self.scores = scores_for(self.benchmark)
         # Loaders begin to read before on_test_start.
         if stage == "test":
             module = as_stage(pl_module, InstructionTuning)
@@ -208,7 +231,8 @@ class AnswerScores(Callback):
         self, run: Path, split: str, answered: list[Answered], settings: Mapping[str, Any]
     ) -> None:
         with atomic_file(run / f"predictions-{split}.jsonl") as unfinished:
-            rows = [asdict(answer) | {"settings": settings} for answer in answered]
+            made_with = {"benchmark": self.benchmark, "settings": settings}
+            rows = [asdict(answer) | made_with for answer in answered]
             unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
         try:
             official = submission(self.benchmark, answered)

@@ -49,15 +49,15 @@ class ReferenceGuidance(Callback):
     Args:
         path: a guidance file to use; None computes one from the data module's
             ``reference_dataloader()``, plain RGB videos.
-        max_batches: stop after so many batches of reference videos; a few hundred clips are as
-            good as a hundred thousand (paper, Table 7).
+        max_batches: stop after so many batches of reference videos, one each; a few hundred clips
+            are as good as a hundred thousand (paper, Table 7). None reads all.
         save_every: keep the sums after so many videos of a rank; some 350 MB a rank for SigLIP
             so400m. Ranks wait for each other there, and once more to merge, so that none may fall
             behind by more than the process group's time-out, 30 minutes by default.
     """
 
     def __init__(
-        self, path: str | None = None, max_batches: int | None = None, save_every: int = 100
+        self, path: str | None = None, max_batches: int | None = 500, save_every: int = 100
     ) -> None:
         if save_every < 1:
             raise UserError(f"save_every={save_every} must be 1 or more; it counts videos")

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from typing_extensions import override
 
 from callbacks.access import is_trial, run_folder, save_logs
@@ -28,6 +29,9 @@ class RunCheckpoint(Checkpoint):
     before every step, and every batch of a validation, on whether to save or to stop, over a group
     of their own that does not wait for the GPU.
 
+    Whatever else sets ``trainer.should_stop`` amid training, such as ``trainer.max_time``, asks the
+    run to stop likewise. Only EarlyStopping ends it, as its last epoch does.
+
     Args:
         minutes: time between two checkpoints; 0 saves before every step.
         keep: how many checkpoints stay.
@@ -41,10 +45,12 @@ class RunCheckpoint(Checkpoint):
         self._saved_at = 0.0  # s of the monotonic clock, which nobody sets
         self._group: Any = None
         self._saved_step = -1
+        self._limit = ""  # why the run is to stop, beside signals
         self._amid = False  # saving where Lightning does not
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._limit = ""
         # Lightning's own handlers, set after this, act at once: amid a step, with a collective
         # call that the other ranks do not make, and under SLURM with a checkpoint of their own.
         connector: Any = trainer._signal_connector
@@ -61,9 +67,13 @@ class RunCheckpoint(Checkpoint):
             patience = timedelta(minutes=self.timeout_minutes)
             self._group = dist.new_group(backend="gloo", timeout=patience)
         self._saved_at = time.monotonic()
+        self._take_over(trainer)
+        if any(map(_has_stopped, trainer.callbacks)):  # type: ignore[attr-defined]
+            trainer.should_stop = True  # in the session before, which did not come to its results
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_over(trainer)
         # Of a batch that is fetched again, Lightning forgets that it was fetched before.
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
         batches.ready = batches.started
@@ -74,11 +84,23 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches or is_trial(trainer):
             return  # gradients that are summed up are not kept
+        self._take_over(trainer)
         wanted = self._agreed()
         if wanted >= _SAVE:
             self._save(trainer, amid=True)
         if wanted == _STOP:
             raise Interrupted(self._farewell(trainer))
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        self._take_over(trainer)
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,7 +120,12 @@ class RunCheckpoint(Checkpoint):
             raise Interrupted(self._farewell(trainer))
 
     @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_over(trainer)
+
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._take_over(trainer)
         # What comes after the last one may take hours, or be stopped.
         if self._saved_step != trainer.global_step and not is_trial(trainer):
             self._save(trainer)
@@ -115,6 +142,9 @@ class RunCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Timer):  # a session that goes on has all of the time again
+                checkpoint["callbacks"].pop(callback.state_key, None)
         loop = checkpoint["loops"]["fit_loop"]
         if self._amid and trainer.validating:
             _validate_again(loop)
@@ -122,9 +152,23 @@ class RunCheckpoint(Checkpoint):
             counted = not trainer.fit_loop.epoch_loop._should_accumulate()
             _begin_batch_again(loop, counted)
 
+    def _take_over(self, trainer: Trainer) -> None:
+        """Stop where nothing is lost, and not where Lightning would for ``should_stop``.
+
+        Lightning ends the epoch there, and takes its other batches for done.
+        """
+        if not trainer.should_stop or is_trial(trainer):
+            return
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if any(_has_stopped(one) for one in callbacks) or not trainer.fit_loop._can_stop_early:
+            return
+        trainer.should_stop = False
+        over = any(isinstance(one, Timer) and (one.time_remaining() or 1) <= 0 for one in callbacks)
+        self._limit = "trainer.max_time is over" if over else "a callback has set should_stop"
+
     def _agreed(self) -> int:
         due = time.monotonic() - self._saved_at >= 60 * self.minutes
-        wanted = torch.tensor(_STOP if asked_to_stop() else _SAVE if due else _GO_ON)
+        wanted = torch.tensor(_STOP if asked_to_stop() or self._limit else _SAVE if due else _GO_ON)
         if self._group is not None:
             dist.all_reduce(wanted, dist.ReduceOp.MAX, self._group)
         return int(wanted)
@@ -150,9 +194,17 @@ class RunCheckpoint(Checkpoint):
 
     def _farewell(self, trainer: Trainer) -> str:
         return (
-            f"Stopped at step {trainer.global_step}, as asked; all of it is in "
+            f"Stopped at step {trainer.global_step}, {self._limit or 'as asked'}; all of it is in "
             f"{run_folder(trainer) / 'checkpoints'}. Run the same command again to go on."
         )
+
+
+def _has_stopped(callback: Callback) -> bool:
+    """Whether it is an EarlyStopping that has seen enough, which is an end that a user chose."""
+    return (
+        isinstance(callback, EarlyStopping)
+        and callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
+    )
 
 
 def _between_steps(trainer: Trainer) -> bool:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import torch
@@ -24,12 +25,18 @@ from vlynx_pl.ranks import ranks
 class TrainingFaults(Callback):
     """Stops before a gradient that is not finite reaches the adapter.
 
-    Explains a lack of memory, and that another process of the run has ended.
+    Explains a lack of memory, settings that Lightning refuses, and that another process of the run
+    has ended.
     """
 
     def __init__(self) -> None:
+        self._begun = False
         self._batch: Any = None
         self._clips: list[str] = []  # since the last step
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._begun = True
 
     @override
     def on_train_batch_start(
@@ -76,6 +83,10 @@ class TrainingFaults(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
+        if _is_of_settings(exception, self._begun):
+            raise UserError(
+                f"these settings of the trainer, or of the environment, cannot be used: {exception}"
+            ) from exception
         reason = str(exception).partition("\n")[0] or type(exception).__name__
         if _is_lack_of_memory(exception):
             raise UserError(
@@ -92,6 +103,17 @@ class TrainingFaults(Callback):
             return "No step of training was under way; lower data.batch_size or data.frames"
         sizes = as_stage(pl_module, AdapterTraining).sizes(self._batch)
         return f"The batch of {', '.join(_names(self._batch))} has {sizes}"
+
+
+def _is_of_settings(exception: BaseException, begun: bool) -> bool:
+    """Whether a library itself refused what it was told, and not a program of ours or a user's."""
+    if isinstance(exception, UserError) or not isinstance(exception, Exception):
+        return False
+    *_, (frame, _) = walk_tb(exception.__traceback__)
+    raised_in = str(frame.f_globals["__name__"])
+    # Callbacks of Lightning's look for what they want when they first need it.
+    before = ("lightning.", "torch.distributed.")
+    return raised_in.startswith(("lightning.pytorch.callbacks.",) if begun else before)
 
 
 def _is_lack_of_memory(exception: BaseException) -> bool:

@@ -103,10 +103,15 @@ class ModalityDataModule(LightningDataModule):
         super().__init__()
         if objective == "tuning" and benchmark is None:
             raise UserError("objective=tuning needs questions; give data.benchmark")
-        if frames < 1 or not 0 < held_out < 1:
-            raise UserError(
-                f"frames={frames} must be 1 or more, and held_out={held_out} between 0 and 1"
-            )
+        for name, given, least in (
+            ("frames", frames, 1),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if given < least:
+                raise UserError(f"data.{name}={given} must be {least} or more")
+        if not 0 < held_out < 1:
+            raise UserError(f"data.held_out={held_out} must be between 0 and 1")
         self.root, self.benchmark, self.objective = Path(root), benchmark, objective
         self.test_split = test_split
         self.reference_root = None if reference_root is None else Path(reference_root)

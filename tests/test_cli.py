@@ -253,10 +253,8 @@ def test_fast_dev_run_leaves_no_files(vlynx, data, tmp_path):
 def test_a_given_guidance_is_used_and_a_damaged_one_is_one_error(finished, vlynx, data, tmp_path):
     path = tmp_path / "guidance.safetensors"
     path.write_bytes((finished[0] / "guidance.safetensors").read_bytes())
-    config = yaml.safe_load((REPOSITORY / "experiments/align/3d.yaml").read_text())
-    config["trainer"]["callbacks"][0]["init_args"] = {"path": str(path)}
-    (tmp_path / "3d.yaml").write_text(yaml.safe_dump(config))
-    arguments = ["fit", CONFIGS[0], f"--config={tmp_path}/3d.yaml", *QUICK]
+    arguments = ["fit", *CONFIGS, *QUICK, "--trainer.callbacks+=callbacks.ReferenceGuidance"]
+    arguments += [f"--trainer.callbacks.path={path}"]
     arguments += [f"--data.root={data}", f"--run={tmp_path}/run", "--trainer.fast_dev_run=true"]
     code, out = vlynx(*arguments)
     assert code == 0 and "Guidance from RGB" not in out

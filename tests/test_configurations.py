@@ -8,6 +8,7 @@ import yaml
 from datamodules import benchmarks
 from tests.conftest import CONFIGS, REPOSITORY
 from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.metrics.protocols import PROTOCOLS
 
 STAGES = [
     str(path.relative_to(REPOSITORY))
@@ -93,8 +94,8 @@ def test_every_task_of_the_toy_world_parses(vlynx, configs):
     reader = getattr(benchmarks, benchmark["class_path"].split(".")[-1])(**benchmark["init_args"])
     split = config["data"]["init_args"]["test_split"]
     assert reader.files(split) or (split == "val" and not reader.files("test"))
-    scored = config["trainer"]["callbacks"][-1]
-    assert benchmark["class_path"].endswith(scored["init_args"]["benchmark"])
+    assert benchmark["class_path"].endswith(f".{reader.scored_as}")
+    assert reader.scored_as in PROTOCOLS
 
 
 @pytest.mark.parametrize("configs", TOYWORLD, ids=lambda configs: configs[0])

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from vlynx_pl.adapters import AdapterError, adapted_layers, save_adapter
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.errors import UserError
 
 
 class AdapterTraining(LightningModule):
@@ -115,7 +116,12 @@ class AdapterTraining(LightningModule):
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self._parameter_groups(), weight_decay=0.0)
-        steps = int(self.trainer.estimated_stepping_batches)
+        if (steps := self.trainer.estimated_stepping_batches) == float("inf"):
+            raise UserError(
+                "trainer.max_epochs=-1 has no end, over which the learning rate could fall; give "
+                "--trainer.max_steps=N, or a number of epochs"
+            )
+        steps = int(steps)
         schedule = get_cosine_schedule_with_warmup(optimizer, round(self.warmup * steps), steps)
         return {
             "optimizer": optimizer,

@@ -3,10 +3,11 @@
 What a command needs is imported when it runs, so that the small ones start at once.
 """
 
+import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +22,13 @@ prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layou
 app.add_typer(prepare, name="prepare")
 # LightningCLI parses these commands itself, --help included.
 _LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+_NUMBERS: Final = (
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    *("MASTER_PORT", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
+    *("SLURM_NTASKS_PER_NODE", "SLURM_NNODES"),
+)
+"""Of the environment, what says where a process is among others."""
 
 
 @app.command(context_settings=_LIGHTNING)
@@ -174,6 +182,13 @@ def params(
     print_counts(as_json=json)
 
 
+def _check_environment() -> None:
+    """Refuse what launchers set and libraries take for a number, wherever they come upon it."""
+    for name in _NUMBERS:
+        if not (value := os.environ.get(name) or "0").isdecimal():
+            raise UserError(f"the environment has {name}={value}, which is not a number; unset it")
+
+
 def main() -> None:
     """Entry point of ``vlynx``: errors that a user can mend are one message, not a traceback."""
     # Classes that a configuration names may lie where the command is run, as with python -m.
@@ -182,6 +197,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        _check_environment()
         app()
     except Interrupted as stop:
         if stop.code:  # of several processes, the first one speaks

@@ -12,6 +12,13 @@ class UserError(ValueError):
     """Something that whoever runs a command can mend; the message says how."""
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """What was raised first, of errors that were raised because of each other."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error
+
+
 @contextmanager
 def uncovered() -> Iterator[None]:
     """Raise a UserError itself where a parser has wrapped it into an error of its own."""

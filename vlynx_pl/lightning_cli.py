@@ -8,13 +8,16 @@ import logging
 import shlex
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from jsonargparse import SUPPRESS, ArgumentParser
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -23,16 +26,33 @@ from rich.console import Console
 from rich.markup import escape
 from typing_extensions import override
 
-from callbacks import AlignmentReport, ProgressLines, Provenance, RunCheckpoint, TrainingFaults
+from callbacks import (
+    AdapterCheckpoint,
+    AlignmentReport,
+    AnswerScores,
+    ProgressLines,
+    Provenance,
+    ReferenceGuidance,
+    RunCheckpoint,
+    TrainingFaults,
+)
 from datamodules.base import ModalityDataModule
+from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.checkpoints import checkpoints, newest_checkpoint, read_checkpoint
-from vlynx_pl.errors import UserError, uncovered
+from vlynx_pl.errors import FOREIGN, UserError, root_cause, uncovered
 from vlynx_pl.files import atomic_file, readable
 from vlynx_pl.metrics_log import MetricsLog
 from vlynx_pl.progress import on_terminal
 from vlynx_pl.run_folder import refuse_finished, refuse_other_settings, take
+from vlynx_pl.settings_files import check_settings_files
 from vlynx_pl.tuning import InstructionTuning
+
+_RESULTS: Final = {
+    InterfaceAlignment: (ReferenceGuidance, AdapterCheckpoint, AlignmentReport),
+    InstructionTuning: (AdapterCheckpoint, AnswerScores),
+}
+"""Stage → the callbacks that make and save its results, in the order in which they must act."""
 
 
 class _KeptConfiguration(SaveConfigCallback):
@@ -117,7 +137,7 @@ class VlynxCLI(LightningCLI):
 
     @override
     def instantiate_classes(self) -> None:
-        with uncovered():
+        with _told("these settings"):
             super().instantiate_classes()
         if isinstance(self.model, InstructionTuning):
             self.datamodule.unfit = self.model.unfit
@@ -126,14 +146,30 @@ class VlynxCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # Not a part of the configuration, so that a saved one can be run into another folder.
         run = Path(self._get(self.config, "run"))
-        if self._get(self.config, "trainer").logger is None:
+        settings = self._get(self.config_init, "trainer")
+        if settings.barebones or settings.accumulate_grad_batches < 1:
+            raise UserError(
+                "--trainer.barebones=true leaves out all that makes a run, and "
+                "--trainer.accumulate_grad_batches=0 has no step; leave them out"
+            )
+        own = settings.callbacks if isinstance(settings.callbacks, list) else [settings.callbacks]
+        kwargs["callbacks"] = _with_results(self.model, [one for one in own if one is not None])
+        if settings.logger is None:
             kwargs["logger"] = [
                 MetricsLog(run),
                 TensorBoardLogger(run.parent, run.name, "", sub_dir="tensorboard"),
             ]
-        trainer = super().instantiate_trainer(
-            default_root_dir=str(run), use_distributed_sampler=False, **kwargs
-        )
+        usual = signature(Trainer).parameters
+        given = [f"{k}={v}" for k, v in settings.items() if k in usual and v != usual[k].default]
+        with _told(f"these settings of the trainer ({', '.join(given)})"):
+            trainer = super().instantiate_trainer(
+                default_root_dir=str(run), use_distributed_sampler=False, **kwargs
+            )
+        if getattr(trainer.strategy, "_start_method", "") == "fork":
+            raise UserError(
+                "trainer.strategy forks this process, which has run torch already, so that its "
+                "children may hang or end; use --trainer.strategy=ddp"
+            )
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks += [Provenance(), TrainingFaults()]
         bar = trainer.progress_bar_callback
@@ -164,6 +200,33 @@ class VlynxCLI(LightningCLI):
         Console().print("\n".join(lines), soft_wrap=True)
 
 
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell what a library has against settings, without a traceback and a parser's guesses."""
+    try:
+        with uncovered():
+            yield
+    except UserError:
+        raise
+    except (MisconfigurationException, RuntimeError, *FOREIGN) as error:
+        reason = str(root_cause(error)).strip(" .")
+        raise UserError(f"{what} cannot be used: {reason}") from error
+
+
+def _with_results(model: LightningModule, given: Sequence[Callback]) -> list[Callback]:
+    """A user's callbacks, and those of the stage that are not among them, which act last.
+
+    So a run is not marked as finished before all others have done their part.
+    """
+    kinds = [kind for stage, each in _RESULTS.items() if isinstance(model, stage) for kind in each]
+    missing = [kind() for kind in kinds if not any(isinstance(one, kind) for one in given)]
+
+    def turn(callback: Callback) -> int:
+        return next((i for i, kind in enumerate(kinds, 1) if isinstance(callback, kind)), 0)
+
+    return sorted([*given, *missing], key=turn)
+
+
 def _without(arguments: list[str], *options: str) -> list[str]:
     """The command line without these options, given as ``--a=value`` or ``--a value``."""
     kept = []
@@ -183,6 +246,7 @@ def run() -> None:
     """Run ``vlynx fit`` or ``vlynx test`` with the arguments of the process."""
     _quieten()
     _refuse_bytes(sys.argv)
+    check_settings_files(sys.argv[1:])
     usage = "--config BACKBONE.yaml --config STAGE.yaml [--run DIR] [--KEY=VALUE ...]"
     VlynxCLI(
         LightningModule,
@@ -207,7 +271,8 @@ def data_module(arguments: list[str]) -> ModalityDataModule:
     for part in ("backbone", "model", "trainer", "checkpoint"):  # of a run; they are not looked at
         parser.add_argument(f"--{part}", type=dict[str, Any] | None, help=SUPPRESS)
     parser.add_argument("--run", type=str, help=SUPPRESS)
-    with uncovered():
+    check_settings_files(arguments)
+    with _told("these settings"):
         made: ModalityDataModule = parser.instantiate_classes(parser.parse_args(arguments)).data
     return made
 

@@ -13,6 +13,7 @@ import yaml
 from typing_extensions import override
 
 from vlynx_pl.errors import FOREIGN, UserError
+from vlynx_pl.settings_files import UniqueKeys
 
 # What may change when a run goes on: where it runs and where files lie, but nothing of what it
 # computes. Clips are compared by name when training goes on, the backbone by its weights.
@@ -57,7 +58,7 @@ class RunFolderError(UserError):
     """The run folder cannot be written into."""
 
 
-class _FewAliases(yaml.SafeLoader):
+class _FewAliases(UniqueKeys):
     """Plain data; a run writes no aliases, and many make a few bytes as large as they like."""
 
     aliases = 0

@@ -58,7 +58,8 @@ def score(
     """
     scores = scores_for(benchmark, complete=False)
     episodes = read_references(benchmark, references, split)
-    scores.update(matched(read_predictions(predictions), episodes, predictions, references))
+    said = read_predictions(predictions, benchmark)
+    scores.update(matched(said, episodes, predictions, references))
     figures: dict[str, float] = scores.compute()
     if protocol is not None and protocol not in figures:
         raise UserError(f"--protocol {protocol}: use one of {', '.join(figures)}")
@@ -70,14 +71,16 @@ def score(
     return figures
 
 
-def read_predictions(path: Path) -> dict[str, str | None]:
+def read_predictions(path: Path, benchmark: str | None = None) -> dict[str, str | None]:
     """Id → prediction.
 
     Beside our own files this reads an object of ``id: prediction``, and what PAVE, COCO's
     evaluations and lmms-eval (``samples_*.jsonl``, where it notes the ids of the questions) write.
 
     Raises:
-        UserError: the file can't be used or repeats an id; the message shows what is expected.
+        UserError: the file can't be used or repeats an id, where the message shows what is
+            expected; or it says that it is of another benchmark, as those do that runs write: ids
+            alone may be those of several.
     """
     predictions: dict[str, str | None] = {}
     try:
@@ -85,6 +88,11 @@ def read_predictions(path: Path) -> dict[str, str | None]:
             identifier, said = _prediction(record)
             if identifier in predictions:
                 raise record.refuse(f"another prediction has the same id {identifier!r:.60}")
+            if benchmark and (of := record.fields.get("benchmark", benchmark)) != benchmark:
+                raise UserError(
+                    f"{path}: {record.place} is of the benchmark {of!r:.60}; give "
+                    f"--benchmark {of!s:.60}"
+                )
             predictions[identifier] = said
     except BadSample as bad:
         if bad.trouble == "missing":

@@ -38,6 +38,12 @@ class Benchmark(ABC):
 
     names: ClassVar[Names] = {}  # the official files
     absent: ClassVar[str] = ""  # why a split has none
+    scored_as: str = ""  # the benchmark by whose rules answers are scored
+
+    def __init_subclass__(cls) -> None:
+        """By its own, unless it says otherwise or derives from one that does."""
+        super().__init_subclass__()
+        cls.scored_as = cls.scored_as or cls.__name__
 
     def __init__(self, annotations: str | Path) -> None:
         self.annotations = Path(annotations)

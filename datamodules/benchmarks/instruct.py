@@ -27,13 +27,17 @@ class InstructJSON(Benchmark):
     Args:
         annotations: the JSON file.
         role: what its field ``video`` holds: ``video``, or ``scene`` for ScanNet, and so on.
+        scored_as: the benchmark whose questions they are, such as ``ScanQA``; tuning needs it.
     """
 
     absent = "an instruct JSON is for training"
 
-    def __init__(self, annotations: str | Path, role: str = "video") -> None:
+    def __init__(
+        self, annotations: str | Path, role: str = "video", scored_as: str | None = None
+    ) -> None:
         super().__init__(annotations)
         self.role = role
+        self.scored_as = scored_as or self.scored_as
 
     @override
     def files(self, split: Split) -> list[Path]:

@@ -79,6 +79,7 @@ class ToyQuestions(Benchmark):
     """``train.json`` and ``val.json``, as :func:`clip` gives them."""
 
     names: ClassVar[Names] = {"train": ("train.json",), "val": ("val.json",)}
+    scored_as = "MusicAVQA"  # counts answers that are the reference, by kind of question
 
     @override
     def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:

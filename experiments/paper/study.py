@@ -142,7 +142,7 @@ class Alignment:
             "--trainer.max_epochs=-1",
             "--trainer.limit_val_batches=0",
             "--model.learning_rate=5e-4",
-            f"--trainer.callbacks={json.dumps(self._callbacks(place))}",
+            f"--trainer.callbacks={json.dumps([self._guidance(place)])}",
             *self.options,
         ]
 
@@ -154,15 +154,11 @@ class Alignment:
         data.setup("fit")
         return data
 
-    def _callbacks(self, place: Place) -> list[dict[str, Any]]:
-        guidance: dict[str, Any] = {"max_batches": self.videos}
+    def _guidance(self, place: Place) -> dict[str, Any]:
+        settings: dict[str, Any] = {"max_batches": self.videos}
         if self.guidance:
-            guidance = {"path": str(place.runs / self.guidance.name / "guidance.safetensors")}
-        return [
-            {"class_path": "callbacks.ReferenceGuidance", "init_args": guidance},
-            {"class_path": "callbacks.AdapterCheckpoint"},
-            {"class_path": "callbacks.AlignmentReport"},
-        ]
+            settings = {"path": str(place.runs / self.guidance.name / "guidance.safetensors")}
+        return {"class_path": "callbacks.ReferenceGuidance", "init_args": settings}
 
 
 @dataclass(frozen=True)

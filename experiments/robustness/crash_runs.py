@@ -9,10 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import yaml
-
 from experiments.robustness.crash_phases import PHASES, Place, read_place, write_place
-from experiments.robustness.toy_runs import CONFIGS, REPOSITORY, command, environment, make_world
+from experiments.robustness.toy_runs import REPOSITORY, command, environment, make_world
 from vlynx_pl.run_folder import is_finished
 
 STAGES: Final = ("alignment", "tuning")
@@ -120,19 +118,19 @@ class World:
         return target.moment * whole.seconds[phase] / max(whole.place.times(phase), 1)
 
     def _command(self, stage: str, run: Path) -> list[str]:
-        config = REPOSITORY / "experiments" / f"{CONFIGS[stage][0]}.yaml"
-        callbacks = yaml.safe_load(config.read_text())["trainer"]["callbacks"]
-        for callback in callbacks:
-            if callback["class_path"] == "callbacks.ReferenceGuidance":
-                callback["init_args"]["save_every"] = _SAVE_EVERY
         noting = {
             "class_path": "experiments.robustness.crash_phases.Phases",
             "init_args": {"file": str(run.with_suffix(".place"))},
         }
+        guidance = {
+            "class_path": "callbacks.ReferenceGuidance",
+            "init_args": {"save_every": _SAVE_EVERY},
+        }
+        callbacks = [noting, *([guidance] if stage == "alignment" else [])]
         options = {"data.num_workers": _WORKERS[stage], **_OPTIONS}
         aligned = self.whole["alignment"].run if stage == "tuning" else None
         world = self.folder / "world"
-        return command(stage, run, world, [noting, *callbacks], aligned, **options)
+        return command(stage, run, world, callbacks, aligned, **options)
 
 
 def attempt(

@@ -86,12 +86,10 @@ class World:
         aligned = None
         if kind == "alignment":
             callbacks["callbacks.ReferenceGuidance"] = {"max_batches": 4}
-            callbacks["callbacks.AdapterCheckpoint"] = {}
             callbacks["callbacks.AlignmentReport"] = {"max_batches": 2}
             own |= {"data.batch_size": 6, "trainer.max_epochs": 2, "checkpoint.minutes": 0}
             own |= {"model.dropout": 0.0}  # each rank would draw its own
         else:
-            callbacks["callbacks.AnswerScores"] = {"benchmark": "ScanQA"}
             own |= {"data.batch_size": 1}
             aligned = self.undisturbed("alignment")
         listed = [{"class_path": name, "init_args": given} for name, given in callbacks.items()]

@@ -48,7 +48,7 @@ def command(
         kind: one of ``CONFIGS``.
         run: its folder; a file beside it holds the callbacks.
         world: that :func:`make_world` made.
-        callbacks: all of them, instead of those of the configuration.
+        callbacks: beside those that the command line adds.
         aligned: an alignment, whose adapter is used where ``kind`` is not one itself.
         options: further ones, and others than the configuration's.
     """

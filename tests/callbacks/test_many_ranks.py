@@ -57,6 +57,7 @@ class Read(list):
 class Rooms(LightningDataModule):
     """Episodes of noise, shared by ranks as the contract of the loaders says, and a broken one."""
 
+    benchmark = SimpleNamespace(scored_as="AVUT")
     test_split = "test"
     preprocessing = {"frames": 2}  # noqa: RUF012
     drawing = {}  # noqa: RUF012
@@ -234,13 +235,13 @@ def run(tmp_path):
 def examining(run, rank, ranks, log, events=None, **settings):
     """``vlynx test``; what happens is by rank and room."""
     module = Asking(run.backbone, log, (events or {}).get(rank), **settings)
-    run.trainer(ranks, AnswerScores("AVUT")).test(module, Rooms(log), verbose=False)
+    run.trainer(ranks, AnswerScores()).test(module, Rooms(log), verbose=False)
 
 
 def fitting(run, rank, ranks, log, events=None):
     module = Asking(run.backbone, log, (events or {}).get(rank))
     trainer = run.trainer(
-        ranks, AnswerScores("AVUT"), max_epochs=1, limit_val_batches=0, precision="bf16-mixed"
+        ranks, AnswerScores(), max_epochs=1, limit_val_batches=0, precision="bf16-mixed"
     )
     trainer.fit(module, datamodule=Rooms(log))
 

@@ -31,7 +31,11 @@ def scores_for(benchmark: str, complete: bool = True) -> Scores:
             there are answers rather than after.
     """
     if benchmark not in PROTOCOLS:
-        raise UserError(f"there are no scores for {benchmark!r:.60}; use {', '.join(PROTOCOLS)}")
+        raise UserError(
+            f"there are no scores for {benchmark!r:.60}; there are for {', '.join(PROTOCOLS)}. "
+            "Another benchmark says by scored_as whose rules score it: for InstructJSON, "
+            "--data.benchmark.scored_as=ScanQA"
+        )
     if complete and PROTOCOLS[benchmark].java:
         find_java()
     return Scores(PROTOCOLS[benchmark])

@@ -1,0 +1,76 @@
+"""What is wrong in a file of settings is told with its name and line."""
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlynx_pl.errors import UserError
+from vlynx_pl.run_folder import plain_data
+from vlynx_pl.settings_files import check_settings_files
+
+TWICE = {
+    "top": ("trainer: {a: 1}\nmodel: null\ntrainer: {b: 1}\n", 3, 1),
+    "nested": ("model:\n  init_args:\n    rank: 4\n    alpha: 3\n    rank: 8\n", 5, 3),
+    "quoted": ("a: 1\n'a': 2\n", 2, 1),
+    "in a list": ("a:\n- b: 1\n  c: 2\n  b: 3\n", 4, 2),
+    "flow": ("a: {b: 1, b: 2}\n", 1, 1),
+    "merged": ("a: &a {b: 1}\nc:\n  <<: *a\n  <<: *a\n", 4, 3),
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+@pytest.mark.parametrize("given", ["--config={}", "--config {}", "-c {}", "--data={}"])
+def test_a_key_that_is_there_twice_is_refused_with_file_and_line(tmp_path, case, given):
+    text, line, first = TWICE[case]
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"mine.yaml, line {line}: the key .* in line {first} of"):
+        check_settings_files(["fit", *given.format(path).split(), "--trainer.max_epochs=2"])
+    with pytest.raises(yaml.YAMLError, match=f"line {line}"):
+        plain_data(path)
+
+
+@given(st.recursive(st.integers(), lambda some: st.dictionaries(st.text(), some), max_leaves=9))
+def test_what_has_every_key_once_is_read_as_yaml_reads_it(tmp_path_factory, settings):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_text(yaml.safe_dump({"a": settings, "b": [settings]}), encoding="utf-8")
+    check_settings_files([f"--config={path}"])
+    assert plain_data(path) == {"a": settings, "b": [settings]}
+
+
+def test_a_merge_that_another_key_overrides_is_no_repetition(tmp_path):
+    path = tmp_path / "merge.yaml"
+    path.write_text("base: &base {a: 1, b: 2}\nmine:\n  <<: *base\n  a: 3\n")
+    check_settings_files(["--config", str(path)])
+    assert plain_data(path)["mine"] == {"a": 3, "b": 2}
+
+
+WRONG = {
+    "UTF-16": ("a: 1\n".encode("utf-16"), "is not UTF-8"),
+    "Latin-1": ("a: ö\n".encode("latin-1"), "is not UTF-8"),
+    "tab": (b"a:\n\tb: 2\n", "line 2: .*cannot start any token"),
+    "two anchors": (b"a: &x 1\nb: &x 2\n", "line 2: found duplicate anchor 'x'"),
+    "two documents": (b"a: 1\n---\nb: 2\n", "line 2: expected a single document"),
+    "zero": (b"a: \x00\n", "special characters are not allowed"),
+    "list": (b"- a\n", "holds no settings"),
+    "empty": (b"", "holds no settings"),
+    "deep": (b"[" * 5000, "is not YAML"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_file_that_is_no_settings_is_named_with_the_reason(tmp_path, case):
+    content, reason = WRONG[case]
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"mine\.yaml.*{reason}"):
+        check_settings_files([f"--config={path}"])
+
+
+def test_a_byte_order_mark_is_no_harm_and_what_is_not_yaml_is_not_looked_at(tmp_path):
+    (tmp_path / "bom.yaml").write_text("a: 1\n", encoding="utf-8-sig")
+    (tmp_path / "annotations.json").write_text("[1, 2]")
+    check_settings_files([f"--config={tmp_path}/bom.yaml", f"--data={tmp_path}/annotations.json"])
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        check_settings_files(["--config", str(tmp_path)])
