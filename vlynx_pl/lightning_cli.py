@@ -210,6 +210,8 @@ def _told(what: str) -> Iterator[None]:
         raise
     except (MisconfigurationException, RuntimeError, *FOREIGN) as error:
         reason = str(root_cause(error)).strip(" .")
+        if reason.startswith("Expected a"):  # the last of a parser's guesses; it names all others
+            reason = str(error)
         raise UserError(f"{what} cannot be used: {reason}") from error
 
 
