@@ -215,9 +215,9 @@ class AnswerScores(Callback):
             # The scores say that the run is finished, so all else comes first.
             with atomic_file(run_folder(trainer) / f"scores-{split}.json") as unfinished:
                 made_by = {"provenance": last_session(run_folder(trainer))}
-                known = {name: one for name, one in figures.items() if name not in failed}
+                computed = {name: one for name, one in figures.items() if name not in failed}
                 lacking = {"failed": failed} if failed else {}
-                unfinished.write_text(json.dumps({**known, **lacking, **made_by}, indent=1))
+                unfinished.write_text(json.dumps({**computed, **lacking, **made_by}, indent=1))
             if self._kept is not None and not failed:
                 self._kept.remove()
             Console().print(table(figures))

@@ -15,7 +15,8 @@ from transformers import DynamicCache
 from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.errors import UserError
-from vlynx_pl.prefix_sharing import Question, asking_branch, shared_prefix, visible
+from vlynx_pl.prefix_sharing import asking_branch, shared_prefix, visible
+from vlynx_pl.question_texts import Question
 
 STOP: Final = ("<|im_end|>", "<|endoftext|>")
 """Tokens that end an answer in ChatML."""

@@ -136,7 +136,7 @@ def prepare_depth_from_mesh(
 @app.command()
 def score(
     benchmark: Annotated[str, typer.Option(help="such as ScanQA")],
-    predictions: Annotated[Path, typer.Option(help='JSONL of {"id": ..., "prediction": ...}')],
+    predictions: Annotated[Path, typer.Option(help='{"id": ..., "prediction": ...} on each line')],
     references: Annotated[Path, typer.Option(help="official annotation file, or its folder")],
     split: Annotated[
         Literal["train", "val", "test"] | None, typer.Option(help="of a folder")
