@@ -227,13 +227,12 @@ def _check(
             )
     wanted = get_peft_model_state_dict(wrapper, adapter_name=name, save_embedding_layers=False)
     for key in sorted(wanted.keys() | tensors.keys()):
-        has, asks = (
-            f"of shape {tuple(given[key].shape)}" if key in given else "none"
-            for given in (tensors, wanted)
-        )
+        has, asks = (given[key].shape if key in given else None for given in (tensors, wanted))
         if has != asks:
+            has_one = "is missing" if has is None else f"has shape {tuple(has)}"
+            one = "no such tensor" if asks is None else f"one of shape {tuple(asks)}"
             raise AdapterError(
-                f"{file}: {key} is {has}, but its adapter_config.json asks for {asks}, with "
+                f"{file}: {key} {has_one}, but its adapter_config.json asks for {one}, with "
                 f"{_differing(saved.config)} on this backbone; both files must be of one adapter, "
                 "and the backbone the one it was trained on"
             )

@@ -124,7 +124,7 @@ def rewrite_weights(folder, change):
 def test_matrices_of_nothing(adapted):
     backbone, folder = adapted
     rewrite_weights(folder, lambda tensor: tensor[:0].contiguous())
-    with pytest.raises(AdapterError, match=r"lora_A\.weight is of shape \(0, \d+\), but"):
+    with pytest.raises(AdapterError, match=r"lora_A\.weight has shape \(0, \d+\), but"):
         backbone.load_vision_adapter("stranger", saved_config(folder))
 
 

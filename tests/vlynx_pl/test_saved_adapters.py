@@ -253,16 +253,25 @@ def refusal(backbone, folder, part="vision"):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"use_dora": True}, "lora_magnitude_vector is none, but .* use_dora=True"),
-        ({"lora_bias": True}, r"lora_B.bias is none, but .* asks for of shape \(\d+,\)"),
-        ({"r": 4}, r"lora_A.weight is of shape \(8, \d+\), but .* of shape \(4, \d+\), with .*r=4"),
+        ({"use_dora": True}, "lora_magnitude_vector is missing, but .* use_dora=True"),
+        ({"lora_bias": True}, r"lora_B.bias is missing, but .* asks for one of shape \(\d+,\)"),
+        ({"r": 4}, r"lora_A.weight has shape \(8, \d+\), but .* of shape \(4, \d+\), with .*r=4"),
         (
             {"rank_pattern": {"fc1": 10**9}, "use_rslora": True},
             r"of shape \(1000000000, \d+\), with .*rank_pattern=",
         ),
-        ({"target_modules": ["q_proj"]}, "but its .* asks for none, with .*target_modules="),
-        ({"exclude_modules": ["q_proj"]}, "q_proj.lora_A.weight .* asks for none, with exclude_mo"),
-        ({"layers_to_transform": [0]}, "layers.1.* asks for none, with .*layers_to_transform="),
+        (
+            {"target_modules": ["q_proj"]},
+            "but its .* asks for no such tensor, with .*target_modules=",
+        ),
+        (
+            {"exclude_modules": ["q_proj"]},
+            "q_proj.lora_A.weight .* asks for no such tensor, with exclude_mo",
+        ),
+        (
+            {"layers_to_transform": [0]},
+            "layers.1.* asks for no such tensor, with .*layers_to_transform=",
+        ),
         ({"target_modules": ["patch"]}, r"does not fit this model \(.*patch"),
         ({"target_modules": ["post_layernorm"]}, r"does not fit this model \(.*LayerNorm"),
         ({"target_modules": "("}, "does not fit this model"),
