@@ -88,6 +88,11 @@ def take(run: Path) -> int:
         _refuse_links(run)
         # Of the process alone: loader workers that outlive it do not hold the folder.
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RunFolderError(
+            f"{run} cannot be written into (it is, or lies in, a file, not a folder); choose another "
+            "folder with --run=FOLDER"
+        ) from error
     except OSError as error:
         raise RunFolderError(
             f"{run} cannot be written into ({error.strerror}); make it writable, or choose another "

@@ -123,3 +123,10 @@ def test_without_a_configuration_a_run_does_not_go_on(text, tmp_path):
         (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(RunFolderError, match=r"config\.yaml cannot be read"):
         refuse_other_settings(tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_a_file_where_a_run_folder_is_expected(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="a file, not a folder"):
+        take(tmp_path / name)

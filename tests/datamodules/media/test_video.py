@@ -388,7 +388,15 @@ ORIENTATIONS = {
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     """A video whose frame 2 differs in all its corners, and that frame as it is stored."""
-    path = write(tmp_path_factory.mktemp("stored") / "a.mp4", 3)
+    path = tmp_path_factory.mktemp("stored") / "a.mp4"
+    rows = np.linspace(0, 255, H * W).reshape(H, W, 1).repeat(3, 2).astype(np.uint8)
+    rows[: H // 3, : W // 3] = 255
+    with av.open(str(path), "w") as file:
+        track = file.add_stream("libx264", rate=25)
+        track.height, track.width, track.pix_fmt = H, W, "yuv420p"
+        for _ in range(3):
+            file.mux(track.encode(av.VideoFrame.from_ndarray(rows, "rgb24")))
+        file.mux(track.encode())
     return path, read(path, At((0.08,)))[0].pictures[0]
 
 
