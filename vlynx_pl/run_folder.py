@@ -90,8 +90,8 @@ def take(run: Path) -> int:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except (FileExistsError, NotADirectoryError) as error:
         raise RunFolderError(
-            f"{run} cannot be written into (it is, or lies in, a file, not a folder); choose another "
-            "folder with --run=FOLDER"
+            f"{run} cannot be written into (it is, or lies in, a file, not a folder); choose "
+            "another folder with --run=FOLDER"
         ) from error
     except OSError as error:
         raise RunFolderError(
