@@ -202,7 +202,8 @@ class ModalityDataModule(LightningDataModule):
         skip = self.on_bad_sample == "skip"
         few = sum(len(self._recordings.of(part)) for part in parts) <= self._few
         findings = self.inspect(parts, read=skip or few, stop=not (skip or few))
-        findings = self._hold_out_anew(findings)
+        if few:
+            findings = self._hold_out_anew(findings)
         self._take_note(findings)
         for part in parts:
             usable = [item for f in findings if f.part == part for item in f.usable]

@@ -73,14 +73,15 @@ def status(finding: Finding) -> str:
 
 
 def table(findings: list[Finding], parts: Sequence[str], title: str) -> Table:
-    """A row a part: expected, present, usable, and what is the matter with the others."""
+    """A row for each part: expected, present, usable, and what is wrong with the others."""
     shown = Table(title=f"Coverage of {escape(title)}", box=SIMPLE_HEAD, padding=(0, 0))
-    for column in ("part", "expected", "present", "ok", *_TROUBLES[1:]):
+    troubles = [t for t in _TROUBLES[1:] if any(status(finding) == t for finding in findings)]
+    for column in ("part", "expected", "present", "ok", *troubles):
         shown.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
     for part in parts:
         counts = Counter(status(finding) for finding in findings if finding.part == part)
         present = counts.total() - counts["missing"]
-        figures = [counts.total(), present, counts["ok"], *(counts[t] for t in _TROUBLES[1:])]
+        figures = [counts.total(), present, counts["ok"], *(counts[t] for t in troubles)]
         shown.add_row(part, *map(str, figures))
     return shown
 
