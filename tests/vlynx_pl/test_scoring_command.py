@@ -88,7 +88,7 @@ def test_predictions_that_cannot_be_used(predictions, found, message):
 
 def test_predictions_of_another_benchmark_are_refused_though_their_ids_fit(avut, predictions):
     path = predictions({"id": "1", "prediction": "A", "benchmark": "AVQA"})
-    with pytest.raises(UserError, match="it is of the benchmark 'AVQA'; give --benchmark AVQA"):
+    with pytest.raises(UserError, match="is of the benchmark 'AVQA'; give --benchmark AVQA"):
         score("AVUT", path, avut)
     path = predictions({"id": "1", "prediction": "A", "benchmark": "AVUT"})
     assert score("AVUT", path, avut)["avut/n_answered"] == 1
