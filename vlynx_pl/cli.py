@@ -54,7 +54,7 @@ def test() -> None:
 @app.command(context_settings=_LIGHTNING | {"help_option_names": ["--help"]})
 def check(
     context: typer.Context,
-    csv: Annotated[Path | None, typer.Option(help="write a row a file there")] = None,
+    csv: Annotated[Path | None, typer.Option(help="write a row per file there")] = None,
     coverage: Annotated[float, typer.Option(help="exit 1 if a smaller share is usable")] = 1.0,
     picture: Annotated[Path | None, typer.Option(help="draw the first frames there, PNG")] = None,
 ) -> None:
@@ -62,6 +62,7 @@ def check(
 
     All --data options of vlynx fit are taken; so are whole configurations of runs.
     """
+    note_signals()
     start_server()
     from datamodules.coverage import check as look
     from vlynx_pl.lightning_cli import data_module

@@ -60,6 +60,10 @@ def saved_config(folder: Path) -> SavedAdapter:
     Raises:
         AdapterError: the folder is not a PEFT adapter, or has a setting that is not supported.
     """
+    if folder.is_file():
+        raise AdapterError(
+            f"{folder} is a file, not a folder; give the folder that holds adapter_config.json"
+        )
     try:
         settings = json.loads((folder / "adapter_config.json").read_text())
         note = folder / "made_with.json"

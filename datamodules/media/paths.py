@@ -10,7 +10,7 @@ from vlynx_pl.files import stays_inside
 def check_folder(path: Path, remedy: str) -> None:
     """Raise BadSample with this remedy where a path is not a folder."""
     if not path.is_dir():
-        reason = "is a file, not a folder" if path.exists() else "is no folder"
+        reason = "is a file, not a folder" if path.exists() else "is missing"
         raise BadSample(path, reason, remedy, "missing")
 
 

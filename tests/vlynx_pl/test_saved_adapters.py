@@ -301,6 +301,11 @@ def test_patterns_of_no_numbers(folder, settings):
         saved_config(folder)
 
 
+def test_a_file_is_not_an_adapter_folder(folder):
+    with pytest.raises(AdapterError, match="is a file, not a folder; give"):
+        saved_config(folder / "adapter_config.json")
+
+
 def test_an_adapter_of_the_whole_model_is_told_apart(backbone, tmp_path):
     folder = made_by_peft(tmp_path / "whole", lora(target_modules=["q_proj"]), PLAIN.model)
     said = refusal(backbone, folder)

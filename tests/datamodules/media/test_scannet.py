@@ -134,7 +134,7 @@ def test_a_missing_or_empty_folder(scene_folder, part):
 
 
 def test_a_missing_scene(tmp_path):
-    refuses(tmp_path / "scene0001_00", "scene0001_00: is no folder", "leave it out")
+    refuses(tmp_path / "scene0001_00", "scene0001_00: is missing", "leave it out")
 
 
 def test_missing_intrinsics(scene_folder):

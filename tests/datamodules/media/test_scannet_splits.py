@@ -19,7 +19,7 @@ def test_scans_folder_plain_folder_and_single_scene(root):
 
 
 def test_a_missing_or_empty_root_names_the_remedy(tmp_path):
-    with pytest.raises(BadSample, match=r"absent: is no folder\. Give the folder"):
+    with pytest.raises(BadSample, match=r"absent: is missing\. Give the folder"):
         find_scenes(tmp_path / "absent")
     with pytest.raises(BadSample, match=rf"{tmp_path}: holds no scene .*Give the folder"):
         find_scenes(tmp_path)
