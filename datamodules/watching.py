@@ -26,7 +26,8 @@ from vlynx_pl.errors import UserError
 
 _IDLE: Final = -1
 _LOOK: Final = 1.0  # s between two looks at workers that give nothing
-_PATIENCE: Final = 5.0  # s for a process to go after SIGKILL, or after its pipes have broken
+_PATIENCE: Final = 5.0  # s for a process to go after SIGKILL
+_REAPING: Final = 60.0  # s for a process to be gone after its pipes have broken, on a busy machine
 
 
 def make_board(workers: int) -> Tensor:
@@ -172,7 +173,7 @@ class Watched(_MultiProcessingDataLoaderIter):
 
     def _death(self) -> UserError | None:
         # The pipes of a process break a moment before it is gone.
-        lost = self._lost or self._ended(_PATIENCE)
+        lost = self._lost or self._ended(_REAPING)
         if not lost:
             return None
         index, number = max(lost)  # rather one that was reading than an idle one
