@@ -463,14 +463,16 @@ class ModalityDataModule(LightningDataModule):
         named += [f"\n  and {rest} more, which vlynx check --csv FILE lists"] * (rest > 0)
         lost = {f.part for f in findings} - {f.part for f in findings if f.usable}
         options = f"--data.on_bad_sample=skip --data.max_bad_share={ceil(100 * share) / 100:g}"
+        remedy = (
+            f"Repair them or add others; without them no {min(lost)} clip is left"
+            if lost
+            else f"To go on without them, add {options} (with make: ARGS='{options}')"
+        )
         raise BadSample(
             self.root,
             f"has {len(troubled)} bad recordings of {len(every)}"
-            + f", more than max_bad_share={self.max_bad_share:g}" * (self.on_bad_sample == "skip")
-            + "".join([":", *named, "\n"]),
-            f"Repair them or add others; without them no {min(lost)} clip is left"
-            if lost
-            else f"To go on without them, add {options} (with make: ARGS='{options}')",
+            + f", more than max_bad_share={self.max_bad_share:g}" * (self.on_bad_sample == "skip"),
+            "".join([f"{remedy}. The bad ones:", *named]),
         )
 
     @property

@@ -202,7 +202,7 @@ def test_a_mixed_folder_is_one_message_and_one_command(root, tmp_path):
     count = len(list(videos.iterdir()))
     share = math.ceil(200 / count) / 100
     options = f"--data.on_bad_sample=skip --data.max_bad_share={share:g}"
-    for words in (f"2 bad recordings of {count}:", "1.mp4: has no sound", "9.mp4: has a silent"):
+    for words in (f"2 bad recordings of {count}.", "1.mp4: has no sound", "9.mp4: has a silent"):
         assert words in message
     assert f"add {options} (with make: ARGS='{options}')" in message
     data = ready(AudioDataModule, root, on_bad_sample="skip", max_bad_share=share, batch_size=1)
