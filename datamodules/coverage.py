@@ -45,7 +45,8 @@ def check(
     if data.benchmark is None and not any(finding.part == "test" for finding in findings):
         parts = tuple(part for part in parts if part != "test")
     console = Console()
-    console.print(table(findings, parts, str(data.root)))
+    console.print(f"Coverage of {escape(str(data.root))}", soft_wrap=True, highlight=False)
+    console.print(table(findings, parts))
     for doubt in data.doubts(thorough=True):
         console.print(f"[bold yellow]doubtful[/]: {escape(doubt)}", soft_wrap=True, highlight=False)
     enough = True
@@ -72,9 +73,9 @@ def status(finding: Finding) -> str:
     return finding.bad[0].trouble if finding.bad else "ok"
 
 
-def table(findings: list[Finding], parts: Sequence[str], title: str) -> Table:
+def table(findings: list[Finding], parts: Sequence[str]) -> Table:
     """A row for each part: expected, present, usable, and what is wrong with the others."""
-    shown = Table(title=f"Coverage of {escape(title)}", box=SIMPLE_HEAD, padding=(0, 0))
+    shown = Table(box=SIMPLE_HEAD, padding=(0, 0))
     troubles = [t for t in _TROUBLES[1:] if any(status(finding) == t for finding in findings)]
     for column in ("part", "expected", "present", "ok", *troubles):
         shown.add_column(column, justify="left" if column == "part" else "right", no_wrap=True)
