@@ -25,6 +25,8 @@ _SHORTEST = 0.1  # s
 _PREROLL = Fraction(1, 2)
 # s by which times may leave the count of samples: those of some muxers are rounded or jitter.
 _JITTER = Fraction(1, 4)
+# Samples of a packet by its duration, which WAV rounds for some codecs.
+_ROUNDED = Fraction(101, 100)
 # Of FFmpeg's resampler.
 _MOST_CHANNELS = 64
 # Weights of the resampling filter that are afforded; 44.1 kHz needs 76 000.
@@ -156,11 +158,16 @@ def _play(path: Path, file: Any, track: Any) -> Iterator[Any]:
             yield from decoder.decode(None)
             decoder = av.CodecContext.create(decoder.name, "r")
             decoder.extradata = bytes(packet.get_sidedata("new_extradata"))
+        samples, room = 0, Fraction(packet.duration or 0) * track.time_base
         try:
             for frame in decoder.decode(packet):
-                # A decoder may give more than one frame per packet, and some at its end.
-                if frame.pts is None and packet.size and packet.pts is None:
-                    raise BadSample(path, "has a packet of sound without a time", DAMAGED)
+                samples += frame.samples
+                # A decoder may give more than one frame per packet, and some at its end; but no
+                # more than the packet says, or FFmpeg has put packets together around damage.
+                if frame.pts is None and packet.size:
+                    full = room and samples > _ROUNDED * room * frame.sample_rate
+                    if full or packet.pts is None:
+                        raise BadSample(path, "has a packet of sound without a time", DAMAGED)
                 if tag_end:
                     frame.pts = None  # FFmpeg counts packets of MP3, also those of tags
                 yield frame

@@ -66,6 +66,16 @@ def test_frames_without_a_time_follow_the_one_before(tmp_path, name, codec, rate
     refuses(save(path, path.read_bytes()[: path.stat().st_size * 4 // 5]), "cut off")
 
 
+def test_packets_that_were_put_together_around_damage_are_damage(tmp_path):
+    """FFmpeg then makes more samples of a packet than it says that it has, some without a time."""
+    data = bytearray(
+        write(tmp_path / "a.flac", chirp(2, 48000)[None], 48000, "flac", "mono").read_bytes()
+    )
+    at = len(data) * 3 // 10
+    data[at : at + 40] = bytes(40)
+    refuses(save(tmp_path / "a.flac", data), "damaged or cut off")
+
+
 @pytest.mark.parametrize("end", [0.3, 0.97])
 def test_an_mp3_shorter_than_its_header_states_is_cut_off(tmp_path, mp3, end):
     path = save(tmp_path / "a.mp3", mp3[: int(end * len(mp3))])
