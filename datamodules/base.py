@@ -200,7 +200,8 @@ class ModalityDataModule(LightningDataModule):
             return
         self._learning = stage != "test"
         skip = self.on_bad_sample == "skip"
-        few = sum(len(self._recordings.of(part)) for part in parts) <= self._few
+        # Where few are none, they need not be counted: large annotations take seconds to list.
+        few = self._few > 0 and sum(len(self._recordings.of(part)) for part in parts) <= self._few
         findings = self.inspect(parts, read=skip or few, stop=not (skip or few))
         if few:
             findings = self._hold_out_anew(findings)
@@ -247,7 +248,7 @@ class ModalityDataModule(LightningDataModule):
             self.num_workers,
             self.timeout,
         )
-        # A file of sound alone is no reference video, and nothing is wrong with it.
+        # A file of sound alone is not a reference video, and nothing is wrong with it.
         return [f for f in findings if f.part != "reference" or f.usable or f.bad]
 
     def parts(self) -> tuple[Part, ...]:
