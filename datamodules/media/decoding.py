@@ -89,13 +89,14 @@ def decode_wanted(
     for first, last in stretches(packets, wanted, _MOST_REORDERED if doubtful else 0):
         begin = packets[first].pts or 0
         promised = {p.pts for p in packets[first : last + 1] if p.shown and (p.pts or 0) >= begin}
-        at_key, latest = packets[first].shown, begin
+        at_key, latest, matrix = packets[first].shown, begin, None
         for packet in _seek(file, track, packets, numbers, first, last):
             leaf = packet is not None and not doubtful and _is_leaf(packet, prefix)
             if leaf and packet.pts not in wanted:
                 promised.discard(packet.pts)
                 continue
             for frame in codec.decode(packet):
+                matrix = _oriented(frame, matrix)
                 # What is shown before the key frame leans on frames that were not decoded.
                 if frame.pts is not None and frame.pts < begin:
                     continue
@@ -191,11 +192,25 @@ def decode_all(path: Path) -> Iterator[Any]:
     Raises:
         BadSample: a frame is damaged.
     """
+    matrix = None
     with open_media(path) as file:
         for number, frame in enumerate(file.decode(video_track(path, file))):
             if frame.is_corrupt:
                 raise _undecodable(path, number)
+            matrix = _oriented(frame, matrix)
             yield frame
+
+
+def _oriented(frame: Any, before: bytes | None) -> bytes | None:
+    """Leave a frame's display matrix in ``frame.opaque``, and return it.
+
+    The codec may state it at a key frame, for the frames that follow (H.264, D.2.27).
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is not None or frame.key_frame:
+        before = None if matrix is None else bytes(matrix)
+    frame.opaque = before
+    return before
 
 
 def decoded_timeline(path: Path, packets: Sequence[Packet], track: Any) -> Timeline:

@@ -19,17 +19,17 @@ _LEANING = 0.01746
 def painter(path: Path) -> Callable[[Any], Tensor]:
     """A conversion of decoded frames of a file, upright, to uint8 (3, H, W) in RGB.
 
-    It raises BadSample where the display matrix is no quarter turn or reflection.
+    A frame carries its display matrix in ``opaque``, where ``decoding`` leaves it. BadSample is
+    raised where that is no quarter turn or reflection.
     """
     # One context serves all frames; FFmpeg's default, as the released V-LynX code converts.
     convert = import_library("av.video.reformatter").VideoReformatter()
 
     def draw(frame: Any) -> Tensor:
         rows = convert.reformat(frame, format="rgb24").to_ndarray()  # (H, W, 3)
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-        if matrix is not None:
+        if frame.opaque is not None:
             try:
-                rows = upright(rows, np.frombuffer(matrix, np.int32))
+                rows = upright(rows, np.frombuffer(frame.opaque, np.int32))
             except ValueError as error:
                 remedy = "Convert it; ffmpeg turns the frames by the matrix"
                 raise BadSample(path, str(error), remedy) from error

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.bitstream import BitStreamFilterContext
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
@@ -417,6 +418,23 @@ def test_quarter_turns_and_reflections_are_applied(tmp_path, stored, matrix, sca
     wanted = torch.rot90(shown.flip(2) if mirrored else shown, turns, (1, 2))
     path = with_matrix(path, tmp_path / "a.mp4", *(scale * x for x in matrix))
     assert torch.equal(read(path, At((0.08,)))[0].pictures[0], wanted)
+
+
+@pytest.mark.parametrize("span", [None, (0.4, 0.8)])
+def test_what_the_codec_states_at_a_key_frame_holds_for_those_after_it(tmp_path, span):
+    """H.264's display orientation, here a quarter turn, stands in the first packet alone."""
+    one_key = {"g": "99", "x264-params": "scenecut=0"}
+    plain, turned = write(tmp_path / "a.mp4", 30, options=one_key), tmp_path / "a.mkv"
+    with av.open(str(plain)) as file, av.open(str(turned), "w") as out:
+        track = out.add_stream_from_template(file.streams.video[0])
+        states = "h264_mp4toannexb,h264_metadata=display_orientation=insert:rotate=90"
+        state = BitStreamFilterContext(states, file.streams.video[0], track)
+        for packet in file.demux(video=0):
+            for stated in state.filter(packet if packet.size else None):
+                stated.stream = track
+                out.mux(stated)
+    wanted = torch.rot90(read(plain, Uniform(6), span=span)[0].pictures, 1, (2, 3))
+    assert torch.equal(read(turned, Uniform(6), span=span)[0].pictures, wanted)
 
 
 def test_other_display_matrices(tmp_path, stored):
