@@ -1,8 +1,8 @@
-"""Processes that read files: copies of a server process that imports and never computes.
+"""Processes that read or write files: copies of a server process that imports and never computes.
 
 A process that has used torch must not be forked: its thread pools are lost in the copy, while the
 copy believes that it has them. So all readers come from a fork server, which is started once and
-serves loaders and checks alike.
+serves loaders, checks and toy worlds alike.
 """
 
 import os
@@ -37,7 +37,7 @@ class Reader(ForkServerProcess):
 
         torch.set_num_threads(1)
         # The server outlives whoever started it while readers do; so they cannot wait for its end.
-        Thread(target=_end_with_parent, daemon=True).start()
+        Thread(target=end_with_parent, daemon=True).start()
         super().run()
 
     @override
@@ -75,7 +75,8 @@ def _shielded() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the process that asked for this one, and end with it."""
     if parent := parent_process():
         parent.join()
         os._exit(1)

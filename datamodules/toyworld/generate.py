@@ -5,12 +5,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from datamodules.processes import READERS
 from datamodules.samples import BadSample, Split
 from datamodules.toyworld.rooms import Rooms
 from datamodules.toyworld.worlds import WORLDS, World
@@ -105,8 +105,7 @@ def _made(make: Callable[[int], Any], scenes: int, workers: int) -> Iterator[Any
     if workers == 1:
         yield from map(make, range(scenes))
         return
-    # Forking a process that has threads (open3d, torch) may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, READERS) as pool:
         yield from pool.map(make, range(scenes), chunksize=8)
 
 

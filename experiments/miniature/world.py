@@ -12,6 +12,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from datamodules.processes import READERS
 from datamodules.toyworld.files import jpeg
 from datamodules.toyworld.questions import THREE_D, ToyQuestion, questions
 from datamodules.toyworld.render import render_scene
@@ -46,7 +47,7 @@ class Rooms(NamedTuple):
 def make_rooms(seed: int, count: int, frames: int, size: int, patch: int, workers: int) -> Rooms:
     """Render ``count`` scenes of the toy world with that seed; visual questions only."""
     make = partial(_make_room, seed, frames=frames, size=size, patch=patch)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, READERS) as pool:
         made = pool.map(make, range(count), chunksize=50)
         rooms = list(track(made, f"Rendering {count} rooms", count))
     return Rooms(

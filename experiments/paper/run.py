@@ -14,13 +14,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
 from typing import Final
 
 import torch
 
+from datamodules.processes import PRELOAD, end_with_parent
 from datamodules.toyworld import generate_toyworld
 from experiments.paper.questions import write_questions
 from experiments.paper.report import write_report
@@ -30,6 +31,7 @@ from vlynx_pl.interruption import INTERRUPTED, NOTED, PREEMPTED
 from vlynx_pl.progress import say, track
 from vlynx_pl.provenance import nameless
 
+WORKERS: Final = get_context("forkserver")  # a process that has used torch must not be forked
 _QUESTIONS: Final = 6  # of a clip at most
 
 
@@ -93,8 +95,7 @@ def _executed(
         for name, job in jobs.items():
             yield name, _execute(*job)
         return
-    context = get_context("spawn")  # forking a process with torch's threads may hang
-    pool, broken = ProcessPoolExecutor(workers, context, begin_worker), False
+    pool, broken = ProcessPoolExecutor(workers, WORKERS, begin_worker), False
     try:
         futures = {pool.submit(_execute, *job): name for name, job in jobs.items()}
         for future in as_completed(futures):
@@ -118,13 +119,8 @@ def begin_worker() -> None:
     locks of their run folders.
     """
     torch.set_num_threads(1)
-    Thread(target=_end_with_study, daemon=True).start()
-
-
-def _end_with_study() -> None:
-    if study := parent_process():
-        study.join()
-        os._exit(1)  # runs go on where they stopped, whenever that is
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server's is for readers
+    Thread(target=end_with_parent, daemon=True).start()  # runs go on where they stopped
 
 
 def _execute(arguments: list[str], log: Path) -> int:
@@ -176,6 +172,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="of the report; else experiments/paper")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args()
+    WORKERS.set_forkserver_preload([*PRELOAD, "vlynx_pl.lightning_cli", "vlynx_pl.tuning"])
     place = Place(options.data, options.runs)
     tables, seeds, out = USUAL, [1, 2, 3], Path("experiments/paper")
     if options.quick:

@@ -5,9 +5,9 @@ import logging
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import stdev
 
@@ -23,9 +23,10 @@ from experiments.paper.published import PUBLISHED
 from experiments.paper.questions import ASKED, clip
 from experiments.paper.references import distance, guidance_of, k_centre, measure
 from experiments.paper.report import interval, write_csv, write_report
-from experiments.paper.run import execute, outdated, prepare
+from experiments.paper.run import WORKERS, begin_worker, execute, outdated, prepare
 from experiments.paper.study import SENSES, Alignment, Place, Tuning
 from experiments.paper.tables import TABLES, Row, aligned, plain, together
+from tests.processes import APART, begin
 from vlynx_pl.interruption import NOTED, note_signals
 from vlynx_pl.provenance import nameless
 
@@ -257,25 +258,20 @@ def test_worlds_are_made_of_senses_whose_guidance_alone_is_taken(tmp_path, monke
     assert made == ["3d", "audio"]
 
 
-STUDY = """
-import os, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from experiments.paper.run import begin_worker
-
-pool = ProcessPoolExecutor(1, get_context("spawn"), begin_worker)
-print(pool.submit(os.getpid).result(), flush=True)
-time.sleep(600)
-"""
+def study(told):
+    """Has one worker, whose number it tells, and waits."""
+    with ProcessPoolExecutor(1, WORKERS, begin_worker) as pool:
+        told.send(str(pool.submit(os.getpid).result()))
+        signal.pause()
 
 
 def test_workers_end_with_a_study_that_is_killed():
-    study = subprocess.Popen([sys.executable, "-c", STUDY], stdout=subprocess.PIPE, text=True)
-    assert study.stdout is not None
-    worker = study.stdout.readline().strip()
+    ours, its = APART.Pipe()
+    killed = begin(study, its)
+    worker = ours.recv()
     assert runs(worker)
-    study.kill()
-    study.wait()
+    killed.kill()
+    killed.join()
     while runs(worker):
         time.sleep(0.05)  # for ever, if it lives on
 
