@@ -50,10 +50,10 @@ test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## tests that take minutes (6 on 2 cores)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
 
 crash-test: $(INSTALLED)  ## kill runs N=50 times at random moments; each must end like one that nobody killed (10 minutes)
 	$(BIN)/python -m experiments.robustness.crash_test --kills $(N) $(ARGS)

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -18,7 +20,7 @@ from safetensors.torch import load_file
 from datamodules import DepthDataModule
 from tests.conftest import CONFIGS, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scenes
-from tests.processes import PATIENCE_S
+from tests.processes import PATIENCE_S, begin, ended
 from vlynx_pl import cli, lightning_cli
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
@@ -42,11 +44,19 @@ def data(tmp_path_factory) -> Path:
 def finished(data, tmp_path_factory) -> tuple[Path, str]:
     """A finished run in a process of its own, and what it printed."""
     run = tmp_path_factory.mktemp("runs") / "3d"
-    command = [sys.executable, "-m", "vlynx_pl.cli", "fit", *CONFIGS, *QUICK]
-    command += [f"--data.root={data}", f"--run={run}", "--trainer.log_every_n_steps=1"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return run, result.stdout
+    command = ["fit", *CONFIGS, *QUICK, f"--data.root={data}", f"--run={run}"]
+    printed = run.parent / "printed"
+    process = begin(printing, printed, *command, "--trainer.log_every_n_steps=1")
+    assert ended(process) == [0], printed.read_text()
+    return run, printed.read_text()
+
+
+def printing(file, *command):
+    """A command, whose output and errors go to a file."""
+    os.chdir(REPOSITORY)
+    sys.argv = ["vlynx", *command]
+    with file.open("w") as out, redirect_stdout(out), redirect_stderr(out):
+        cli.main()
 
 
 def test_a_run_leaves_everything_in_its_folder(finished):
@@ -336,14 +346,18 @@ def test_check_needs_data_and_knows_its_options(vlynx, data):
     assert code == 2 and "'rot' is not accepted" in printed
 
 
-def test_a_class_of_ones_own_is_found_where_the_command_is_run(tmp_path):
+def test_a_class_of_ones_own_is_found_where_the_command_is_run(vlynx, tmp_path, monkeypatch):
+    for name in ("accelerometer.py", "accelerometer.yaml"):
+        given = (REPOSITORY / "experiments" / "own_sense" / name).read_text()
+        (tmp_path / name).write_text(given.replace("experiments.own_sense.accel", "accel"))
     for i in range(2):
         (tmp_path / f"{i}.csv").write_text("1,2,3\n" * 80)
-    command = [str(Path(sys.executable).parent / "vlynx"), "check"]
-    command += ["--config=experiments/own_sense/accelerometer.yaml"]
-    command += [f"--data.root={tmp_path}", f"--data.reference_root={tmp_path}"]
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert " val              1       1  1" in result.stdout, result.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    code, printed = vlynx(
+        "check", "--config=accelerometer.yaml", "--data.root=.", "--data.reference_root=."
+    )
+    assert " val              1       1  1" in printed, (code, printed)
 
 
 def test_fit_on_data_for_tuning_says_so(vlynx, tmp_path):

@@ -59,7 +59,7 @@ def new_config(
         lora_alpha=alpha,
         lora_dropout=dropout,
         # A list of full names: a bare suffix such as q_proj would also be right for other towers.
-        target_modules=_linear_names(root),
+        target_modules=linear_names(root),
         **asdict(lora or LoraVariant()),
     )
 
@@ -106,7 +106,8 @@ def add_adapter(
     return wrapper
 
 
-def _linear_names(root: nn.Module) -> list[str]:
+def linear_names(root: nn.Module) -> list[str]:
+    """Names of the linear layers under ``root`` that get an adapter, which are all."""
     names = []
     for name, module in root.named_modules():
         if ".lora_" in name or name.endswith(".base_layer"):

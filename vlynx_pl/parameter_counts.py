@@ -1,15 +1,17 @@
 """Trainable parameters of the paper's models, counted on real shapes without any weights."""
 
 import json
+from collections.abc import Iterable
 from importlib import resources
+from typing import Any
 
 import torch
-from peft import PeftModel
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 from transformers import AutoConfig
 
-from vlynx_pl.adapters import adapter_parameters
+from vlynx_pl.adapters import linear_names
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.backbones.loading import meta_backbone
 from vlynx_pl.baselines import TemporalPatch
@@ -23,37 +25,36 @@ MODELS = {
 VISION_RANKS = (8, 16, 32, 64)
 
 
-def count_parameters(model: str, vision_rank: int = 64, llm_rank: int = 64) -> dict[str, int]:
-    """LoRA parameters per part of one of :data:`MODELS`, built on the meta device."""
-    backbone = published_backbone(model)
-    backbone.add_vision_adapter("count", vision_rank, 2 * vision_rank)
-    backbone.add_llm_adapter("count", llm_rank)
-    vision, llm = _size(backbone.vision_adapters), _size(backbone.llm_adapters)
+def count_parameters(
+    model: VideoBackbone, vision_rank: int = 64, llm_rank: int = 64
+) -> dict[str, int]:
+    """LoRA parameters per part: r rows and r columns beside each linear layer's matrix."""
+    vision = _lora(model.vision_tower, vision_rank)
+    llm = _lora(model.language_model, llm_rank)
     return {"vision": vision, "llm": llm, "total": vision + llm}
 
 
-def count_pave(model: str, side_dim: int = 1024) -> dict[str, int]:
-    """Parameters of PAVE on one of :data:`MODELS`: the patch for side tokens of that width, LoRA.
+def count_pave(model: VideoBackbone, side_dim: int = 1024) -> dict[str, int]:
+    """Parameters of PAVE: the patch for side tokens of that width, LoRA of rank 64 in the LLM.
 
     As published: with weights for values, which the released code makes and does not use.
     """
-    backbone = published_backbone(model)
-    backbone.add_llm_adapter("count", 64)
     with torch.device("meta"):
-        patch = TemporalPatch(side_dim, backbone.hidden_size, tied=False)
-    size, llm = sum(p.numel() for p in patch.parameters()), _size(backbone.llm_adapters)
+        patch = TemporalPatch(side_dim, model.hidden_size, tied=False)
+    size, llm = sum(p.numel() for p in patch.parameters()), _lora(model.language_model, 64)
     return {"patch": size, "llm": llm, "total": size + llm}
 
 
 def print_counts(as_json: bool) -> None:
     """Print the counts at rank 64, the total for other vision ranks (paper, Table 6), and PAVE."""
+    models = {name: published_backbone(name) for name in MODELS}
     counts = {
-        model: {
+        name: {
             f"rank {rank}": count_parameters(model, rank)
-            for rank in (VISION_RANKS if model == "LLaVA-OV-0.5B" else VISION_RANKS[-1:])
+            for rank in (VISION_RANKS if name == "LLaVA-OV-0.5B" else VISION_RANKS[-1:])
         }
         | {"PAVE": count_pave(model)}
-        for model in MODELS
+        for name, model in models.items()
     }
     if as_json:
         print(json.dumps(counts, indent=1))
@@ -78,5 +79,6 @@ def published_backbone(model: str) -> VideoBackbone:
     return meta_backbone(AutoConfig.for_model(**json.loads(published.read_text())), model)
 
 
-def _size(wrapper: PeftModel) -> int:
-    return sum(p.numel() for p in adapter_parameters(wrapper, "count").values())
+def _lora(root: nn.Module, rank: int) -> int:
+    layers: Iterable[Any] = map(root.get_submodule, linear_names(root))
+    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)

@@ -37,6 +37,12 @@ def vlynx(monkeypatch):
 
 
 @pytest.fixture
+def quick_meteor(monkeypatch):
+    """The real one loads its paraphrases for ten seconds."""
+    monkeypatch.setattr(captions, "meteor", lambda hypotheses, references: 0.5)
+
+
+@pytest.fixture
 def options(data) -> list[str]:
     return [
         "--config=experiments/backbones/miniature.yaml",
@@ -62,7 +68,7 @@ def rows_of_frames(sheet: Path) -> int:
     return int((np.diff(drawn.astype(int)) == 1).sum())
 
 
-def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path, capsys):
+def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path, capsys, quick_meteor):
     run = tmp_path / "run"
     assert vlynx("fit", *options, f"--run={run}") == 0
     scores = json.loads((run / "scores-val.json").read_text())
@@ -102,7 +108,7 @@ def signals():
 
 
 def test_val_is_asked_where_the_answers_of_test_are_kept_back_and_goes_on_when_stopped(
-    vlynx, options, data, tmp_path, monkeypatch, signals
+    vlynx, options, data, tmp_path, monkeypatch, signals, quick_meteor
 ):
     asked, answers = [], InstructionTuning.answers
     read, load = [], EpisodeDataset.__getitem__
@@ -186,7 +192,9 @@ def test_a_figure_that_fails_costs_no_other_and_is_fetched_by_the_same_command(
     assert vlynx(*command) == 1 and "finished run" in capsys.readouterr().err
 
 
-def test_a_question_that_holds_structure_fails_alone(vlynx, options, data, tmp_path, capsys):
+def test_a_question_that_holds_structure_fails_alone(
+    vlynx, options, data, tmp_path, capsys, quick_meteor
+):
     """It stops a test; where it is skipped, it counts as failed, and its clip's other one not."""
     path = data / "ScanQA_v1.0_val.json"
     path.write_text(path.read_text().replace("the wall?", "the <image>?"))

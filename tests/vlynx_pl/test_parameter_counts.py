@@ -2,7 +2,13 @@ import json
 
 import pytest
 
-from vlynx_pl.parameter_counts import count_parameters, count_pave, print_counts
+from vlynx_pl.adapters import adapter_parameters
+from vlynx_pl.parameter_counts import (
+    count_parameters,
+    count_pave,
+    print_counts,
+    published_backbone,
+)
 
 
 @pytest.mark.parametrize(
@@ -13,7 +19,23 @@ from vlynx_pl.parameter_counts import count_parameters, count_pave, print_counts
     ],
 )
 def test_counts_are_the_papers_to_the_unit(model, vision, llm, total):
-    assert count_parameters(model) == {"vision": vision, "llm": llm, "total": total}
+    assert count_parameters(published_backbone(model)) == {
+        "vision": vision,
+        "llm": llm,
+        "total": total,
+    }
+
+
+def test_counts_are_those_of_the_adapters_that_are_made(backbone):
+    counted = count_parameters(backbone, 3, 5)
+    backbone.add_vision_adapter("a", rank=3)
+    backbone.add_llm_adapter("b", rank=5)
+    made = {
+        "vision": adapter_parameters(backbone.vision_adapters, "a"),
+        "llm": adapter_parameters(backbone.llm_adapters, "b"),
+    }
+    sizes = {part: sum(p.numel() for p in adapter.values()) for part, adapter in made.items()}
+    assert counted == {**sizes, "total": sum(sizes.values())}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +43,7 @@ def test_counts_are_the_papers_to_the_unit(model, vision, llm, total):
     [("LLaVA-OV-0.5B", 6_235_776, 41_428_608), ("LLaVA-OV-7B", 8_996_352, 170_477_056)],
 )
 def test_pave_is_as_large_as_published(model, patch, total):
-    counts = count_pave(model)
+    counts = count_pave(published_backbone(model))
     assert (counts["patch"], counts["total"]) == (patch, total)
 
 
