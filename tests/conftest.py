@@ -1,5 +1,6 @@
 """What all tests share: the shipped miniature, never a download."""
 
+import copy
 import sys
 from pathlib import Path
 
@@ -23,10 +24,15 @@ CONFIGS = [
 ]
 
 
-@pytest.fixture
-def backbone() -> VideoBackbone:
-    """The miniature without adapters, in float32; a new one for each test."""
+@pytest.fixture(scope="session")
+def loaded() -> VideoBackbone:
     return load_backbone(str(MINIATURE), "float32")
+
+
+@pytest.fixture
+def backbone(loaded) -> VideoBackbone:
+    """The miniature without adapters, in float32; a new one for each test."""
+    return copy.deepcopy(loaded)
 
 
 @pytest.fixture

@@ -284,9 +284,9 @@ def test_two_ranks_go_on_from_everywhere(place, stage, workers, undisturbed, dat
 @pytest.mark.parametrize(
     "trainer",
     [
-        {"val_check_interval": 2},
+        pytest.param({"val_check_interval": 2}, marks=slow),
         {"val_check_interval": 2, "check_val_every_n_epoch": None},
-        {"accumulate_grad_batches": 2},
+        pytest.param({"accumulate_grad_batches": 2}, marks=slow),
         {"accumulate_grad_batches": 2, "val_check_interval": 1},  # validates amid summing up
     ],
     ids=str,
