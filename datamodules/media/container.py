@@ -23,7 +23,7 @@ _MOST_PIXELS = 2**26
 # 9 h at 60 frames a second.
 _MOST_PACKETS = 2**21
 # Formats whose header says how long they last; others guess from their bit rate or their end.
-_SAYS_DURATION = {"matroska,webm", "avi", "wav", "flac"}
+_SAYS_DURATION = {"matroska,webm", "avi", "flv", "wav", "flac"}
 # s by which that may be wrong beside two packets, such as the rounding of sound to packets.
 _DURATION_TOLERANCE = Fraction(1, 4)
 # More make decoding no faster on the cores that a loader's worker has, and hold more frames.

@@ -559,6 +559,15 @@ def test_truncated_files_never_give_fewer_frames(tmp_path, name, kept):
         refuses(path, "cut off")
 
 
+def test_an_flv_that_is_cut_off_between_two_packets(tmp_path):
+    path = write(tmp_path / "a.flv", 40)
+    data, at = path.read_bytes(), 13  # after the header
+    while at < len(data) // 2:
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    path.write_bytes(data[:at])
+    refuses(path, "cut off")
+
+
 def test_a_video_whose_index_is_lost_with_its_end(tmp_path):
     path = write(tmp_path / "a.mp4", 40)
     path.write_bytes(path.read_bytes()[:-200])
