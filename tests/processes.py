@@ -66,4 +66,5 @@ def meet(rank: int, ranks: int, file: str | Path) -> None:
 
 def _hearing(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server's is for readers
+    torch.set_num_threads(1)  # as in the tests' own process; another number rounds otherwise
     function(*arguments)
