@@ -318,6 +318,15 @@ def test_help_lists_every_command(vlynx):
         assert command in out
 
 
+@pytest.mark.parametrize(("own", "set_to"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_that_wait_do_not_spin_unless_the_user_wants_it(vlynx, monkeypatch, own, set_to):
+    monkeypatch.setenv("OMP_WAIT_POLICY", own or "")
+    if own is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert vlynx("--help")[0] == 0
+    assert os.environ["OMP_WAIT_POLICY"] == set_to
+
+
 def test_check_tells_what_is_there_and_fails_below_the_coverage(vlynx, data, tmp_path):
     root = shutil.copytree(data, tmp_path / "data")
     given = ["check", *CONFIGS, f"--data.root={root}", "--trainer.max_epochs=3"]

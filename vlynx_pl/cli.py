@@ -192,6 +192,8 @@ def _check_environment() -> None:
 
 def main() -> None:
     """Entry point of ``vlynx``: errors that a user can mend are one message, not a traceback."""
+    # Threads of OpenMP that wait must not spin: on a busy machine that costs ten times the work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Classes that a configuration names may lie where the command is run, as with python -m.
     sys.path.append(str(Path.cwd()))
     for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that are not UTF-8
