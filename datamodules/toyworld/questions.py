@@ -1,10 +1,8 @@
 """Questions about a toy scene, with answers that follow from the scene alone.
 
-Visual kinds can be answered from RGB, 3D kinds only with depth. The wording of a question gives its
-kind away (:func:`kind_of`), so that annotation files need no field of their own for it.
+Visual kinds can be answered from RGB, 3D kinds only with depth.
 """
 
-import re
 from collections import Counter
 from itertools import permutations
 from typing import Final, NamedTuple
@@ -14,18 +12,6 @@ from numpy.typing import NDArray
 
 from datamodules.toyworld.scene import BANDS, COLOURS, SHAPES, Scene, ToyObject
 
-_WORDINGS: Final = {
-    "colour": r"What colour is the \w+\?",
-    "shape": r"What shape is the \w+ object\?",
-    "count": r"How many objects are there\?",
-    "exists": r"Is there a \w+ \w+\?",
-    "where": r"Is the \w+ object (on the left or on the right|at the top or at the bottom)\?",
-    "left of": r"Is the \w+ object left of the \w+ object\?",
-    "above": r"Is the \w+ object above the \w+ object\?",
-    "distance": r"How far away is the (\w+ object|\w+)\?",
-    "closer": r"Which is closer, the \w+ object or the \w+ object\?",
-    "in front": r"Is the \w+ object in front of the \w+ object\?",
-}
 ONE_OBJECT: Final = ("colour", "shape", "count", "exists", "where")
 COMPARISONS: Final = ("left of", "above")
 THREE_D: Final = ("distance", "closer", "in front")
@@ -44,18 +30,6 @@ class ToyQuestion(NamedTuple):
     text: str
     answer: str
     objects: tuple[int, ...]
-
-
-def kind_of(question: str) -> str:
-    """The kind of a toy question.
-
-    Raises:
-        ValueError: it is not worded as the toy world words its questions.
-    """
-    for kind, wording in _WORDINGS.items():
-        if re.fullmatch(wording, question):
-            return kind
-    raise ValueError(f"{question!r} is no question of the toy world; kinds: {', '.join(_WORDINGS)}")
 
 
 def questions(scene: Scene) -> list[ToyQuestion]:

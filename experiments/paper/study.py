@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from datamodules.base import ModalityDataModule
-from vlynx_pl.lightning_cli import data_module
-
 CLIPS: Final = 1000
 HELD_OUT: Final = 250  # the last of them
 WORLD_SEED: Final = 10
@@ -145,14 +142,6 @@ class Alignment:
             f"--trainer.callbacks={json.dumps([self._guidance(place)])}",
             *self.options,
         ]
-
-    def data(self, place: Place, frame_size: tuple[int, int]) -> ModalityDataModule:
-        """The data module that it reads, to be measured on."""
-        options = [each for each in self.command(place) if each.startswith("--data.")]
-        data = data_module(options)
-        data.frame_size = frame_size
-        data.setup("fit")
-        return data
 
     def _guidance(self, place: Place) -> dict[str, Any]:
         settings: dict[str, Any] = {"max_batches": self.videos}

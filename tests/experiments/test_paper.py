@@ -12,16 +12,11 @@ from pathlib import Path
 from statistics import stdev
 
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from datamodules.toyworld.takes import SKILLS
 from experiments.paper import report
-from experiments.paper.collapse import spread
 from experiments.paper.published import PUBLISHED
 from experiments.paper.questions import ASKED, clip
-from experiments.paper.references import distance, guidance_of, k_centre, measure
 from experiments.paper.report import interval, write_csv, write_report
 from experiments.paper.run import WORKERS, begin_worker, execute, outdated, prepare
 from experiments.paper.study import SENSES, Alignment, Place, Tuning
@@ -82,34 +77,6 @@ def test_an_interval_is_students():
     assert math.isnan(interval([1.0, 2.0])[1])  # of two seeds it would be twelve deviations wide
     _, half = interval([1.0, 2.0] * 6)  # 2.201 for eleven
     assert half == pytest.approx(2.201 * stdev([1.0, 2.0] * 6) / math.sqrt(12), rel=2e-2)
-
-
-@given(st.integers(1, 12), st.integers(0, 1000))
-def test_k_centres_are_the_farthest_from_those_before(count, seed):
-    points = torch.randn(12, 3, generator=torch.Generator().manual_seed(seed))
-    chosen = k_centre(points, count)
-    assert len(set(chosen)) == count
-    for number in range(1, count):
-        gaps = torch.cdist(points, points[chosen[:number]]).min(1).values
-        assert gaps[chosen[number]] == pytest.approx(float(gaps.max()), rel=1e-4)
-
-
-def test_a_guidance_of_all_videos_is_at_no_distance_and_of_other_videos_at_some(backbone, videos):
-    whole = guidance_of(backbone, videos)
-    assert distance(whole, whole) == 0
-    assert distance(guidance_of(backbone, 255 - videos), whole) > 0.1
-    (line,) = [line for line in measure(backbone, videos, [1, 2]) if line["videos"] == 1]
-    singles = [distance(guidance_of(backbone, videos[i : i + 1]), whole) for i in range(2)]
-    assert min(singles) - 1e-6 <= line["random"] <= max(singles) + 1e-6
-    assert any(line["k-centre"] == pytest.approx(single) for single in singles)
-
-
-def test_samples_that_are_the_same_have_no_spread(backbone, videos):
-    same = spread(backbone, [videos[:1, :1], videos[:1, :1]], None)
-    assert all(share < 1e-9 for layers in same.values() for share in layers)
-    apart = spread(backbone, [videos[:1, :1], videos[1:, :1]], None)
-    assert set(apart) == {"keys", "values", "answers"}
-    assert all(len(layers) == 4 and min(layers) > 1e-3 for layers in apart.values())
 
 
 @pytest.fixture(scope="module")
