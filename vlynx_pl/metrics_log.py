@@ -27,22 +27,15 @@ class MetricsLog(Logger):
         UserError: what an earlier session logged cannot be read.
     """
 
+    name = version = ""  # the run folder has no subfolder for them
+
     def __init__(self, run: Path) -> None:
         super().__init__()
         self._path = run / "metrics.csv"
         self._rows: dict[tuple[str, frozenset[str]], dict[str, Any]] = {}
-        self._read()
+        if self._path.is_file():
+            self._read()
         self._saved_at = time.monotonic()
-
-    @property
-    @override
-    def name(self) -> str:
-        return ""
-
-    @property
-    @override
-    def version(self) -> str:
-        return ""
 
     @property
     @override
@@ -71,18 +64,11 @@ class MetricsLog(Logger):
             write_rows(self._path, [columns, *rows])
         self._saved_at = time.monotonic()
 
-    @override
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self.save()
-
     def _put(self, row: dict[str, Any]) -> None:
         self._rows[str(row["step"]), frozenset(row)] = row
 
     def _read(self) -> None:
         """Begin with the rows of earlier sessions."""
-        if not self._path.is_file():
-            return
         try:
             with self._path.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
