@@ -1,7 +1,8 @@
 """How far a long loop is: a bar on a terminal, and in a batch job's log lines that can be read.
 
-A bar draws over itself, which no file can. There, a loop says that it begins, how far it is every
-half minute, and how long it took if that was longer. Lines go to stderr; stdout is for results.
+A bar draws over itself, which no file can: Lightning's and tqdm's fill it with carriage returns.
+There, a loop says that it begins, how far it is every half minute, and how long it took if that was
+longer. Lines go to stderr; stdout is for results.
 """
 
 import os
@@ -18,6 +19,7 @@ from rich.markup import escape
 EVERY_S: Final = 30.0
 """Seconds between two lines."""
 
+_FEW: Final = 3  # items that an estimate needs
 _RANKS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 Item = TypeVar("Item")
 
@@ -67,24 +69,53 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def so_far(what: str, count: int, total: int | None, seconds: float) -> str:
-    """How far a loop is, as a line: ``Checking: 120 of 500, 41 s, 2 min 10 s left``."""
-    if total is None:
-        return f"{what}: {count}, {duration(seconds)}"
-    left = f", {duration(seconds / count * (total - count))} left" if 0 < count < total else ""
-    return f"{what}: {count} of {total}, {duration(seconds)}{left}"
+class Lines:
+    """How far a loop is, as lines of a log.
+
+    Args:
+        what: what the loop does, with a colon, such as ``Checking:``.
+        total: how many items there are; None where nobody knows.
+        done: how many of them were done before.
+    """
+
+    def __init__(self, what: str, total: int | None, done: int = 0) -> None:
+        self._what, self._total = what, total
+        self._said = done
+        self._began = self._told = time.monotonic()
+        self._first: tuple[float, int] | None = None
+
+    def begin(self) -> None:
+        """Say that nothing is done yet."""
+        say(self._count(self._said))
+
+    def at(self, count: int, more: str = "", last: bool = False) -> None:
+        """Say that ``count`` items are done, and ``more``, if nothing was said for half a minute.
+
+        After the last item that is half a minute since the loop began.
+        """
+        now = time.monotonic()
+        # The pace is of the items after the first, which waits for all that starts with it.
+        self._first = self._first or (now, count)
+        since = self._began if last or count == self._total else self._told
+        if count == self._said or now - since < EVERY_S:
+            return
+        parts = [self._count(count), duration(now - self._began)]
+        began, first = self._first
+        if self._total is not None and count - first >= _FEW and count < self._total:
+            pace = (now - began) / (count - first)
+            parts.append(f"{duration(pace * (self._total - count))} left")
+        say(", ".join(parts) + (more and f", {more}"))
+        self._told, self._said = now, count
+
+    def _count(self, count: int) -> str:
+        return f"{self._what} {count}" + ("" if self._total is None else f" of {self._total}")
 
 
 def _told(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
-    say(f"{what}: 0" + ("" if total is None else f" of {total}"))
-    began = told = time.monotonic()
-    count = said = 0
-    for item in items:
+    lines = Lines(f"{what}:", total)
+    lines.begin()
+    count = 0
+    for count, item in enumerate(items, 1):
         yield item
-        count += 1
-        now = time.monotonic()
-        if now - told >= EVERY_S and count != total:
-            say(so_far(what, count, total, now - began))
-            told, said = now, count
-    if (took := time.monotonic() - began) >= EVERY_S and said != count:
-        say(so_far(what, count, total, took))
+        lines.at(count)
+    lines.at(count, last=True)

@@ -72,24 +72,26 @@ def said(capsys) -> list[str]:
     return [text for text in capsys.readouterr().err.splitlines() if text.startswith(wanted)]
 
 
-def test_a_fit_is_told_by_epoch_step_loss_pace_and_time_left(line, capsys):
+def test_a_fit_is_told_by_step_time_left_epoch_and_figures(line, capsys):
     trainer(max_epochs=2).fit(line, batches(8), batches(3))
     lines = said(capsys)
-    assert [re.sub(r"loss \S+,", "loss …,", text) for text in lines] == [
-        "Training begins at step 0 of 16",
-        "Epoch 1 of 2, step 3 of 16: train/loss …, 10 s a step, 2 min 10 s left",
-        "Epoch 1 of 2, step 6 of 16: train/loss …, 10 s a step, 1 min 40 s left",
-        "Validation: 2 of 3, 50 s, 25 s left",
+    assert [re.sub(r"loss 0\.\d+|loss \S+e-\d+", "loss …", text) for text in lines] == [
+        "Training: step 0 of 16",
+        "Training: step 3 of 16, 30 s, epoch 1 of 2, train/loss …",
+        "Training: step 6 of 16, 1 min 0 s, 1 min 40 s left, epoch 1 of 2, train/loss …",
+        "Validation: 2 of 3, 50 s",
         "Validation: 3 of 3, 1 min 15 s",
-        "Epoch 1 of 2 is over, step 8 of 16: train/loss …, val/loss …, 2 min 35 s",
-        "Epoch 2 of 2, step 11 of 16: train/loss …, 10 s a step, 1 min 24 s left",
-        "Epoch 2 of 2, step 14 of 16: train/loss …, 10 s a step, 31 s left",
-        "Validation: 2 of 3, 50 s, 25 s left",
+        "Epoch 1 of 2 is over at step 8, train/loss …, val/loss …",
+        "Training: step 9 of 16, 2 min 45 s, 2 min 16 s left, epoch 2 of 2, train/loss …",
+        "Training: step 12 of 16, 3 min 15 s, 1 min 7 s left, epoch 2 of 2, train/loss …",
+        "Training: step 15 of 16, 3 min 45 s, 15 s left, epoch 2 of 2, train/loss …",
+        "Training: step 16 of 16, 3 min 55 s, epoch 2 of 2, train/loss …",
+        "Validation: 2 of 3, 50 s",
         "Validation: 3 of 3, 1 min 15 s",
-        "Epoch 2 of 2 is over, step 16 of 16: train/loss …, val/loss …, 2 min 35 s",
+        "Epoch 2 of 2 is over at step 16, train/loss …, val/loss …",
     ]
-    assert "train/loss 0.4096," in lines[1]  # 0.8 ** 4, after two steps of 0.1 each
-    assert "val/loss 0.125," in lines[5]
+    assert "train/loss 0.4096" in lines[1]  # 0.8 ** 4, after two steps of 0.1 each
+    assert "val/loss 0.125" in lines[5]
 
 
 def test_lines_go_on_where_a_run_was_resumed(line, capsys, tmp_path):
@@ -99,28 +101,29 @@ def test_lines_go_on_where_a_run_was_resumed(line, capsys, tmp_path):
     said(capsys)
     trainer(max_epochs=2).fit(line, batches(8), ckpt_path=str(tmp_path / "step.ckpt"))
     lines = said(capsys)
-    assert lines[0] == "Training begins at step 8 of 16"
-    assert lines[1].startswith("Epoch 2 of 2, step 11 of 16: ") and "50 s left" in lines[1]
+    assert lines[0] == "Training: step 8 of 16"
+    assert lines[2].startswith("Training: step 14 of 16, 1 min 0 s, 20 s left, ")
 
 
 def test_a_test_is_told(line, capsys):
-    trainer().test(line, batches(3), verbose=False)
+    trainer().test(line, batches(6), verbose=False)
     assert said(capsys) == [
-        "Testing begins",
-        "Testing: 2 of 3, 50 s, 25 s left",
-        "Testing: 3 of 3, 1 min 15 s",
+        "Testing: 0 of 6",
+        "Testing: 2 of 6, 50 s",
+        "Testing: 4 of 6, 1 min 40 s, 50 s left",
+        "Testing: 6 of 6, 2 min 30 s",
     ]
 
 
 def test_endless_data_have_no_time_left(line, capsys):
     class Endless(IterableDataset):
         def __iter__(self):
-            return iter(torch.ones(4, 1))
+            return iter(torch.ones(7, 1))
 
     trainer(max_epochs=1).fit(line, DataLoader(Endless()))
     lines = said(capsys)
-    assert lines[0] == "Training begins at step 0"
-    assert re.fullmatch(r"Epoch 1 of 1, step 3: train/loss \S+, 10 s a step", lines[1])
+    assert lines[0] == "Training: step 0"
+    assert re.fullmatch(r"Training: step 6, 1 min 0 s, epoch 1 of 1, train/loss \S+", lines[2])
 
 
 def test_other_ranks_say_nothing(line, capsys, monkeypatch):
