@@ -22,15 +22,10 @@ class Provenance(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the start of the fit, when Lightning has not yet gone to the step of a checkpoint.
-        self._add(trainer, pl_module)
-
-    @override
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._add(trainer, pl_module)
-
-    def _add(self, trainer: Trainer, module: LightningModule) -> None:
         if leaves_files(trainer):
-            add_session(run_folder(trainer), _session(trainer, module))
+            add_session(run_folder(trainer), _session(trainer, pl_module))
+
+    on_test_start = on_train_start
 
 
 def _session(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

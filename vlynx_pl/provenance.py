@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch.backends.cpu import get_cpu_capability
 
 from vlynx_pl.doctor import PACKAGES
 from vlynx_pl.errors import FOREIGN, UserError
@@ -33,6 +34,7 @@ def provenance() -> dict[str, Any]:
     package lies in no git checkout.
     """
     seed = os.environ.get("PL_GLOBAL_SEED")
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -41,8 +43,9 @@ def provenance() -> dict[str, Any]:
         "versions": {name: _version(name) for name in ("vlynx", *PACKAGES)},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": {"name": _cpu(), "count": _usable_cpus()},
-        "gpu": {"names": _gpus(), "cuda": torch.version.cuda},
+        # Vector instructions and threads decide in which order numbers are summed.
+        "cpu": {"vectors": get_cpu_capability(), "threads": torch.get_num_threads()},
+        "gpu": {"names": gpus, "cuda": torch.version.cuda},
         "processes": ranks(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
@@ -52,7 +55,7 @@ def add_session(run: Path, session: Mapping[str, Any]) -> None:
     """Append what is known of a start to ``<run>/provenance.json``.
 
     Raises:
-        UserError: the file is there and is no list of sessions.
+        UserError: the file is there and is not a list of sessions.
     """
     with atomic_file(run / "provenance.json") as unfinished:
         unfinished.write_text(json.dumps([*sessions(run), nameless(session)], indent=1))
@@ -62,7 +65,7 @@ def last_session(run: Path) -> dict[str, Any] | None:
     """What files with scores quote of ``<run>/provenance.json``; None where there is none.
 
     Raises:
-        UserError: the file is there and is no list of sessions.
+        UserError: the file is there and is not a list of sessions.
     """
     return next(reversed(sessions(run)), None)
 
@@ -74,10 +77,12 @@ def sessions(run: Path) -> list[dict[str, Any]]:
         return []
     try:
         found = json.loads(path.read_text())
+        if not isinstance(found, list) or not all(isinstance(session, dict) for session in found):
+            raise TypeError("it is not a list of sessions")
     except FOREIGN as error:
-        raise _damaged(path, str(error)) from error
-    if not isinstance(found, list) or not all(isinstance(session, dict) for session in found):
-        raise _damaged(path, "it is no list of sessions")
+        raise UserError(
+            f"{path} cannot be read ({error}); move it away, and a new one is begun"
+        ) from error
     return found
 
 
@@ -111,12 +116,10 @@ def _git(folder: Path, *arguments: str) -> str | None:
     # Without locks, since a user may be at work in the checkout.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
-        run = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_GIT_S, errors="replace"
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        said = subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=_GIT_S)
+    except (OSError, subprocess.SubprocessError):
         return None
-    return run.stdout.strip() if run.returncode == 0 else None
+    return said.decode(errors="replace").strip()
 
 
 def _version(package: str) -> str | None:
@@ -124,25 +127,3 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu() -> str:
-    facts = Path("/proc/cpuinfo")
-    text = facts.read_text(errors="replace") if facts.exists() else ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
-
-
-def _usable_cpus() -> int | None:
-    """Of the machine's, those that a batch system left to this process."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count()
-
-
-def _gpus() -> list[str]:
-    """Those that this process can see."""
-    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-
-
-def _damaged(path: Path, why: str) -> UserError:
-    return UserError(f"{path} cannot be read ({why}); move it away, and a new one is begun")
