@@ -265,7 +265,7 @@ class GuidanceStatistics(Metric):
             GuidanceError: no video was seen.
         """
         with warnings.catch_warnings():
-            # A rank may have seen none itself, or have merged what was seen before.
+            # A rank may have seen none itself.
             warnings.filterwarnings("ignore", "The ``compute`` method of metric")
             means = self.compute()
         frames, videos = int(means.pop("num_frames")), int(means.pop("num_videos"))

@@ -22,7 +22,6 @@ _OPTIONS: Final[Mapping[str, Any]] = {
     "trainer.log_every_n_steps": 7,  # not the last step, where Lightning saves what is logged
 }
 _WORKERS: Final = {"alignment": 2, "tuning": 0}
-_SAVE_EVERY: Final = 3  # reference videos
 _LIMIT_S: Final = 600.0  # of a process; it takes 10 to 30 s
 _SHOWN: Final = 2000  # characters of what went wrong
 
@@ -122,15 +121,10 @@ class World:
             "class_path": "experiments.robustness.crash_phases.Phases",
             "init_args": {"file": str(run.with_suffix(".place"))},
         }
-        guidance = {
-            "class_path": "callbacks.ReferenceGuidance",
-            "init_args": {"save_every": _SAVE_EVERY},
-        }
-        callbacks = [noting, *([guidance] if stage == "alignment" else [])]
         options = {"data.num_workers": _WORKERS[stage], **_OPTIONS}
         aligned = self.whole["alignment"].run if stage == "tuning" else None
         world = self.folder / "world"
-        return command(stage, run, world, callbacks, aligned, **options)
+        return command(stage, run, world, [noting], aligned, **options)
 
 
 def attempt(

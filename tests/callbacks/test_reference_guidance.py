@@ -1,7 +1,5 @@
-"""A guidance pass is not repeated where it fits, goes on where it stopped, and ranks share it."""
+"""A guidance pass is not repeated where it fits, ranks share it, and a stopped one starts again."""
 
-import os
-import shutil
 import signal
 from functools import partial
 
@@ -59,7 +57,6 @@ class Run:
     def __init__(self, folder, module):
         self.folder, self.module = folder, module
         self.log = folder.with_suffix(".read")
-        self.unfinished = folder / "guidance.unfinished"
 
     def session(self, events=None, ranks=1, trial=False, count=COUNT, frames=20, **settings):
         """Go on until the guidance is there; gives it and the positions read for it."""
@@ -135,21 +132,6 @@ def signals():
     forget_signals()
 
 
-@pytest.fixture
-def stop(run, signals):
-    """A session that is asked to stop while it reads a position; gives what it read."""
-
-    def stopped(position, run=run, **settings):
-        ask = partial(signal.raise_signal, signal.SIGUSR1)
-        with pytest.raises(Interrupted, match="Run the same command again to go on") as stop:
-            run.session({position: ask}, **settings)
-        assert stop.value.code == PREEMPTED
-        forget_signals()
-        return run.read()
-
-    return stopped
-
-
 def fail():
     raise RuntimeError("killed")
 
@@ -167,83 +149,42 @@ def close(found, wanted):
         assert_close(getattr(found, name), getattr(wanted, name), atol=1e-7, rtol=1e-6)
 
 
-def test_a_stopped_pass_goes_on_and_is_bit_for_bit_that_of_one_session(run, stop, whole, caplog):
-    assert stop(2) == [0, 1, 2]
-    assert stop(4) == [3, 4]
-    with caplog.at_level("INFO"):
-        guidance, read = run.session()
-    assert read == [5, 6]
-    assert "Going on after 5 of 7 reference videos" in caplog.text
+def test_a_stopped_pass_starts_again_and_gives_the_same(run, signals, whole):
+    ask = partial(signal.raise_signal, signal.SIGUSR1)
+    with pytest.raises(Interrupted, match="Run the same command again to go on") as stop:
+        run.session({2: ask})
+    assert stop.value.code == PREEMPTED and run.read() == [0, 1, 2]
+    forget_signals()
+    guidance, read = run.session()
+    assert read == list(range(COUNT))
     assert same(guidance, whole) and same(run.guidance, whole)
     assert [path.name for path in run.folder.iterdir()] == ["guidance.safetensors"]
 
 
-def test_a_killed_pass_goes_on_from_the_last_save(run, whole):
+def test_a_killed_pass_leaves_nothing_that_is_used(run, whole):
     with pytest.raises(RuntimeError, match="killed"):
-        run.session({5: fail}, save_every=2)
-    guidance, read = run.session(save_every=2)
-    assert read == [4, 5, 6]
-    assert same(guidance, whole)
-
-
-def test_a_pass_that_was_asked_to_stop_at_its_last_video_reads_nothing_again(run, stop, whole):
-    assert stop(COUNT - 1) == list(range(COUNT))
+        run.session({5: fail})
     guidance, read = run.session()
-    assert read == [] and same(guidance, whole)
+    assert read == list(range(COUNT)) and same(guidance, whole)
 
 
 def test_two_processes_give_the_guidance_of_one_and_each_reads_its_own(run, whole):
-    codes, read = run.two_ranks(save_every=2)
+    codes, read = run.two_ranks()
     assert codes == [0, 0] and read == list(range(COUNT))
     close(run.guidance, whole)
     for rank in range(2):
         mean = torch.load(run.folder.with_suffix(f".of{rank}"))
         assert torch.equal(mean, run.guidance.token_mean), "all ranks have the same"
-    assert not run.unfinished.exists()
 
 
-def test_two_killed_processes_go_on_bit_for_bit(run, tmp_path, module):
-    together = Run(tmp_path / "together", module)
-    assert together.two_ranks()[0] == [0, 0]
-    codes, _ = run.two_ranks(
-        events={4: partial(os._exit, 9), 5: partial(os._exit, 9)}, save_every=1
-    )
-    assert 0 not in codes
-    codes, read = run.two_ranks()
-    assert codes == [0, 0] and read == [4, 5, 6]
-    assert same(run.guidance, together.guidance)
-
-
-def test_when_one_process_is_asked_to_stop_both_save_and_stop(run, signals):
+@pytest.mark.parametrize("position", [2, 3])
+def test_when_one_process_is_asked_to_stop_both_stop_and_both_start_again(run, position):
     ask = partial(signal.raise_signal, signal.SIGUSR1)
-    codes, read = run.two_ranks(events={2: ask}, save_every=2)
+    codes, read = run.two_ranks(events={position: ask})
     assert codes == [PREEMPTED, 0] and read == [0, 1, 2, 3]
     codes, read = run.two_ranks()
-    assert codes == [0, 0] and read == [4, 5, 6]
-    assert (run.guidance.num_videos, run.guidance.num_frames) == (COUNT, sum(LENGTHS))
-
-
-def test_another_number_of_processes_goes_on_and_counts_nothing_twice(
-    run, stop, whole, tmp_path, module
-):
-    assert stop(1) == [0, 1]
-    codes, read = run.two_ranks(
-        events={4: partial(os._exit, 9), 5: partial(os._exit, 9)}, save_every=1
-    )
-    assert 0 not in codes and {2, 3} <= set(read)
-    assert {path.name for path in run.unfinished.glob("rank*")} == {
-        "rank-0-of-2.safetensors",
-        "rank-1-of-2.safetensors",
-    }
-    alone = Run(tmp_path / "alone", module)
-    assert stop(6) == [4, 5, 6] and stop(6, alone) == list(range(COUNT))
-    sums = [load_file(one.unfinished / "rank-0-of-1.safetensors") for one in (run, alone)]
-    assert [path.name for path in run.unfinished.iterdir()] == ["rank-0-of-1.safetensors"]
-    assert sorted(sums[0].pop("positions")) == sorted(sums[1].pop("positions"))
-    for name, found in sums[0].items():
-        assert_close(found, sums[1][name], atol=1e-12, rtol=1e-12)
-    close(run.session()[0], whole)
-    close(run.guidance, whole)
+    assert codes == [0, 0] and read == list(range(COUNT))
+    assert run.guidance.num_videos == COUNT
 
 
 def test_a_process_without_any_video_waits_for_the_others(run):
@@ -252,81 +193,12 @@ def test_a_process_without_any_video_waits_for_the_others(run):
     assert run.guidance.num_videos == 1 and run.guidance.keys.isfinite().all()
 
 
-def test_a_file_that_another_went_on_from_is_not_counted_again(run, stop, whole):
-    stop(1)
-    before = run.unfinished / "rank-0-of-1.safetensors"
-    shutil.copy(before, run.folder.parent / "before")
-    stop(3)
-    shutil.copy(run.folder.parent / "before", run.unfinished / "rank-1-of-2.safetensors")
-    guidance, read = run.session()
-    assert read == [4, 5, 6] and same(guidance, whole)
-
-
-def test_a_damaged_part_is_named_and_its_videos_are_read_again(run, stop, whole, caplog):
-    stop(3)
-    (part,) = run.unfinished.iterdir()
-    part.write_bytes(part.read_bytes()[:-100])
-    with caplog.at_level("INFO"):
-        guidance, read = run.session()
-    assert f"{part} is left out and its videos are read again" in caplog.text
-    assert read == list(range(COUNT)) and same(guidance, whole)
-
-
-def changed_part(run, stop, tensors, **notes):
-    """What a stopped pass left, with other tensors, made of its own, and other notes in it."""
-    stop(1)
-    (part,) = run.unfinished.iterdir()
-    with safe_open(part, "pt") as file:
-        own = file.metadata()
-    sums = load_file(part)
-    save_file(sums | tensors(sums), part, own | notes)
-    return part
-
-
-@pytest.mark.parametrize(
-    "positions",
-    [[0, COUNT], [-1, 0], [0, 0], [0.0, 1.0], [[0, 1]], 0, [True, False]],
-)
-def test_a_part_of_no_positions_is_named_and_never_used(run, stop, whole, caplog, positions):
-    part = changed_part(run, stop, lambda _: {"positions": torch.tensor(positions)})
-    with caplog.at_level("INFO"):
-        guidance, read = run.session()
-    assert f"{part} is left out and its videos are read again" in caplog.text
-    assert read == list(range(COUNT)) and same(guidance, whole)
-
-
-def test_a_part_of_other_shapes_is_named_and_never_used(run, stop, whole, caplog):
-    changed_part(run, stop, lambda sums: {"key_sum": sums["key_sum"][:, :1].clone()})
-    with caplog.at_level("INFO"):
-        guidance, read = run.session()
-    assert "its key_sum has shape" in caplog.text
-    assert read == list(range(COUNT)) and same(guidance, whole)
-
-
-def test_a_part_with_endless_notes_is_named_and_never_used(run, stop, whole, caplog):
-    part = changed_part(run, stop, lambda _: {}, videos="[" * 200_000)
-    with caplog.at_level("INFO"):
-        guidance, read = run.session()
-    assert f"{part} is left out and its videos are read again" in caplog.text
-    assert read == list(range(COUNT)) and same(guidance, whole)
-
-
-def test_a_part_of_other_frames_is_named_and_never_used(run, stop, whole, caplog):
-    stop(3, frames=8)
-    with caplog.at_level("INFO"):
-        guidance, read = run.session()
-    assert 'its preprocessing is {"frame_size": [64, 64], "frames": 8}, here it is' in caplog.text
-    assert read == list(range(COUNT)) and same(guidance, whole)
-
-
 def test_a_guidance_of_the_run_that_fits_is_used_and_no_video_is_read(run):
     first, _ = run.session()
     written = (run.folder / "guidance.safetensors").stat().st_mtime_ns
-    run.unfinished.mkdir()  # as after a kill between the last two steps
     again, read = run.session()
     assert read == [] and same(again, first)
     assert (run.folder / "guidance.safetensors").stat().st_mtime_ns == written
-    assert not run.unfinished.exists()
     assert run.two_ranks() == ([0, 0], [])
 
 
@@ -382,11 +254,6 @@ def test_a_given_guidance_may_be_of_any_videos(run, tmp_path, module):
     path = tmp_path / "other" / "guidance.safetensors"
     guidance, read = run.session(path=str(path))
     assert read == [] and guidance.num_videos == 2 and run.guidance.num_videos == 2
-
-
-def test_sums_are_kept_after_one_video_or_more():
-    with pytest.raises(UserError, match="save_every=0 must be 1 or more"):
-        ReferenceGuidance(save_every=0)
 
 
 def test_no_reference_video_is_an_error(run):
