@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from typing_extensions import override
 
 from vlynx_pl.errors import FOREIGN, UserError
 from vlynx_pl.settings_files import UniqueKeys
@@ -40,36 +39,10 @@ _TRAINING: Final = (
     "precision",
 )
 """What of the trainer's settings a run computes with."""
-_WRITTEN: Final = (
-    ".lock",
-    "config.yaml",
-    "metrics.csv",
-    "provenance.json",
-    "tensorboard",
-    "checkpoints",
-    "adapters",
-    "guidance.unfinished",
-    "answers-*.unfinished.jsonl",
-)
-"""What a run writes into where it is there already; as a link it would lead to other files."""
 
 
 class RunFolderError(UserError):
     """The run folder cannot be written into."""
-
-
-class _FewAliases(UniqueKeys):
-    """Plain data; a run writes no aliases, and many make a few bytes as large as they like."""
-
-    aliases = 0
-
-    @override
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        self.aliases += self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        if self.aliases > 10 or (node is not None and node.end_mark is None):  # not yet at its end
-            raise ValueError("it holds more than 10 aliases, or one of what it is in")
-        return node
 
 
 def take(run: Path) -> int:
@@ -79,15 +52,13 @@ def take(run: Path) -> int:
         The open lock; closing it gives the folder back, as the end of the process does.
 
     Raises:
-        RunFolderError: another process has it, it cannot be written into, or something in it is a
-            link to elsewhere.
+        RunFolderError: another process has it, or it cannot be written into.
     """
     path = run / ".lock"
     try:
         run.mkdir(parents=True, exist_ok=True)
-        _refuse_links(run)
         # Of the process alone: loader workers that outlive it do not hold the folder.
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except (FileExistsError, NotADirectoryError) as error:
         raise RunFolderError(
             f"{run} cannot be written into (it is, or lies in, a file, not a folder); choose "
@@ -115,15 +86,6 @@ def take(run: Path) -> int:
     os.ftruncate(lock, 0)
     os.write(lock, f"process {os.getpid()} on {socket.gethostname()}".encode())
     return lock
-
-
-def _refuse_links(run: Path) -> None:
-    for path in run.iterdir():
-        if path.is_symlink() and any(path.match(name) for name in _WRITTEN):
-            raise RunFolderError(
-                f"{path} is a symbolic link, and what the run writes would change {path.readlink()}"
-                "; put what it leads to in its place, or choose another folder with --run=FOLDER"
-            )
 
 
 def is_finished(run: Path) -> bool:
@@ -174,12 +136,12 @@ def refuse_other_settings(run: Path, now: Mapping[str, Any]) -> None:
 
 
 def plain_data(path: Path) -> dict[str, Any]:
-    """What a ``config.yaml`` that a run wrote holds, which may be a stranger's.
+    """What a ``config.yaml`` that a run wrote holds.
 
     Raises:
         OSError, ValueError, RecursionError, yaml.YAMLError: it cannot be read, or is none.
     """
-    found = yaml.load(path.read_text(), _FewAliases)
+    found = yaml.load(path.read_text(), UniqueKeys)
     if not isinstance(found, dict):
         raise ValueError("it holds no settings")
     return found

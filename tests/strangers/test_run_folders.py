@@ -1,7 +1,6 @@
-"""Run folders from a stranger: what is in them leads to no other file and is not believed."""
+"""Files of a run folder that are damaged: each is one message, or is made again."""
 
 import csv
-import os
 from pathlib import Path
 
 import pytest
@@ -12,56 +11,6 @@ from vlynx_pl.errors import UserError
 from vlynx_pl.metrics.answered import Answered, encoded
 from vlynx_pl.metrics_log import MetricsLog
 from vlynx_pl.provenance import add_session, last_session
-from vlynx_pl.run_folder import RunFolderError, take
-
-
-@pytest.mark.parametrize("there", ["a file", "a folder", "nothing"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        ".lock",
-        "config.yaml",
-        "metrics.csv",
-        "provenance.json",
-        "tensorboard",
-        "checkpoints",
-        "adapters",
-        "guidance.unfinished",
-        "answers-val.0.unfinished.jsonl",
-    ],
-)
-def test_a_link_in_a_run_folder_changes_nothing_elsewhere(tmp_path, name, there):
-    run, victim = tmp_path / "run", tmp_path / "victim"
-    run.mkdir()
-    (run / name).symlink_to(victim)
-    if there == "a file":
-        victim.write_text("precious")
-    elif there == "a folder":
-        victim.mkdir()
-    with pytest.raises(RunFolderError, match=rf"{name} is a symbolic link, .* --run=FOLDER"):
-        take(run)
-    assert victim.exists() == (there != "nothing")
-    assert there != "a file" or victim.read_text() == "precious"
-    assert [path.name for path in run.iterdir()] == [name]
-
-
-def test_a_lock_that_becomes_a_link_meanwhile(tmp_path, monkeypatch):
-    (tmp_path / "victim").write_text("precious")
-    (tmp_path / ".lock").symlink_to(tmp_path / "victim")
-    monkeypatch.setattr(Path, "is_symlink", lambda path: False)
-    with pytest.raises(RunFolderError, match="cannot be written into"):
-        take(tmp_path)
-    assert (tmp_path / "victim").read_text() == "precious"
-
-
-def test_a_users_own_links_are_followed(tmp_path):
-    """The folder itself may lie on another disk, and a file that is only read may be shared."""
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "run").symlink_to(tmp_path / "disk")
-    (tmp_path / "run" / "guidance.safetensors").symlink_to(tmp_path / "shared")
-    os.close(take(tmp_path / "run"))
-    assert (tmp_path / "disk" / ".lock").is_file()
-
 
 MADE_WITH = {"backbone": "b"}
 ASKED = encoded([Answered("a", "yes", ("yes",), labels={"kind": "b"}, times={"video": (0.5,)})])

@@ -3,11 +3,9 @@
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from jsonargparse import ArgumentParser
 
 from tests.processes import APART, PATIENCE_S, begin
 from vlynx_pl.run_folder import RunFolderError, refuse_finished, refuse_other_settings, take
@@ -104,17 +102,6 @@ def test_another_configuration_does_not_go_on_with_a_run(path, value, tmp_path):
 def test_where_a_run_runs_may_change(path, value, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(SETTINGS))
     refuse_other_settings(tmp_path, changed(path, value))
-
-
-def test_what_a_run_writes_of_a_configuration_with_aliases_has_none(tmp_path):
-    parser = ArgumentParser()
-    for name in ("a", "b"):
-        parser.add_argument(f"--{name}", type=dict[str, Any])
-        parser.add_argument(f"--many_{name}", type=list[list[int]])
-    given = "a: &a {x: [1], y: {z: 2}}\nb: *a\nmany_a: &m [[1], [2]]\nmany_b: *m"
-    (tmp_path / "config.yaml").write_text(parser.dump(parser.parse_string(given)))
-    refuse_other_settings(tmp_path, yaml.safe_load(given))
-    assert "*" not in (tmp_path / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("text", [None, "", "a: [", "!!python/object/apply:os.system [true]"])
