@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from vlynx_pl.token_store import TokenStore
+from vlynx_pl.tensor_store import TokenStore
 
 _Stage = TypeVar("_Stage", bound=LightningModule)
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 from callbacks.access import data, is_trial
 from callbacks.access import stage as as_stage
 from vlynx_pl.errors import UserError
-from vlynx_pl.token_store import TokenStore
+from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -20,7 +20,7 @@ class KeepTokens(Callback):
     ``data.on_bad_sample=skip`` reads all clips all the same, to find the bad ones.
 
     Args:
-        folder: of the store; see :class:`vlynx_pl.token_store.TokenStore`.
+        folder: of the store; see :class:`vlynx_pl.tensor_store.TokenStore`.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -29,7 +29,6 @@ from datamodules.loading import (
     EpisodeDataset,
     FrameDataset,
     Loader,
-    Tokens,
     collate,
     gather,
 )
@@ -47,6 +46,7 @@ from datamodules.samples import (
 from datamodules.splits import hold_out
 from vlynx_pl.errors import UserError
 from vlynx_pl.progress import track
+from vlynx_pl.tensor_store import TokenStore
 
 _MOST_NAMED = 20  # bad files in one message
 
@@ -126,7 +126,7 @@ class ModalityDataModule(LightningDataModule):
         self.unfit: Callable[[Question, bool], str | None] | None = None
         """Why a question cannot be learnt (or asked, with False): set by who will ask it."""
         self._learning = True  # of questions; in a test they are asked only
-        self._tokens: Tokens | None = None
+        self._tokens: TokenStore | None = None
         self._unread: frozenset[str] = frozenset()
         self._start: dict[str, int] = {}  # epoch and batch that training begins with
         self._recordings = Recordings(
@@ -290,7 +290,7 @@ class ModalityDataModule(LightningDataModule):
         kind = "reference" if part == "reference" else "modality"
         return FrameDataset(usable, self.frame_size, self._cache, kind)
 
-    def keep_tokens(self, store: Tokens) -> EpisodeDataset:
+    def keep_tokens(self, store: TokenStore) -> EpisodeDataset:
         """From now on do not read what a store has tokens of.
 
         Returns:
@@ -312,7 +312,7 @@ class ModalityDataModule(LightningDataModule):
         return episodes
 
     def _episodes(
-        self, usable: list[Any], tokens: Tokens | None = None, unread: Collection[str] = ()
+        self, usable: list[Any], tokens: TokenStore | None = None, unread: Collection[str] = ()
     ) -> EpisodeDataset:
         settings, cache = self._settings, self._cache
         return EpisodeDataset(usable, self.frame_size, settings, cache, tokens, unread)

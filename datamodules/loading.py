@@ -1,9 +1,9 @@
 """Clips and episodes as datasets: uint8 pictures of one size, read by the loaders' workers."""
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from datamodules.samples import (
 )
 from datamodules.watching import Watched, make_board, noted, share
 from vlynx_pl.errors import UserError
+from vlynx_pl.tensor_store import TokenStore
 
 
 class FrameDataset(Dataset[tuple[Tensor, str]]):
@@ -64,28 +65,6 @@ class FrameDataset(Dataset[tuple[Tensor, str]]):
         return streams["frames"].pictures, clip.name
 
 
-class Kept(Protocol):
-    """What a token store gives of a stream."""
-
-    @property
-    def tokens(self) -> Tensor:
-        """(T, N, D)."""
-
-    @property
-    def times(self) -> tuple[float, ...]:
-        """Moments of its pictures in s."""
-
-
-class Tokens(Protocol):
-    """A store of tokens, by the key of an episode."""
-
-    def holds(self, clip: str) -> bool:
-        """Whether all streams of a clip are there."""
-
-    def load(self, clip: str) -> Mapping[str, Kept] | None:
-        """All streams of a clip, or None where one is not there."""
-
-
 class EpisodeDataset(Dataset[LoadedEpisode]):
     """Episodes with their streams, uint8 (T, 3, H, W) each, or with tokens that were kept.
 
@@ -104,7 +83,7 @@ class EpisodeDataset(Dataset[LoadedEpisode]):
         frame_size: tuple[int, int],
         settings: Sequence[Any] = (),
         cache: FrameCache | None = None,
-        tokens: Tokens | None = None,
+        tokens: TokenStore | None = None,
         unread: Collection[str] = (),
     ) -> None:
         self.episodes, self.frame_size, self.settings = episodes, frame_size, settings
@@ -140,10 +119,10 @@ class EpisodeDataset(Dataset[LoadedEpisode]):
             return loaded
         if self.tokens is not None:
             loaded["key"] = self.key(index)
-        if self.tokens is not None and (kept := self.tokens.load(loaded["key"])) is not None:
-            loaded["tokens"] = {name: stream.tokens for name, stream in kept.items()}
-            loaded["times"] = {name: stream.times for name, stream in kept.items()}
-            return loaded
+            if kept := self.tokens.load(loaded["key"]):
+                loaded["tokens"] = {name: tokens for name, (tokens, _) in kept.items()}
+                loaded["times"] = {name: times for name, (_, times) in kept.items()}
+                return loaded
         read = partial(_read_streams, streams, self.frame_size)
         frames = (
             self.cache.load("episode", episode.name, streams.files, read) if self.cache else read()

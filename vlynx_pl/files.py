@@ -6,7 +6,6 @@ What a killed run leaves behind is called ``.<name>.<random>.unfinished`` and ma
 
 import csv
 import errno
-import hashlib
 import os
 import shutil
 import stat
@@ -21,12 +20,6 @@ from safetensors import SafetensorError
 # rather than too open at every file. A umask set later is not seen here.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
-
-
-def hashed_path(folder: Path, made_of: str) -> Path:
-    """Where a store keeps the safetensors entry that a text describes."""
-    key = hashlib.sha256(made_of.encode()).hexdigest()
-    return folder / key[:2] / f"{key}.safetensors"
 
 
 def readable(name: object) -> str:

@@ -35,7 +35,7 @@ from vlynx_pl.prefix_sharing import (
 from vlynx_pl.question_texts import Question, target, unfit
 from vlynx_pl.ranks import share_of_batch
 from vlynx_pl.saved_adapters import SavedAdapter, saved_config
-from vlynx_pl.token_store import PRECISION, Kept, TokenStore
+from vlynx_pl.tensor_store import PRECISION, TokenStore
 
 _TURN: Final = 20  # more than the tokens around a question and its answer
 
@@ -298,11 +298,11 @@ class InstructionTuning(AdapterTraining):
             return tokens
         # Rounded at once, so that the first epoch learns from what all others do.
         streams = {
-            name: Kept(each.to(PRECISION), episode["times"][name])
+            name: (each.to(PRECISION), episode["times"][name])
             for name, each in zip(names, tokens, strict=True)
         }
         self.token_store.save(episode["key"], streams)
-        return [stream.tokens for stream in streams.values()]
+        return [kept for kept, _ in streams.values()]
 
     def _read(self, streams: Mapping[str, Tensor]) -> list[Tensor]:
         self._check(streams)

@@ -17,7 +17,6 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
-from safetensors.torch import save_file
 
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks.base import Asked, Benchmark
@@ -227,30 +226,9 @@ def test_a_damaged_entry_is_made_again(root, tmp_path):
     entry = next(cache.rglob("*.safetensors"))
     whole = entry.read_bytes()
     entry.write_bytes(whole[:40])
-    with pytest.warns(UserWarning, match=r"\.safetensors is no entry .* and is made again"):
+    with pytest.warns(UserWarning, match=r"\.safetensors cannot be used .* and is made again"):
         clips(ready(root, cache_dir=cache).val_dataloader())
     assert entry.read_bytes() == whole
-
-
-@pytest.mark.parametrize(
-    ("times", "frames"),
-    [
-        ("[]", {"frames.pictures": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}),
-        ("[" * 100_000, {}),
-        ('{"frames": []}', {"frames.pictures": torch.zeros(1, 3, 4, 4)}),
-        ('{"frames": []}', {"frames.pictures": torch.zeros(3, 4, 4, dtype=torch.uint8)}),
-        ('{"frames": [1, 2]}', {"frames.pictures": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}),
-        ('{"frames": [NaN]}', {"frames.pictures": torch.zeros(1, 3, 4, 4, dtype=torch.uint8)}),
-    ],
-)
-def test_an_entry_that_holds_something_else_is_made_again(root, tmp_path, times, frames):
-    cache = tmp_path / "cache"
-    clips(ready(root, cache_dir=cache).val_dataloader())
-    for entry in cache.rglob("*.safetensors"):
-        save_file(frames, entry, {"times": times})
-    with pytest.warns(UserWarning, match=r"\.safetensors is no entry .* and is made again"):
-        batch = next(iter(ready(root, cache_dir=cache).val_dataloader()))
-    assert (batch["frames"][0] == 80).all()
 
 
 def test_entries_of_one_class_of_data_are_not_those_of_another(root, tmp_path):

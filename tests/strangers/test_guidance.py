@@ -6,12 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from datamodules.frame_cache import FrameCache
-from datamodules.samples import Frames
 from tests.strangers.conftest import DEEP, LONG_HEADERS, saved
-from vlynx_pl.errors import UserError
 from vlynx_pl.guidance import GuidanceError, GuidanceSource, InterfaceGuidance
-from vlynx_pl.token_store import Kept, TokenStore
+from vlynx_pl.tensor_store import TensorStore
 
 
 def test_a_guidance_that_is_a_pickle(tmp_path, pickled, weapon):
@@ -97,33 +94,21 @@ def test_a_guidance_of_other_shapes_is_not_stretched(backbone, tmp_path, name):
             InterfaceGuidance.load(path).check(backbone, False, path)
 
 
-def test_kept_frames_that_are_a_pickle_are_made_again(tmp_path, pickled, weapon):
-    cache = FrameCache(tmp_path / "cache", [])
-    frames = {"frames": Frames(torch.ones(1, 3, 2, 2, dtype=torch.uint8), ())}
-    cache.load("clip", "a", (), lambda: frames)
-    [entry] = (tmp_path / "cache").rglob("*.safetensors")
-    for content in (pickled, saved(weapon), struct.pack("<Q", 2**40)):
-        entry.write_bytes(content)
-        with pytest.warns(UserWarning, match="is made again"):
-            again = cache.load("clip", "a", (), lambda: frames)
-        assert torch.equal(again["frames"].pictures, frames["frames"].pictures)
-
-
-def test_kept_tokens_that_are_a_pickle_are_refused(tmp_path, pickled, weapon):
-    store = TokenStore(tmp_path / "store", {"video": "base"})
-    store.save("clip", {"video": Kept(torch.zeros(1, 2, 3), (0.0,))})
+@pytest.mark.parametrize("number", range(3))
+def test_an_entry_of_a_store_that_is_a_pickle_is_not_used(tmp_path, pickled, weapon, number):
+    store = TensorStore(tmp_path / "store")
+    store.save("clip", {"video": (torch.zeros(1, 2, 3), (0.0,))})
     [entry] = (tmp_path / "store").rglob("*.safetensors")
-    for content in (pickled, saved(weapon), struct.pack("<Q", 2**40)):
-        entry.write_bytes(content)
-        with pytest.raises(UserError, match="is no entry of a token store"):
-            store.load("clip")
+    entry.write_bytes((pickled, saved(weapon), struct.pack("<Q", 2**40))[number])
+    with pytest.warns(UserWarning, match="is made again"):
+        assert not store.load("clip")
 
 
-@pytest.mark.parametrize("times", [DEEP.decode(), "[1" + 400 * "0" + "]", "{", "[null]"])
-def test_times_of_kept_tokens_that_are_none(tmp_path, times):
-    store = TokenStore(tmp_path, {"video": "base"})
-    store.save("clip", {"video": Kept(torch.zeros(1, 2, 3), (0.0,))})
+@pytest.mark.parametrize("note", [DEEP.decode(), "{", "3", "[]", "[0, []]"])
+def test_an_entry_of_a_store_with_a_note_that_is_none_is_not_used(tmp_path, note):
+    store = TensorStore(tmp_path)
+    store.save("clip", {"video": (torch.zeros(1, 2, 3), (0.0,))})
     [entry] = tmp_path.rglob("*.safetensors")
-    save_file({"tokens": torch.zeros(1, 2, 3)}, entry, {"made_by": "", "times": times})
-    with pytest.raises(UserError, match="is no entry of a token store"):
-        store.load("clip")
+    save_file({"video": torch.zeros(1, 2, 3)}, entry, {"note": note})
+    with pytest.warns(UserWarning, match="is made again"):
+        assert not store.load("clip")

@@ -15,7 +15,7 @@ from vlynx_pl.adapters import AdapterError, adapter_parameters, save_adapter
 from vlynx_pl.answering import score_options
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
-from vlynx_pl.token_store import TokenStore
+from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
 LLM = {"rank": 4, "alpha": 8, "dropout": 0.0}
@@ -219,8 +219,8 @@ def test_kept_tokens_are_learnt_from_as_when_they_were_new(fresh, aligned, video
     module.token_store = TokenStore(tmp_path / "store", module.roads)
     first = module.losses(episode(videos, "3d"))
     kept = module.token_store.load("clip")
-    assert_close([kept[name].tokens.float() for name in ("video", "3d")], plain, atol=0, rtol=2**-8)
-    tokens = {name: stream.tokens for name, stream in kept.items()}
+    tokens = {name: each for name, (each, _) in kept.items()}
+    assert_close([tokens[name].float() for name in ("video", "3d")], plain, atol=0, rtol=2**-8)
     again = episode(videos, "3d") | {"streams": {}, "tokens": tokens}
     assert torch.equal(module.losses(again), first)
     assert module.answers(again) == module.answers(episode(videos, "3d"))

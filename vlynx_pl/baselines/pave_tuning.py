@@ -18,7 +18,7 @@ from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.baselines.pave import TemporalPatch
 from vlynx_pl.baselines.pave_files import load_patch, read_features, save_patch
 from vlynx_pl.errors import UserError
-from vlynx_pl.token_store import PRECISION
+from vlynx_pl.tensor_store import PRECISION
 from vlynx_pl.tuning import InstructionTuning
 
 

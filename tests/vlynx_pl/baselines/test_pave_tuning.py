@@ -30,7 +30,7 @@ from vlynx_pl.checkpoints import newest_checkpoint, read_checkpoint
 from vlynx_pl.errors import UserError
 from vlynx_pl.metrics import captions
 from vlynx_pl.prefix_sharing import shared_prefix
-from vlynx_pl.token_store import TokenStore
+from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
 LLM = {"rank": 4, "alpha": 8, "dropout": 0.0}
@@ -316,7 +316,7 @@ def test_what_is_kept_is_what_is_frozen(videos, tmp_path):
     module.token_store = TokenStore(tmp_path / "store", roads)
     first = module.losses(episode(videos, "3d"))
     assert_close(first, plain, atol=0.02, rtol=0.02)
-    kept = {name: each.tokens for name, each in module.token_store.load("clip").items()}
+    kept = {name: each for name, (each, _) in module.token_store.load("clip").items()}
     assert sum(each.nbytes for each in kept.values()) == module.kept_bytes(
         episode(videos, "3d")["streams"]
     )

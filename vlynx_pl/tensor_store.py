@@ -1,0 +1,108 @@
+"""Frames and tokens kept on disk, so that a second epoch neither decodes nor encodes.
+
+An entry is one safetensors file, found by everything that made it and by nothing else. So runs,
+workers and ranks may share a folder, and it may be removed at any time.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeAlias
+from warnings import warn
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vlynx_pl.errors import FOREIGN
+from vlynx_pl.files import atomic_file
+
+Kept: TypeAlias = dict[str, tuple[Tensor, tuple[float, ...]]]
+"""Stream → (T, …) frames or tokens, and the T timestamps in s; there may be no timestamps."""
+PRECISION: Final = torch.bfloat16  # of kept tokens
+_FORMAT: Final = 2  # of the entries; another number makes all of them new
+
+
+class TensorStore:
+    """Streams of clips, by a text that describes what made them.
+
+    Args:
+        folder: where entries are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def holds(self, made_of: str) -> bool:
+        """Whether an entry is there, unread."""
+        return self._path(made_of).is_file()
+
+    def load(self, made_of: str) -> Kept:
+        """The streams of an entry; none where it is not there or, with a warning, damaged."""
+        path = self._path(made_of)
+        try:
+            with safe_open(path, "pt") as entry:
+                note = entry.metadata()["note"]
+                streams = {
+                    name: (entry.get_tensor(name), tuple(times))
+                    for name, (*_, times) in json.loads(note)[1].items()
+                }
+            if note != _note(made_of, streams):
+                raise ValueError("its content does not match its note")
+        except FileNotFoundError:
+            return {}
+        except (*FOREIGN, AttributeError, SafetensorError) as error:
+            warn(f"{path} cannot be used ({error}) and is made again", stacklevel=2)
+            return {}
+        return streams
+
+    def save(self, made_of: str, streams: Mapping[str, tuple[Tensor, Sequence[float]]]) -> None:
+        """Keep the streams of an entry; raises OSError where it cannot be written."""
+        tensors = {name: tensor.cpu().contiguous() for name, (tensor, _) in streams.items()}
+        with atomic_file(self._path(made_of)) as unfinished:
+            save_file(tensors, unfinished, {"note": _note(made_of, streams)})
+
+    def _path(self, made_of: str) -> Path:
+        key = hashlib.sha256(f"{_FORMAT} {made_of}".encode()).hexdigest()
+        return self.folder / key[:2] / f"{key}.safetensors"
+
+
+class TokenStore:
+    """The tokens of clips as one model reads them; each stream is an entry of its own.
+
+    Args:
+        folder: of the store; see :class:`TensorStore`.
+        roads: stream → all that its tokens depend on beside the frames, as text.
+    """
+
+    def __init__(self, folder: Path, roads: Mapping[str, str]) -> None:
+        self._store, self.roads = TensorStore(folder), dict(roads)
+
+    def holds(self, clip: str) -> bool:
+        """Whether all streams of a clip are there, unread."""
+        return all(self._store.holds(self._made_of(stream, clip)) for stream in self.roads)
+
+    def load(self, clip: str) -> Kept:
+        """All streams of a clip, or none where one is not there or damaged.
+
+        Args:
+            clip: its files and how they are sampled, as text.
+        """
+        entries = [self._store.load(self._made_of(stream, clip)) for stream in self.roads]
+        return {name: entry[name] for entry in entries for name in entry} if all(entries) else {}
+
+    def save(self, clip: str, streams: Mapping[str, tuple[Tensor, Sequence[float]]]) -> None:
+        """Keep the streams of a clip: tokens (T, N, D) and timestamps in s."""
+        for name, stream in streams.items():
+            self._store.save(self._made_of(name, clip), {name: stream})
+
+    def _made_of(self, stream: str, clip: str) -> str:
+        return json.dumps([self.roads[stream], stream, clip])
+
+
+def _note(made_of: str, streams: Mapping[str, tuple[Tensor, Sequence[float]]]) -> str:
+    """What an entry says of itself."""
+    said = {name: (str(x.dtype), list(x.shape), times) for name, (x, times) in streams.items()}
+    return json.dumps([made_of, said])
