@@ -83,7 +83,10 @@ def decode_wanted(
     """
     numbers = {(packet.pts, packet.size): number for number, packet in enumerate(packets)}
     codec = track.codec_context
-    prefix, doubtful = _prefix(codec), _may_be_guessed(packets, track)
+    doubtful, references = _may_be_guessed(packets, track), None
+    if codec.name == "h264" and not doubtful:
+        filter_units = import_library("av").BitStreamFilterContext
+        references = filter_units("filter_units=discard=nonref", track)
     if doubtful and _unstamped(packets, track):
         raise DoubtError("AVI stores no presentation timestamps")
     for first, last in stretches(packets, wanted, _MOST_REORDERED if doubtful else 0):
@@ -91,7 +94,7 @@ def decode_wanted(
         promised = {p.pts for p in packets[first : last + 1] if p.shown and (p.pts or 0) >= begin}
         at_key, latest, matrix = packets[first].shown, begin, None
         for packet in _seek(file, track, packets, numbers, first, last):
-            leaf = packet is not None and not doubtful and _is_leaf(packet, prefix)
+            leaf = references and packet is not None and _is_leaf(packet, references)
             if leaf and packet.pts not in wanted:
                 promised.discard(packet.pts)
                 continue
@@ -139,25 +142,13 @@ def _unstamped(packets: Sequence[Packet], track: Any) -> bool:
     return track.container.format.name == "avi" and ignorant
 
 
-def _prefix(codec: Any) -> int:
-    """Bytes before each unit of an H.264 packet that say its length; 0 if they aren't so kept."""
-    setup = codec.extradata or b""
-    # avcC, ISO/IEC 14496-15, 5.3.3.1
-    return (setup[4] & 3) + 1 if codec.name == "h264" and len(setup) > 4 and setup[0] == 1 else 0
-
-
-def _is_leaf(packet: Any, prefix: int) -> bool:
-    """Whether no frame leans on this one: all H.264 slices with nal_ref_idc 0 (H.264, 7.4.1)."""
-    units = memoryview(packet)
-    at, leaf = 0, False
-    while prefix and at + prefix < len(units):
-        head = units[at + prefix]
-        if 1 <= head & 31 <= 5:
-            if head >> 5 & 3:
-                return False
-            leaf = True
-        at += prefix + int.from_bytes(units[at : at + prefix], "big")
-    return leaf and at == len(units)  # else it is damaged, which the decoder shall tell
+def _is_leaf(packet: Any, references: Any) -> bool:
+    """Whether no frame depends on this one: FFmpeg's filter of references leaves nothing of it."""
+    av = import_library("av")
+    try:
+        return not references.filter(av.Packet(bytes(packet)))  # a copy: the filter empties it
+    except av.FFmpegError:
+        return False  # damaged, which the decoder reports
 
 
 def _seek(

@@ -144,6 +144,20 @@ def test_only_what_is_needed_is_decoded(tmp_path):
     assert len(drawn) == 2 and max(drawn) < 12
 
 
+def test_a_frame_that_no_other_depends_on_is_decoded_only_where_it_is_wanted(tmp_path):
+    path = write(tmp_path / "a.mp4", 9, options={"bf": "1"})
+    with av.open(str(path)) as file:
+        packets = [packet for packet in file.demux(video=0) if packet.size]
+        unwanted = sorted(packets, key=lambda packet: packet.pts)[1]
+        data = bytearray(path.read_bytes())
+    # All but the header of the slice.
+    data[unwanted.pos + 9 : unwanted.pos + unwanted.size] = b"\xff" * (unwanted.size - 9)
+    path.write_bytes(data)
+    assert numbers(read(path, At((0.32,)))[0]) == [8]
+    with pytest.raises(BadSample, match="frame 1 cannot be decoded"):
+        read(path, At((0.04,)))
+
+
 @pytest.mark.parametrize(
     ("wanted", "found"),
     [
