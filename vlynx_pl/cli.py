@@ -120,7 +120,7 @@ def prepare_scannet(
 
 @prepare.command("depth-from-mesh")
 def prepare_depth_from_mesh(
-    mesh: Annotated[Path, typer.Argument(help="in metres: .ply .obj .stl, or points .pcd .xyz")],
+    mesh: Annotated[Path, typer.Argument(help="triangles in metres: .ply .obj .stl")],
     scene: Annotated[Path, typer.Argument(help="has color/, pose/, intrinsic/, but no depth/")],
     out: Path,
     intrinsics: Annotated[

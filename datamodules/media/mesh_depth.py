@@ -1,11 +1,10 @@
 """Depth where none was recorded: rendered from a scan of the scene, at the poses of its pictures.
 
-For scenes that have colour, camera poses and a mesh or a point cloud, but no depth frames.
+For scenes that have colour, camera poses and a mesh, but no depth frames.
 """
 
 import shutil
 from collections.abc import Callable
-from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from rich import print as say
 from torch import Tensor
 
 from datamodules.libraries import import_library
-from datamodules.media.geometry import Geometry, read_geometry
+from datamodules.media.geometry import Mesh, read_mesh
 from datamodules.media.images import read_colour
 from datamodules.media.prepare import new_scene, write_depth, write_matrix
 from datamodules.media.scannet import NO_DEPTH, intrinsics_file, read_pose
@@ -22,12 +21,6 @@ from datamodules.samples import BadSample
 from vlynx_pl.progress import track
 
 _FARTHEST_MM = 65535  # that 16 bits hold
-_NEAREST_M = 0.1  # points nearer to the camera are not drawn: no depth camera sees them
-# Points on a grid close a surface with squares of one spacing. Points strewn at random have their
-# neighbours at a median of 0.47 times the root of the area that each has for itself: squares of
-# three times that close 1 - exp(-(3 * 0.47)²) = 86 % of the surface.
-_SIDE = 3
-_PIXELS_AT_ONCE = 1 << 23
 
 
 def prepare_depth_from_mesh(
@@ -36,13 +29,12 @@ def prepare_depth_from_mesh(
     """Complete a scene that has no depth, as ``out/scans/<name of the scene>``.
 
     Colour and poses are copied; depth is rendered from the mesh, along the optical axis in mm, 0
-    where a ray hits nothing, through the camera that took the colour pictures. From a point cloud
-    it is what ``depth_renderer`` says: coarser, with holes. Frames without a usable pose, and those
-    that see nothing of the mesh, are left out and listed.
+    where a ray hits nothing, through the camera that took the colour pictures. Frames without a
+    usable pose, and those that see nothing of the mesh, are left out and listed.
 
     Args:
-        mesh: triangle mesh (.ply, .obj, .stl) or point cloud (.ply, .pcd, .xyz), in metres and in
-            the world of the poses (of ScanNet's, ``_vh_clean_2.ply`` before axis alignment).
+        mesh: triangle mesh (.ply, .obj, .stl), in metres and in the world of the poses (of
+            ScanNet's, ``_vh_clean_2.ply`` before axis alignment).
         scene: folder in ScanNet's exported layout with ``color/`` and ``pose/``.
         out: root of the completed scene; other scenes in it stay as they are.
         intrinsics: 3x3 or 4x4 camera matrix of the colour pictures, by default the scene's
@@ -76,7 +68,7 @@ def prepare_depth_from_mesh(
         colour_size,
     )
     camera = _scaled(colour_camera, colour_size, size)
-    render = depth_renderer(read_geometry(mesh), camera[:3, :3], size)
+    render = depth_renderer(read_mesh(mesh), camera[:3, :3], size)
     seen: dict[str, float] = {}
     name = scene.resolve().name
     with new_scene(out, name, scene) as folder:
@@ -112,18 +104,13 @@ def prepare_depth_from_mesh(
     return out / "scans" / name
 
 
-def depth_renderer(
-    geometry: Geometry, camera: Tensor, size: tuple[int, int]
-) -> Callable[[Tensor], Tensor]:
-    """What a camera sees of a mesh or a point cloud in metres, as a function of its pose.
+def depth_renderer(mesh: Mesh, camera: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """What a camera sees of a mesh in metres, as a function of its pose.
 
-    Of a mesh, the nearest triangle from either side, exactly. A point is drawn as a square that
-    faces the camera, with a side of three times the median distance of nearest neighbours in the
-    cloud, one pixel at least; nearer squares hide farther ones. So edges grow by up to half a side,
-    and where the cloud is thin one sees through it. Points nearer than 0.1 m are not drawn.
+    The nearest triangle is seen, from either side.
 
     Args:
-        geometry: mesh, or cloud where it has no triangles.
+        mesh: what is seen.
         camera: (3, 3) pinhole matrix in pixels, whole numbers at pixel centres.
         size: (H, W).
 
@@ -131,70 +118,25 @@ def depth_renderer(
         A function of a pose (4, 4), camera to world, that gives depth along the optical axis as
         float32 (H, W) in mm, 0 where there is nothing.
     """
-    centre = geometry.points.mean(0)  # float32 is exact enough about it, not about a far origin
-    points = geometry.points - centre
-    if len(geometry.triangles):
-        see = _caster(points, geometry.triangles, camera, size)
-    else:
-        see = _splatter(points, camera, size)
-
-    def render(pose: Tensor) -> Tensor:
-        pose = pose.double().clone()
-        pose[:3, 3] -= centre
-        depth = see(pose)
-        return torch.where(depth.isfinite(), depth * 1000, 0).float()
-
-    return render
-
-
-def _caster(
-    points: Tensor, triangles: Tensor, camera: Tensor, size: tuple[int, int]
-) -> Callable[[Tensor], Tensor]:
     open3d = import_library("open3d")
+    centre = mesh.points.mean(0)  # float32 is exact enough about it, not about a far origin
+    points = (mesh.points - centre).numpy().astype(np.float32)
     caster = open3d.t.geometry.RaycastingScene()
-    caster.add_triangles(points.numpy().astype(np.float32), triangles.numpy().astype(np.uint32))
+    caster.add_triangles(points, mesh.triangles.numpy().astype(np.uint32))
     rows, columns = torch.meshgrid(*map(torch.arange, size), indexing="ij")
     pixels = torch.stack([columns, rows, torch.ones_like(rows)], -1).double()
     directions = pixels @ torch.linalg.inv(camera.double()).T  # (H, W, 3), of length 1 along z
 
-    def see(pose: Tensor) -> Tensor:
+    def render(pose: Tensor) -> Tensor:
+        pose = pose.double()
         turned = directions @ pose[:3, :3].T
-        rays = torch.cat([pose[:3, 3].expand_as(turned), turned], -1).float()
+        rays = torch.cat([(pose[:3, 3] - centre).expand_as(turned), turned], -1).float()
         # As directions have length 1 along the optical axis, the distance along the ray is depth.
         hit = caster.cast_rays(open3d.core.Tensor(rays.numpy()))["t_hit"].numpy()
-        return torch.from_numpy(hit)
+        depth = torch.from_numpy(hit)
+        return torch.where(depth.isfinite(), depth * 1000, 0).float()
 
-    return see
-
-
-def _splatter(points: Tensor, camera: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-    open3d = import_library("open3d")
-    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points.numpy()))
-    side = _SIDE * float(np.median(np.asarray(cloud.compute_nearest_neighbor_distance())))
-    height, width = size
-
-    def see(pose: Tensor) -> Tensor:
-        there = (points - pose[:3, 3]) @ pose[:3, :3]  # in camera axes
-        there = there[there[:, 2] > _NEAREST_M]
-        z = there[:, 2]
-        column, row, _ = (there / z[:, None] @ camera.double().T).round().long().unbind(-1)
-        radius = (float(camera[0, 0]) * side / 2 / z).long()  # in whole pixels
-        inside = (column >= -radius) & (column < width + radius)
-        inside &= (row >= -radius) & (row < height + radius)
-        depth = torch.full((height * width,), torch.inf, dtype=torch.float64)
-        for reach in sorted(set(radius[inside].tolist())):
-            offsets = torch.arange(-reach, reach + 1)
-            group = (inside & (radius == reach)).nonzero().flatten()
-            for part in group.split(ceil(_PIXELS_AT_ONCE / len(offsets) ** 2)):
-                rows = (row[part, None, None] + offsets[:, None]).expand(-1, -1, len(offsets))
-                columns = (column[part, None, None] + offsets).expand_as(rows)
-                on = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-                places = (rows * width + columns)[on]
-                depths = z[part, None, None].expand_as(rows)[on]
-                depth.scatter_reduce_(0, places, depths, "amin")
-        return depth.view(height, width)
-
-    return see
+    return render
 
 
 def _check_seen(seen: dict[str, float], mesh: Path, scene: Path) -> None:

@@ -25,7 +25,7 @@ from experiments.robustness.annotation_inputs import annotations
 from experiments.robustness.damages import DAMAGES
 from experiments.robustness.media_inputs import sounds, video, videos
 from experiments.robustness.original import OUTSIDE, Original
-from experiments.robustness.scene_inputs import cache_entry, geometries, recording, scene, scenes
+from experiments.robustness.scene_inputs import cache_entry, meshes, recording, scene, scenes
 from experiments.robustness.watched import BAD, Canary, Outcome, Reader, Reading
 
 WELL = "undamaged"
@@ -53,7 +53,7 @@ class Result(NamedTuple):
 
 def make_originals() -> list[Original]:
     """Undamaged inputs of every kind."""
-    makers = [videos, sounds, scenes, recording, geometries, annotations, cache_entry]
+    makers = [videos, sounds, scenes, recording, meshes, annotations, cache_entry]
     made = track(makers, "Making undamaged inputs", transient=True)
     return [original for make in made for original in make()]
 

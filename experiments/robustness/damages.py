@@ -83,7 +83,7 @@ def absurd_header(random: Random, original: Original, others: Sequence[Original]
     data = original.content
     suffix = PurePath(original.name).suffix
     fields = [field for field in FIELDS.get(suffix, ()) if field[0] in data]
-    if not fields or (suffix in {".safetensors", ".pcd"} and random.random() < 0.7):
+    if not fields or (suffix == ".safetensors" and random.random() < 0.7):
         return _absurd_text(random, data)
     changed = bytearray(data)
     for _ in range(random.choice((1, 1, 2, 4))):
@@ -147,7 +147,7 @@ DAMAGES: Final[dict[str, dict[str, Damage]]] = {
     "matrix": _ANY | {"absurd numbers": absurd_header},
     "list of scenes": _ANY | {"hostile path": hostile_path},
     ".sens": _BINARY,
-    "mesh or cloud": _BINARY | {"hostile material": hostile_material},
+    "mesh": _BINARY | {"hostile material": hostile_material},
     "frame cache": _BINARY,
     "annotations": _ANY | ON_ANNOTATIONS,
 }

@@ -95,7 +95,6 @@ FIELDS: Final[dict[str, list[tuple[bytes, int, int, str]]]] = {
     + [(b"toy", 256 + at, 4, "little") for at in range(0, 32, 4)]
     + [(b"toy", 256 + 32, 8, "little")]
     + [(b"toy", 256 + 40 + at, 8, "little") for at in (64, 72, 80, 88)],
-    ".pcd": [(b"compressed\n", at, 4, "little") for at in (0, 4, 8)],
     ".stl": [(b"toy", 77, 4, "little")],
     ".safetensors": [(b"", 0, 8, "little"), (b"", 4, 4, "little")],
 }

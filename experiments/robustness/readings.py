@@ -88,7 +88,7 @@ def export_recording(folder: Path, name: str) -> None:
 
 
 def render_mesh(folder: Path, name: str) -> None:
-    """Depth of a scene from a mesh or a cloud."""
+    """Depth of a scene from a mesh."""
     scene = open_scene(prepare_depth_from_mesh(folder / name, folder / "scene", folder / "out"))
     for frame in scene.frames:
         assert scene.read_depth(frame).isfinite().all()

@@ -1,4 +1,4 @@
-"""Undamaged scenes, recordings, meshes and clouds, and an entry of the frame cache."""
+"""Undamaged scenes, recordings and meshes, and an entry of the frame cache."""
 
 import io
 import struct
@@ -100,7 +100,7 @@ def recording() -> list[Original]:
     return [Original(".sens", name, {name: data}, (partial(readings.export_recording, name=name),))]
 
 
-def geometries() -> list[Original]:
+def meshes() -> list[Original]:
     """A wall two metres before the camera."""
     x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-2, 2, 6), np.linspace(-2, 2, 6)))
     corners = np.stack([x, y, np.full_like(x, 2)], -1).astype("<f4")  # (36, 3)
@@ -111,13 +111,11 @@ def geometries() -> list[Original]:
             np.stack([first + 1, first + 7, first + 6], -1),
         ]
     ).astype("<i4")
-    head = "ply\nformat {} 1.0\ncomment toy\nelement vertex 36\n"
-    head += "".join(f"property float {axis}\n" for axis in "xyz")
-    mesh = head + "element face 50\nproperty list uchar int vertex_indices\n"
+    mesh = "ply\nformat {} 1.0\ncomment toy\nelement vertex 36\n"
+    mesh += "".join(f"property float {axis}\n" for axis in "xyz")
+    mesh += "element face 50\nproperty list uchar int vertex_indices\n"
     rows = "".join(f"{a} {b} {c}\n" for a, b, c in corners)
     triangles = "".join(f"3 {a} {b} {c}\n" for a, b, c in faces)
-    pcd = "VERSION 0.7\nFIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nCOUNT 1 1 1\nWIDTH 36\nHEIGHT 1\n"
-    pcd += "VIEWPOINT 0 0 0 1 0 0 0\nPOINTS 36\nDATA "
     stl = b"toy".ljust(80) + struct.pack("<I", 50)
     obj = "".join(f"v {row}\n" for row in rows.splitlines())
     obj += "".join(f"f {a} {b} {c}\n" for a, b, c in faces + 1)
@@ -127,30 +125,18 @@ def geometries() -> list[Original]:
         + corners.tobytes()
         + b"".join(b"\3" + face.tobytes() for face in faces),
         "text.ply": (mesh.format("ascii") + "end_header\n" + rows + triangles).encode(),
-        "cloud.ply": (head.format(little) + "end_header\n").encode() + corners.tobytes(),
-        "text.pcd": (pcd + "ascii\n" + rows).encode(),
-        "binary.pcd": (pcd + "binary\n").encode() + corners.tobytes(),
-        "compressed.pcd": (pcd + "binary_compressed\n").encode() + _lzf(corners.T.tobytes()),
         "wall.obj": obj.encode(),
         "wall.stl": stl + b"".join(struct.pack("<12f2x", 0, 0, 1, *corners[f].flat) for f in faces),
-        "cloud.xyz": rows.encode(),
     }
     return [
         Original(
-            "mesh or cloud",
+            "mesh",
             name,
             {**scene("scene"), name: data},
             (partial(readings.render_mesh, name=name),),
         )
         for name, data in made.items()
     ]
-
-
-def _lzf(data: bytes) -> bytes:
-    """As LZF, of literals only, with both lengths before it, as .pcd has it."""
-    runs = [data[at : at + 32] for at in range(0, len(data), 32)]
-    packed = b"".join(bytes([len(run) - 1]) + run for run in runs)
-    return struct.pack("<2I", len(packed), len(data)) + packed
 
 
 def cache_entry() -> list[Original]:

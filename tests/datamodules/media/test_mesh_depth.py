@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.media.geometry import Geometry
+from datamodules.media.geometry import Mesh
 from datamodules.media.mesh_depth import depth_renderer, prepare_depth_from_mesh
 from datamodules.media.scannet import open_scene
 from datamodules.samples import BadSample
@@ -21,19 +21,12 @@ def wall(distance=2.0, tilt=0.0, half=10.0):
     corners = torch.tensor(
         [[x, y, distance + tilt * x] for x in (-half, half) for y in (-half, half)]
     )
-    return Geometry(corners.double(), torch.tensor([[0, 1, 2], [2, 1, 3]]))
+    return Mesh(corners.double(), torch.tensor([[0, 1, 2], [2, 1, 3]]))
 
 
-def cloud(distance=2.0, spacing=0.02, half=2.0):
-    steps = torch.arange(-half, half, spacing, dtype=torch.float64)
-    x, y = torch.meshgrid(steps, steps, indexing="ij")
-    points = torch.stack([x, y, torch.full_like(x, distance)], -1).view(-1, 3)
-    return Geometry(points, torch.empty(0, 3, dtype=torch.int64))
-
-
-def write_obj(path, geometry):
-    lines = ["v {} {} {}".format(*point) for point in geometry.points.tolist()]
-    lines += ["f {} {} {}".format(*(corner + 1)) for corner in geometry.triangles.numpy()]
+def write_obj(path, mesh):
+    lines = ["v {} {} {}".format(*point) for point in mesh.points.tolist()]
+    lines += ["f {} {} {}".format(*(corner + 1)) for corner in mesh.triangles.numpy()]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -56,7 +49,7 @@ def test_the_pose_takes_the_camera_into_the_world(offset):
     )
     turned = wall(2.71, 0.5)
     turn = turned.points @ pose[:3, :3].T + torch.tensor([offset, offset, 0])
-    depth = depth_renderer(Geometry(turn, turned.triangles), CAMERA, SIZE)(pose)
+    depth = depth_renderer(Mesh(turn, turned.triangles), CAMERA, SIZE)(pose)
     x = (torch.arange(SIZE[1]) - 15.5) / 30
     torch.testing.assert_close(depth, (1710 / (1 - 0.5 * x)).expand(SIZE), atol=0.1, rtol=0)
 
@@ -67,28 +60,6 @@ def test_what_is_behind_or_beside_is_not_seen():
     part = depth_renderer(wall(2.0, half=0.49), CAMERA, SIZE)(torch.eye(4))
     inside = (torch.arange(SIZE[1]) - 15.5).abs() < 7.5
     assert torch.equal((part > 0)[12], inside) and not part[0].any()
-
-
-def test_a_cloud_on_a_grid_closes_its_surface():
-    depth = depth_renderer(cloud(), CAMERA, SIZE)(torch.eye(4))
-    torch.testing.assert_close(depth, torch.full(SIZE, 2000.0), atol=0.01, rtol=0)
-
-
-def test_near_points_hide_far_ones_by_squares_of_three_spacings():
-    near = torch.tensor([[0.02, 0.02, 1.4], [0.5, 0.02, 1.4]]).double()
-    far = cloud(spacing=0.1)
-    depth = depth_renderer(Geometry(torch.cat([far.points, near]), far.triangles), CAMERA, SIZE)(
-        torch.eye(4)
-    )
-    # Half a side is 30 px * 0.15 m / 1.4 m = 3.2 px, so both squares have 7 pixels a side.
-    assert (depth == 1400).sum() == 2 * 49
-    assert (depth[12] == 1400).nonzero().flatten().tolist() == [*range(13, 20), *range(23, 30)]
-
-
-def test_points_at_the_lens_are_not_drawn():
-    near = torch.tensor([[0, 0, 0.05], [0, 0, -1.0]]).double()
-    both = Geometry(torch.cat([cloud().points, near]), cloud().triangles)
-    assert depth_renderer(both, CAMERA, SIZE)(torch.eye(4)).min() == 2000
 
 
 @pytest.fixture
@@ -145,7 +116,7 @@ def test_toy_rooms_are_rendered_as_they_were(tmp_path):
     corners = torch.from_numpy(low + corners * (high - low))
     quads = [(0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5)]
     triangles = [t for a, b, c, d in quads for t in ((a, b, c), (a, c, d))]
-    mesh = write_obj(tmp_path / "room.obj", Geometry(corners, torch.tensor(triangles)))
+    mesh = write_obj(tmp_path / "room.obj", Mesh(corners, torch.tensor(triangles)))
     recorded = open_scene(tmp_path / "room")
     bare = tmp_path / "bare" / "room"
     shutil.copytree(tmp_path / "room", bare, ignore=shutil.ignore_patterns("depth"))
@@ -188,8 +159,7 @@ def test_a_frame_that_looks_past_the_mesh_is_left_out(scene, mesh, tmp_path, cap
 
 
 def test_a_mesh_in_mm(scene, mesh, tmp_path):
-    geometry = wall(2000, half=10_000)
-    write_obj(mesh, geometry)
+    write_obj(mesh, wall(2000, half=10_000))
     refuses(mesh, scene, tmp_path / "out", "2000 m from the camera of frame 0", mesh)
 
 
