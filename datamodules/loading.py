@@ -1,6 +1,7 @@
 """Clips and episodes as datasets: uint8 pictures of one size, read by the loaders' workers."""
 
 import json
+import pickle
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -144,6 +145,11 @@ class Careful(Dataset[Any]):
     def __init__(self, dataset: FrameDataset | EpisodeDataset) -> None:
         self.dataset = dataset
 
+    @override
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As bytes: each tensor in it would else travel as an open file, of which 253 are the most.
+        return _careful, (pickle.dumps(self.dataset), self.board)
+
     def __len__(self) -> int:
         """Number of clips or episodes."""
         return len(self.dataset)
@@ -155,6 +161,12 @@ class Careful(Dataset[Any]):
                 return self.dataset[index]
         except UserError as bad:
             return bad
+
+
+def _careful(dataset: bytes, board: Tensor | None) -> Careful:
+    careful = Careful(pickle.loads(dataset))  # of the process that started this one
+    careful.board = board
+    return careful
 
 
 def gather(batch: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
