@@ -107,7 +107,7 @@ def add_adapter(
 
 
 def linear_names(root: nn.Module) -> list[str]:
-    """Names of the linear layers under ``root`` that get an adapter, which are all."""
+    """Names of all linear layers under ``root``; each of them gets an adapter."""
     names = []
     for name, module in root.named_modules():
         if ".lora_" in name or name.endswith(".base_layer"):

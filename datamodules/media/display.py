@@ -19,8 +19,8 @@ _LEANING = 0.01746
 def painter(path: Path) -> Callable[[Any], Tensor]:
     """A conversion of decoded frames of a file, upright, to uint8 (3, H, W) in RGB.
 
-    A frame carries its display matrix in ``opaque``, where ``decoding`` leaves it. BadSample is
-    raised where that is no quarter turn or reflection.
+    A frame carries its display matrix in ``opaque``, where ``decoding`` leaves it. The conversion
+    raises BadSample if the matrix is neither a quarter turn nor a reflection.
     """
     # One context serves all frames; FFmpeg's default, as the released V-LynX code converts.
     convert = import_library("av.video.reformatter").VideoReformatter()
