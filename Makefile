@@ -18,6 +18,7 @@ N ?= 50
 BIN := .venv/bin
 INSTALLED := .venv/installed
 WORLD := $(if $(TOY),$(DATA:/=)/toyworld.json)
+ROBUSTNESS := OMP_NUM_THREADS=1 $(BIN)/pytest tests/robustness
 BACKBONE_CONFIG := --config experiments/backbones/$(BACKBONE).yaml
 task = --config experiments/$(1)/$(2).yaml $(if $(TOY),--config experiments/$(1)/toyworld/$(2).yaml)
 TUNING := --model.modalities='{$(MODALITY): "$(ALIGNED)"}' \
@@ -71,7 +72,7 @@ paper: $(INSTALLED)  ## the paper's tables in miniature, with baselines (hours; 
 	$(BIN)/python -m experiments.paper.run $(ARGS)
 
 fuzz: $(INSTALLED)  ## thousands of damaged files and annotations; none may crash, hang or lead out of its folder
-	$(BIN)/python -m experiments.robustness.damaged_inputs $(ARGS)
+	$(ROBUSTNESS) -n 2 -m fuzz $(ARGS)
 
 faults: $(INSTALLED)  ## full disks, lost mounts, hanging workers, signals, killed ranks: what a run says and what it leaves
 	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.robustness.faults $(ARGS)

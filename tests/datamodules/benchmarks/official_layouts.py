@@ -37,6 +37,10 @@ class Official(NamedTuple):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             lines = [json.dumps(row) for row in content] if name.endswith(".jsonl") else []
             (folder / name).write_text("\n".join(lines) or json.dumps(content))
+        return self.reopen(folder, **options)
+
+    def reopen(self, folder: Path, **options: Any) -> Benchmark:
+        """The benchmark of files that were written before."""
         one_file = self.reader in {InstructJSON, VideoMME}
         annotations = folder / next(iter(self.files)) if one_file else folder
         return self.reader(annotations, **{**self.options, **options})

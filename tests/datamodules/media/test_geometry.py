@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from datamodules.media.geometry import read_mesh
 from datamodules.samples import BadSample
-from experiments.robustness.watched import Canary
+from tests.robustness.watched import Canary
 
 CORNERS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
 FACES = np.array([[0, 1, 2], [0, 1, 3], [1, 2, 3]], np.int32)

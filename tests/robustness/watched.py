@@ -5,33 +5,32 @@ The process serves many readings; when it dies or hangs, the next reading gets a
 
 import ctypes
 import faulthandler
+import math
 import os
 import resource
 import signal
 import struct
 import sys
-import time
 import traceback
-from collections.abc import Callable, Sequence
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 
 from datamodules.libraries import import_library
 from datamodules.processes import start_server
 from datamodules.samples import BadSample
+from tests.conftest import REPOSITORY
+from tests.processes import APART
 
 BAD: Final = ("crashed", "died", "too slow", "opened outside")
 Reading = Callable[[Path], object]
 
-_PATIENCE_S: Final = 600  # for a process to start or to end
+_POLL_S: Final = 0.1
 _IN_OPEN: Final = 0x20  # linux/inotify.h
 _EVENT: Final = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
-_REPOSITORY: Final = Path(__file__).parents[2]
-_OF_PYTHON: Final = ("/dev", "/proc", "/sys", sys.prefix, sys.base_prefix, str(_REPOSITORY))
+_OF_PYTHON: Final = ("/dev", "/proc", "/sys", sys.prefix, sys.base_prefix, str(REPOSITORY))
 _STARTS: Final = {"subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", "socket.connect"}
 
 
@@ -40,7 +39,6 @@ class Outcome(NamedTuple):
 
     verdict: str  # "well", a BadSample's trouble, or one of BAD
     detail: str = ""
-    seconds: float = 0
 
 
 class Canary:
@@ -73,7 +71,6 @@ class Canary:
         return found
 
     def close(self) -> None:
-        """Watch no longer."""
         os.close(self._file)
 
 
@@ -82,32 +79,25 @@ class Reader:
 
     Args:
         log: file for what it and its libraries print.
-        seconds: limit of a reading.
+        cpu: seconds of processor time that a reading may take, so that a busy machine is no hang.
+        polls: how often at most it is looked for an answer, ten times a second.
         memory: bytes that it may hold beyond what it has at the beginning.
         libraries: to import before the first reading, since that takes seconds.
     """
 
     def __init__(
-        self, log: Path, seconds: float, memory: int = 4 << 30, libraries: Sequence[str] = ()
+        self, log: Path, cpu=60.0, polls=18_000, memory=4 << 30, libraries: tuple[str, ...] = ()
     ) -> None:
-        self.log, self.seconds, self.memory, self.libraries = log, seconds, memory, libraries
-        self._context = get_context("forkserver")
-        self._process: Any = None
-        self._pipe: Any = None
+        self.log, self.cpu, self.polls, self.memory = log, cpu, polls, memory
+        self.libraries = libraries
+        self._process = self._pipe = None
 
     def read(self, reading: Reading, folder: Path) -> Outcome:
         """Have a folder read."""
         if self._process is None:
             self._start()
-        started = time.monotonic()
         self._pipe.send((reading, folder))
-        verdict, detail = self._answer(self.seconds)
-        return Outcome(verdict, detail, time.monotonic() - started)
-
-    def answered(self, seconds: float) -> bool:
-        """Wait for the answer of a reading, no longer than its limit; whether it is there."""
-        there: bool = self._pipe.poll(seconds)
-        return there
+        return self._answer(self.cpu, self.polls)
 
     def close(self) -> None:
         """End the process."""
@@ -118,32 +108,44 @@ class Reader:
 
     def _start(self) -> None:
         self.log.write_text("")
-        self._pipe, other = self._context.Pipe()
+        self._pipe, other = APART.Pipe()
         arguments = (other, self.log, self.memory, self.libraries)
-        self._process = self._context.Process(target=_serve, args=arguments, daemon=True)
+        self._process = APART.Process(target=_serve, args=arguments, daemon=True)
         start_server()
         self._process.start()
         other.close()
-        if self._answer(_PATIENCE_S) != ("ready", ""):
+        if self._answer(math.inf, 18_000) != Outcome("ready"):
             raise RuntimeError(f"the reading process does not start:\n{self.log.read_text()}")
 
-    def _answer(self, seconds: float) -> tuple[str, str]:
+    def _answer(self, cpu: float, polls: int) -> Outcome:
+        begun = self._cpu_seconds()
         try:
-            if self.answered(seconds):
-                answer: tuple[str, str] = self._pipe.recv()
-                return answer
+            for _ in range(polls):
+                if self._pipe.poll(_POLL_S):
+                    return self._pipe.recv()
+                if self._cpu_seconds() - begun > cpu:
+                    break
             verdict = "too slow"
             self._process.terminate()  # which makes it print where it is
-            self._process.join(_PATIENCE_S)
         except (EOFError, ConnectionResetError):
             verdict = "died"
-            self._process.join()
+        self._process.join()
         code = self._process.exitcode
         self.close()
-        return verdict, f"exit code {code}\n{self.log.read_text(errors='replace')[-4000:]}"
+        said = self.log.read_text(errors="replace")[-4000:]
+        return Outcome(verdict, f"exit code {code}\n{said}")
+
+    def _cpu_seconds(self) -> float:
+        """Processor time that the process has taken."""
+        try:
+            stat = Path("/proc", str(self._process.pid), "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0
+        user, system = stat.rpartition(") ")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _serve(pipe: Connection, log: Path, memory: int, libraries: Sequence[str]) -> None:
+def _serve(pipe, log: Path, memory: int, libraries: tuple[str, ...]) -> None:
     with log.open("w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -159,21 +161,24 @@ def _serve(pipe: Connection, log: Path, memory: int, libraries: Sequence[str]) -
     resource.setrlimit(resource.RLIMIT_DATA, (held + memory, held + memory))
     watch = _Watch()
     sys.addaudithook(watch)
-    pipe.send(("ready", ""))
+    pipe.send(Outcome("ready"))
     while True:
         reading, folder = pipe.recv()
         watch.begin(folder)
         try:
             reading(folder)
-            answer = ("well", "")
+            outcome = Outcome("well")
         except BadSample as bad:
             whole = bad.reason and bad.remedy
-            answer = (bad.trouble, str(bad)) if whole else ("crashed", f"says too little: {bad}")
+            outcome = Outcome(
+                bad.trouble if whole else "crashed",
+                str(bad) if whole else f"says too little: {bad}",
+            )
         except BaseException:  # noqa: BLE001  # panics of Rust are no Exception
-            answer = ("crashed", traceback.format_exc())
+            outcome = Outcome("crashed", traceback.format_exc())
         if strange := watch.end():
-            answer = ("opened outside", f"{strange}\n{answer}")
-        pipe.send(answer)
+            outcome = Outcome("opened outside", f"{strange}\n{outcome}")
+        pipe.send(outcome)
 
 
 class _Watch:
@@ -190,7 +195,7 @@ class _Watch:
         self._allowed = None
         return self._strange
 
-    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def __call__(self, event: str, arguments: tuple) -> None:
         if self._allowed is None:
             return
         if event in _STARTS:

@@ -1,4 +1,4 @@
-"""Checkpoints from a stranger."""
+"""Untrusted checkpoints."""
 
 import copy
 import io
@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from tests.strangers.conftest import ALIGNED, saved
+from tests.security.conftest import ALIGNED, saved
 from vlynx_pl.checkpoints import newest_checkpoint, read_checkpoint
 from vlynx_pl.errors import UserError
 
@@ -23,10 +23,10 @@ WHOLE = {
 }  # fmt: skip
 
 
-def test_the_weapons_work(weapon, pickled, marker):
+def test_the_payload_works(pickle_payload, pickled, marker):
     for load in (
         lambda: pickle.loads(pickled),
-        lambda: torch.load(io.BytesIO(saved(weapon)), weights_only=False),
+        lambda: torch.load(io.BytesIO(saved(pickle_payload)), weights_only=False),
     ):
         load()
         marker.rmdir()
@@ -52,14 +52,14 @@ def refused(path: Path, content: bytes) -> str:
     return str(told.value)
 
 
-def test_a_checkpoint_that_is_a_pickle(tmp_path, weapon, pickled):
+def test_a_checkpoint_that_is_a_pickle(tmp_path, pickle_payload, pickled):
     path = tmp_path / "step-00000001.ckpt"
     contents = {
         "plain": pickled,
-        "of torch": saved(weapon),
-        "of torch before 1.6": saved(weapon, _use_new_zipfile_serialization=False),
-        "beside the rest": saved(WHOLE | {"callbacks": {"a": weapon}}),
-        "in a list": saved(WHOLE | {"optimizer_states": [weapon]}),
+        "of torch": saved(pickle_payload),
+        "of torch before 1.6": saved(pickle_payload, _use_new_zipfile_serialization=False),
+        "beside the rest": saved(WHOLE | {"callbacks": {"a": pickle_payload}}),
+        "in a list": saved(WHOLE | {"optimizer_states": [pickle_payload]}),
         "in the place of another": with_parts(saved(WHOLE), data_pkl=pickled),
     }
     for content in contents.values():
@@ -131,10 +131,15 @@ def test_a_checkpoint_made_with_right_sums_of_wrong_bytes(tmp_path):
         refused(path, with_parts(content, data_pkl=odd))
 
 
-def test_a_run_goes_on_from_the_newest_checkpoint_that_is_none_of_these(tmp_path, weapon):
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_none_of_these(tmp_path, pickle_payload):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    contents = [saved(WHOLE), saved(WHOLE), saved(WHOLE | {"a": weapon}), saved(WHOLE)[:-99]]
+    contents = [
+        saved(WHOLE),
+        saved(WHOLE),
+        saved(WHOLE | {"a": pickle_payload}),
+        saved(WHOLE)[:-99],
+    ]
     for step, content in enumerate(contents):
         (folder / f"step-{step:08d}.ckpt").write_bytes(content)
     found, wrong = newest_checkpoint(tmp_path)
@@ -142,8 +147,8 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_none_of_these(tmp_path
 
 
 @pytest.mark.parametrize("command", ["fit", "test"])
-def test_a_checkpoint_given_by_hand_is_not_unpickled(vlynx, tmp_path, weapon, command):
-    (tmp_path / "a.ckpt").write_bytes(saved(WHOLE | {"a": weapon}))
+def test_a_checkpoint_given_by_hand_is_not_unpickled(vlynx, tmp_path, pickle_payload, command):
+    (tmp_path / "a.ckpt").write_bytes(saved(WHOLE | {"a": pickle_payload}))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(ALIGNED))
     options = [f"--ckpt_path={tmp_path}/a.ckpt", "--weights_only=false", f"--run={tmp_path}/run"]
     why = {"fit": "holds more than tensors and plain types", "test": "not a checkpoint: leave"}
@@ -161,9 +166,9 @@ def test_a_checkpoint_does_not_say_what_is_made(vlynx, tmp_path):
     assert code == 1 and "nowhere: " in out, "the folder of the data, after the model was made"
 
 
-def test_a_checkpoint_that_lightning_would_take_by_itself(vlynx, tmp_path, weapon):
+def test_a_checkpoint_that_lightning_would_take_by_itself(vlynx, tmp_path, pickle_payload):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "hpc_ckpt_1.ckpt").write_bytes(saved(WHOLE | {"a": weapon}))
+    (tmp_path / "run" / "hpc_ckpt_1.ckpt").write_bytes(saved(WHOLE | {"a": pickle_payload}))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(ALIGNED))
     code, out = vlynx("fit", f"--config={tmp_path}/run.yaml", f"--run={tmp_path}/run")
     assert code == 1 and "hpc_ckpt_1.ckpt is no checkpoint of ours" in out

@@ -4,7 +4,6 @@ A reading gets a folder and returns if everything in it is well, as far as can b
 left out by a policy is raised, so that it counts as refused.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -13,7 +12,6 @@ import torch
 
 from datamodules.audio import AudioDataModule
 from datamodules.base import ModalityDataModule
-from datamodules.benchmarks import Benchmark
 from datamodules.depth import DepthDataModule
 from datamodules.ego import EgoDataModule
 from datamodules.frame_cache import FrameCache
@@ -25,6 +23,7 @@ from datamodules.media.scannet import open_scene
 from datamodules.media.scannet_frames import colour_frames, depth_frames
 from datamodules.media.video import Request, Uniform, read_video
 from datamodules.samples import BadSample, Frames
+from tests.datamodules.benchmarks.official_layouts import Official
 
 SIZE = (32, 32)
 _SMALL: dict[str, Any] = {"frames": 4, "frame_size": SIZE, "batch_size": 2, "num_workers": 0}
@@ -112,13 +111,13 @@ def load_entry(folder: Path, name: str) -> None:
         raise BadSample(folder / name, str(told[0].message), "It was made again")
 
 
-def ask(folder: Path, reader: type[Benchmark], file: str, options: Mapping[str, Any]) -> None:
+def ask(folder: Path, official: Official) -> None:
     """A benchmark's questions with the media that they name, bad ones skipped."""
-    benchmark = reader(folder / "annotations" / file, **options)
+    benchmark = official.reopen(folder / "annotations")
     modality: type[ModalityDataModule] = HighFrameRateDataModule
-    if reader.__name__ in {"ScanQA", "SQA3D"}:
+    if official.reader.__name__ in {"ScanQA", "SQA3D"}:
         modality = DepthDataModule
-    elif reader.__name__ == "EgoExo4D":
+    elif official.reader.__name__ == "EgoExo4D":
         modality = EgoDataModule
     settings = {"objective": "tuning", "benchmark": benchmark, **_SMALL, **_SKIPPING}
     data = modality(folder / "media", **settings)

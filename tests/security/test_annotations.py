@@ -1,4 +1,4 @@
-"""Predictions and annotations from a stranger; tests/datamodules/benchmarks has their fields."""
+"""Untrusted predictions and annotations; tests/datamodules/benchmarks has their fields."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
 from datamodules.samples import BadSample
 from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
-from tests.strangers.conftest import DEEP
+from tests.security.conftest import DEEP
 from vlynx_pl.errors import UserError
 from vlynx_pl.scoring_command import read_predictions
 

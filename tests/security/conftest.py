@@ -1,4 +1,4 @@
-"""Files from a stranger: nothing in them is executed, and each that is bad is one message.
+"""Untrusted files: nothing in them is executed, and each that is bad is one message.
 
 What is in an adapter, a guidance, a cache, a checkpoint, a backbone or an annotation is data. The
 configuration of a run names classes, those of the folder where the command is run included: what is
@@ -36,7 +36,7 @@ ALIGNED = {
 }
 
 
-class Weapon:
+class PicklePayload:
     """Leaves a marker where it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
@@ -55,13 +55,13 @@ def marker(tmp_path) -> Path:
 
 
 @pytest.fixture
-def weapon(marker) -> Weapon:
-    return Weapon(marker)
+def pickle_payload(marker) -> PicklePayload:
+    return PicklePayload(marker)
 
 
 @pytest.fixture
-def pickled(weapon) -> bytes:
-    return pickle.dumps(weapon)
+def pickled(pickle_payload) -> bytes:
+    return pickle.dumps(pickle_payload)
 
 
 def saved(what: object, **options: object) -> bytes:

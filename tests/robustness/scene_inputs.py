@@ -6,57 +6,30 @@ import zlib
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from experiments.robustness import readings
-from experiments.robustness.original import Original
+from tests.datamodules.conftest import write_scannet_scene
+from tests.robustness import readings
+from tests.robustness.inputs import Original, read_files
 
 
 def picture(form: str) -> bytes:
     """Noise, 32x24."""
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    return _saved(pixels, form)
-
-
-def _depth() -> bytes:
-    millimetres = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16) * 7 + 1000
-    return _saved(millimetres, "PNG")
-
-
-def _saved(pixels: Any, form: str) -> bytes:
     buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     Image.fromarray(pixels).save(buffer, form)
     return buffer.getvalue()
 
 
-def _matrix(matrix: Any) -> bytes:
-    buffer = io.StringIO()
-    np.savetxt(buffer, matrix, fmt="%.6f")
-    return buffer.getvalue().encode()
-
-
-def _camera(width: int, height: int) -> Any:
-    camera = np.diag([width, width, 1.0, 1.0])
-    camera[:2, 2] = (width - 1) / 2, (height - 1) / 2
-    return camera
-
-
 def scene(place: str) -> dict[str, bytes]:
     """A ScanNet scene of three frames."""
-    files = {f"{place}/intrinsic/intrinsic_depth.txt": _matrix(_camera(16, 12))}
-    files[f"{place}/intrinsic/intrinsic_color.txt"] = _matrix(_camera(32, 24))
-    for frame in (0, 20, 40):
-        pose = np.eye(4)
-        pose[0, 3] = frame / 100
-        files |= {
-            f"{place}/color/{frame}.jpg": picture("JPEG"),
-            f"{place}/depth/{frame}.png": _depth(),
-            f"{place}/pose/{frame}.txt": _matrix(pose),
-        }
-    return files
+    with TemporaryDirectory() as folder:
+        intrinsic = write_scannet_scene(Path(folder, place)) / "intrinsic"
+        camera = [[32, 0, 15.5, 0], [0, 32, 11.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+        np.savetxt(intrinsic / "intrinsic_color.txt", camera)
+        return read_files(Path(folder))
 
 
 def scenes() -> list[Original]:
@@ -87,15 +60,14 @@ def scenes() -> list[Original]:
 def recording() -> list[Original]:
     """A ScanNet recording in SensReader's layout, version 4."""
     depth = zlib.compress((np.arange(12 * 16, dtype="<u2") * 7 + 1000).tobytes())
-    matrices = np.stack([_camera(32, 24), np.eye(4), _camera(16, 12), np.eye(4)]).astype("<f4")
+    colour = picture("JPEG")
+    cameras = [np.diag([width, width, 1.0, 1.0]) for width in (32, 16)]
+    matrices = np.stack([cameras[0], np.eye(4), cameras[1], np.eye(4)]).astype("<f4")
     data = struct.pack("<IQ3s", 4, 3, b"toy") + matrices.tobytes()
     data += struct.pack("<2i4IfQ", 2, 1, 32, 24, 16, 12, 1000, 3)
     for number in range(3):
-        pose = np.eye(4, dtype="<f4")
-        pose[0, 3] = number / 5
-        colour = picture("JPEG")
-        data += pose.tobytes() + struct.pack("<4Q", number, number, len(colour), len(depth))
-        data += colour + depth
+        data += np.eye(4, dtype="<f4").tobytes()
+        data += struct.pack("<4Q", number, number, len(colour), len(depth)) + colour + depth
     name = "scene0000_00.sens"
     return [Original(".sens", name, {name: data}, (partial(readings.export_recording, name=name),))]
 
@@ -128,13 +100,9 @@ def meshes() -> list[Original]:
         "wall.obj": obj.encode(),
         "wall.stl": stl + b"".join(struct.pack("<12f2x", 0, 0, 1, *corners[f].flat) for f in faces),
     }
+    beside = scene("scene")
     return [
-        Original(
-            "mesh",
-            name,
-            {**scene("scene"), name: data},
-            (partial(readings.render_mesh, name=name),),
-        )
+        Original("mesh", name, {**beside, name: data}, (partial(readings.render_mesh, name=name),))
         for name, data in made.items()
     ]
 

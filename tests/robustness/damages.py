@@ -8,16 +8,12 @@ hit those.
 import re
 import struct
 import zlib
-from collections.abc import Callable, Sequence
 from pathlib import PurePath
-from random import Random
 from typing import Final
 
-from experiments.robustness.annotation_damages import ON_ANNOTATIONS, hostile_path
-from experiments.robustness.format_fields import FIELDS
-from experiments.robustness.original import OUTSIDE, Original
-
-Damage = Callable[[Random, Original, Sequence[Original]], bytes]
+from tests.robustness.annotation_damages import ON_ANNOTATIONS, hostile_path
+from tests.robustness.format_fields import FIELDS
+from tests.robustness.inputs import OUTSIDE
 
 _ABSURD: Final = (0, 1, 60_000, 2**20, 2**27, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**64 - 1)
 _NUMBER: Final = re.compile(rb"(?<![\w.])-?\d+(\.\d+)?")
@@ -27,13 +23,12 @@ _NO_NUMBERS: Final = [
 ]
 
 
-def cut_off(random: Random, original: Original, others: Sequence[Original]) -> bytes:
-    """The end is missing."""
+def cut_off(random, original, others):
     data = original.content
     return data[: int(len(data) * random.random())]
 
 
-def flipped_in_header(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def flipped_in_header(random, original, others):
     """Some bits are flipped where a file says what it holds."""
     data = bytearray(original.content)
     start = max(data.find(b"moov"), 0)
@@ -43,15 +38,14 @@ def flipped_in_header(random: Random, original: Original, others: Sequence[Origi
     return bytes(data)
 
 
-def flipped(random: Random, original: Original, others: Sequence[Original]) -> bytes:
-    """Some bits are flipped anywhere."""
+def flipped(random, original, others):
     data = bytearray(original.content)
     for _ in range(random.choice((1, 2, 8, 64))):
         data[random.randrange(len(data))] ^= 1 << random.randrange(8)
     return bytes(data)
 
 
-def zeroed(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def zeroed(random, original, others):
     """A block is zero, or the file is empty."""
     data = original.content
     if random.random() < 0.1:
@@ -60,25 +54,24 @@ def zeroed(random: Random, original: Original, others: Sequence[Original]) -> by
     return data[:start] + bytes(end - start) + data[end:]
 
 
-def other_content(random: Random, original: Original, others: Sequence[Original]) -> bytes:
-    """The content of another kind of file."""
+def other_content(random, original, others):
     return random.choice([other for other in others if other.name != original.name]).content
 
 
-def swapped(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def swapped(random, original, others):
     """Two parts have changed places."""
     data = original.content
     a, b, c, d = sorted(random.randrange(len(data) + 1) for _ in range(4))
     return data[:a] + data[c:d] + data[b:c] + data[a:b] + data[d:]
 
 
-def appended(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def appended(random, original, others):
     """More follows: noise, the file again, or another file."""
     data = original.content
     return data + random.choice((random.randbytes(5000), data, random.choice(others).content))
 
 
-def absurd_header(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def absurd_header(random, original, others):
     """Fields say what cannot be."""
     data = original.content
     suffix = PurePath(original.name).suffix
@@ -97,7 +90,25 @@ def absurd_header(random: Random, original: Original, others: Sequence[Original]
     return _with_checksum(bytes(changed))
 
 
-def hostile_container(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def _absurd_text(random, data):
+    places = list(_NUMBER.finditer(data))
+    chosen = random.sample(places, min(len(places), random.choice((1, 1, 3))))
+    for place in sorted(chosen, key=lambda place: -place.start()):
+        new = random.choice(_NO_NUMBERS).encode()
+        data = data[: place.start()] + new + data[place.end() :]
+    return data
+
+
+def _with_checksum(data):
+    """A PNG's header with the checksum that belongs to it, or nobody would look at it."""
+    at = data.find(b"IHDR")
+    if at < 0 or not data.startswith(b"\x89PNG"):
+        return data
+    end = at + 17
+    return data[:end] + struct.pack(">I", zlib.crc32(data[at:end])) + data[end + 4 :]
+
+
+def hostile_container(random, original, others):
     """A text that makes some readers open the files which it names."""
     target = random.choice(
         (f"{OUTSIDE}/secret.mp4", "../outside/secret.mp4", "../../outside/secret.mp4")
@@ -121,7 +132,7 @@ def hostile_container(random: Random, original: Original, others: Sequence[Origi
     ).encode()
 
 
-def hostile_material(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def hostile_material(random, original, others):
     """A mesh that names files of materials, textures and comments."""
     data = original.content
     target = random.choice(("../outside/secret", "../../outside/secret", f"{OUTSIDE}/secret"))
@@ -130,7 +141,7 @@ def hostile_material(random: Random, original: Original, others: Sequence[Origin
     return data.replace(b"comment toy", f"comment TextureFile {target}.png".encode())
 
 
-_ANY: Final[dict[str, Damage]] = {
+_ANY: Final = {
     "cut off": cut_off,
     "bits flipped in its header": flipped_in_header,
     "bits flipped anywhere": flipped,
@@ -140,7 +151,7 @@ _ANY: Final[dict[str, Damage]] = {
     "garbage appended": appended,
 }
 _BINARY: Final = _ANY | {"absurd header": absurd_header}
-DAMAGES: Final[dict[str, dict[str, Damage]]] = {
+DAMAGES: Final = {
     "video": _BINARY | {"hostile playlist": hostile_container},
     "sound": _BINARY | {"hostile playlist": hostile_container},
     "picture": _BINARY | {"hostile script": hostile_container},
@@ -152,22 +163,3 @@ DAMAGES: Final[dict[str, dict[str, Damage]]] = {
     "annotations": _ANY | ON_ANNOTATIONS,
 }
 """Kind of input → name of a damage → what does it."""
-
-
-def _absurd_text(random: Random, data: bytes) -> bytes:
-    places = list(_NUMBER.finditer(data))
-    for place in sorted(
-        random.sample(places, min(len(places), random.choice((1, 1, 3)))), key=lambda p: -p.start()
-    ):
-        new = random.choice(_NO_NUMBERS).encode()
-        data = data[: place.start()] + new + data[place.end() :]
-    return data
-
-
-def _with_checksum(data: bytes) -> bytes:
-    """A PNG's header with the checksum that belongs to it, or nobody would look at it."""
-    at = data.find(b"IHDR")
-    if at < 0 or not data.startswith(b"\x89PNG"):
-        return data
-    end = at + 17
-    return data[:end] + struct.pack(">I", zlib.crc32(data[at:end])) + data[end + 4 :]

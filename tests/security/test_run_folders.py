@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.kept_answers import KeptAnswers
-from tests.strangers.conftest import DEEP
+from tests.security.conftest import DEEP
 from vlynx_pl.errors import UserError
 from vlynx_pl.metrics.answered import Answered, encoded
 from vlynx_pl.metrics_log import MetricsLog

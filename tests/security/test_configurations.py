@@ -1,4 +1,4 @@
-"""Configurations from a stranger, as they are given and as a run keeps them."""
+"""Untrusted configurations, as they are given and as a run keeps them."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.strangers.conftest import ALIGNED, REPOSITORY
+from tests.security.conftest import ALIGNED, REPOSITORY
 from vlynx_pl.asking_command import ask, open_run, read_configuration
 from vlynx_pl.errors import UserError
 from vlynx_pl.run_folder import RunFolderError, refuse_other_settings
@@ -21,8 +21,10 @@ def tagged(marker: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("number", range(4))
-@pytest.mark.parametrize("command", ["fit", "test", "check"])
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [*(("fit", number) for number in range(4)), ("test", 0), ("check", 0)],
+)
 def test_a_configuration_with_python_in_its_tags(vlynx, tmp_path, marker, command, number):
     path = tmp_path / "strange.yaml"
     path.write_text(f"data:\n  class_path: {tagged(marker)[number]}\n")
@@ -37,8 +39,13 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("part", ["backbone", "model", "data", "benchmark", "callbacks", "logger"])
+@pytest.mark.parametrize(
+    ("part", "call"),
+    [
+        *(("callbacks", call) for call in CALLS),
+        *((part, "os.mkdir") for part in ("backbone", "model", "data", "benchmark", "logger")),
+    ],
+)
 def test_a_configuration_that_calls_what_is_no_such_part(vlynx, tmp_path, marker, call, part):
     strange = {"class_path": call, "init_args": CALLS[call](marker)}
     config = json.loads(json.dumps(ALIGNED))
@@ -101,8 +108,9 @@ def test_a_runs_configuration_that_is_none(run, content):
     refused(run)
 
 
-@pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("part", ["backbone", "model", "data"])
+@pytest.mark.parametrize(
+    ("part", "call"), list(zip(("backbone", "model", "data"), CALLS, strict=True))
+)
 def test_a_run_that_calls_what_is_no_such_part(run, marker, call, part, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     config = yaml.safe_load((run / "config.yaml").read_text())

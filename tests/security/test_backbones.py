@@ -1,4 +1,4 @@
-"""Backbones from a stranger."""
+"""Untrusted backbones."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import MINIATURE
-from tests.strangers.conftest import DEEP, saved
+from tests.security.conftest import DEEP, saved
 from vlynx_pl.backbones import BackboneError, load_backbone
 
 
@@ -22,13 +22,13 @@ def rewrite(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_weights_of_a_backbone_that_are_a_pickle(copied, weapon, pickled):
+def test_weights_of_a_backbone_that_are_a_pickle(copied, pickle_payload, pickled):
     weights = copied / "model.safetensors"
     weights.write_bytes(pickled)
     with pytest.raises(BackboneError, match="header too large"):
         load_backbone(str(copied))
     weights.unlink()
-    (copied / "pytorch_model.bin").write_bytes(saved(weapon))
+    (copied / "pytorch_model.bin").write_bytes(saved(pickle_payload))
     with pytest.raises(BackboneError, match=r"no file named model\.safetensors"):
         load_backbone(str(copied))
 
@@ -43,9 +43,9 @@ def test_weights_that_are_not_there_are_not_made_up(copied):
 
 
 @pytest.mark.parametrize("torch_made", [True, False])
-def test_an_index_that_names_a_pickle(copied, weapon, pickled, torch_made):
+def test_an_index_that_names_a_pickle(copied, pickle_payload, pickled, torch_made):
     (copied / "model.safetensors").unlink()
-    (copied / "weights.bin").write_bytes(saved(weapon) if torch_made else pickled)
+    (copied / "weights.bin").write_bytes(saved(pickle_payload) if torch_made else pickled)
     index = {"metadata": {}, "weight_map": {"model.image_newline": "weights.bin"}}
     (copied / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(BackboneError, match="cannot be loaded"):

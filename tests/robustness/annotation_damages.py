@@ -3,19 +3,17 @@
 import copy
 import json
 import re
-from collections.abc import Sequence
-from random import Random
-from typing import Any, Final
+from typing import Final
 
-from experiments.robustness.original import OUTSIDE, Original
+from tests.robustness.inputs import OUTSIDE
 
 
-def field_missing(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def field_missing(random, original, others):
     """A field or an item is not there."""
     return _edited(random, original, "remove")
 
 
-def field_twice(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def field_twice(random, original, others):
     """A field stands twice, or an item comes again."""
     text = original.content.decode()
     names = list(re.finditer(r'"\w+": ', text))
@@ -25,32 +23,19 @@ def field_twice(random: Random, original: Original, others: Sequence[Original]) 
     return (text[: at.start()] + f"{at.group()}1, " + text[at.start() :]).encode()
 
 
-def field_extra(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def field_extra(random, original, others):
     """A field that nobody knows."""
     return _edited(random, original, "add")
 
 
-def wrong_type(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def wrong_type(random, original, others):
     """Something of another type, or null."""
-    junk = [
-        None,
-        True,
-        -1,
-        0.5,
-        "",
-        " ",
-        "A",
-        "\0",
-        "\ud800",
-        "<image>",
-        "<a>",
-        "[]",
-        "__UNDISCLOSED__",
-    ]
-    return _edited(random, original, "replace", [*junk, [], [[]], [None], {}, {"a": 1}, [{}]])
+    junk = [None, True, -1, 0.5, [], [[]], [None], {}, {"a": 1}, [{}]]
+    texts = ["", " ", "A", "\0", "\ud800", "<image>", "<a>", "[]", "__UNDISCLOSED__"]
+    return _edited(random, original, "replace", junk + texts)
 
 
-def absurd_number(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def absurd_number(random, original, others):
     """Numbers that no field can have."""
     numbers = [float("nan"), float("inf"), -float("inf"), 10**30, 10**400, -(2**63), 1e308, 2**64]
     if random.random() < 0.2:  # more digits than Python reads
@@ -58,7 +43,7 @@ def absurd_number(random: Random, original: Original, others: Sequence[Original]
     return _edited(random, original, "replace", numbers)
 
 
-def nested(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def nested(random, original, others):
     """Brackets within brackets."""
     depth = random.choice((500, 900, 5_000, 1_000_000))
     inner = random.choice(("[", '{"a":')) * depth
@@ -68,7 +53,7 @@ def nested(random: Random, original: Original, others: Sequence[Original]) -> by
     return _edited(random, original, "replace", ["@here@"]).replace(b'"@here@"', closed.encode())
 
 
-def very_long(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def very_long(random, original, others):
     """A text of 300 characters to 50 MB; one in ten, since they take a second each."""
     length = 50_000_000 if random.random() < 0.1 else random.choice((300, 5_000, 100_000))
     if original.media and random.random() < 0.5:
@@ -76,7 +61,7 @@ def very_long(random: Random, original: Original, others: Sequence[Original]) ->
     return _edited(random, original, "replace", ["x" * length])
 
 
-def encoding(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def encoding(random, original, others):
     """Not UTF-8, or with a mark before it."""
     text = original.content.decode()
     at = random.randrange(len(text))
@@ -85,7 +70,7 @@ def encoding(random: Random, original: Original, others: Sequence[Original]) -> 
     return random.choice([broken, *codes, b"\xef\xbb\xbf" * 2 + text.encode()])
 
 
-def hostile_path(random: Random, original: Original, others: Sequence[Original]) -> bytes:
+def hostile_path(random, original, others):
     """A medium that lies elsewhere, or has an impossible name."""
     ways_out = [f"{'../' * depth}outside/secret" for depth in range(1, 6)]
     name = random.choice(
@@ -116,7 +101,7 @@ ON_ANNOTATIONS: Final = {
 """Name of a damage → what does it."""
 
 
-def _edited(random: Random, original: Original, action: str, junk: Sequence[Any] = ("?",)) -> bytes:
+def _edited(random, original, action, junk=("?",)):
     content = json.loads(original.content)
     place = random.choice(list(_places(content)))
     *way, last = place
@@ -134,7 +119,7 @@ def _edited(random: Random, original: Original, action: str, junk: Sequence[Any]
     return json.dumps(content).encode()
 
 
-def _places(value: Any, found: tuple[Any, ...] = ()) -> Any:
+def _places(value, found=()):
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:
         yield (*found, key)
