@@ -100,7 +100,7 @@ def draw_answers(
     Args:
         worst: as ``pick`` gives them.
         best: as ``pick`` gives them.
-        episodes: clip → ``streams``, uint8 (T, 3, H, W) by name, and their ``times``, T in s; of a
+        episodes: clip → ``streams``, uint8 (T, 3, H, W) by name, and their ``times`` in s; of a
             clip that is not in it, the sheet says that there is no media.
         title: the first line.
         subtitle: the second line.
@@ -180,7 +180,8 @@ def _draw_streams(sheet: Axes, top: float, episode: Mapping[str, Any] | None) ->
             height, width = (_FRAME * side / max(picture.shape[:2]) for side in picture.shape[:2])
             extent = (x, x + width, y + 16 + height, y + 16)
             sheet.imshow(picture, extent=extent, aspect="auto", zorder=1)
-            clock = f"{episode['times'][name][moment]:.2f} s"
+            times = episode["times"][name]  # of one picture each, or of several
+            clock = f"{times[moment * len(times) // len(pictures)]:.2f} s"
             _write(sheet, x, y + 27 + height, clock, fontsize=7, color="0.4")
             x += _FRAME + 4
 

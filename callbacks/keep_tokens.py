@@ -36,7 +36,7 @@ class KeepTokens(Callback):
         missing = data(trainer).keep_tokens(store)
         module.token_store = store
         if len(missing):
-            size = len(missing) * module.kept_bytes(missing[0]["streams"])
+            size = len(missing) * module.kept_bytes(missing[0])
             free = shutil.disk_usage(_first_there(self.folder)).free
             say = (
                 f"Tokens of {len(missing)} clips are not in {self.folder} yet: about "

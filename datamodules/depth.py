@@ -66,8 +66,9 @@ class DepthDataModule(ModalityDataModule):
 
     Args:
         root: folder of scenes, folder with ``scans/`` in it, or one scene.
-        encoding: pictures of a depth frame; ``turbo+normals`` gives two, in this order. The
-            released scripts use it; the paper names only disparity with a colour table.
+        encoding: pictures of a depth frame; ``turbo+normals`` gives two, in this order; tuning
+            averages their tokens. The released scripts use it; the paper names only disparity with
+            a colour table.
         near_mm: nearest depth in mm that keeps its own colour.
         far_mm: farthest depth in mm that keeps its own colour.
         normal_frame: axes of the normals.
@@ -232,9 +233,7 @@ def read_scene(
     """Colour and depth of the same frames; raises BadSample."""
     pictures = depth_frames(scene, frames, **drawing)
     streams = read_colour(scene, frames)
-    each = len(pictures) // len(frames)  # pictures a frame
-    times = tuple(time for time in streams["video"].times for _ in range(each))
-    return streams | {"3d": Frames(pictures, times)}
+    return streams | {"3d": Frames(pictures, streams["video"].times)}
 
 
 def read_colour(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> dict[str, Frames]:

@@ -61,7 +61,7 @@ class Frames(NamedTuple):
     """A visual stream with its clock."""
 
     pictures: Tensor  # uint8 (T, 3, h, w)
-    times: tuple[float, ...]  # T moments in s; equal ones are pictures of one moment
+    times: tuple[float, ...]  # U timestamps in s, of T / U frames each: their tokens are averaged
 
 
 @dataclass(frozen=True)
@@ -134,5 +134,5 @@ class LoadedEpisode(TypedDict):
     key: str  # of the clip in a store of tokens, empty without one: equal keys, equal streams
     streams: dict[str, Tensor]  # uint8 (T, 3, H, W) each, ``video`` first; none with tokens
     tokens: dict[str, Tensor]  # (T, N, D) each, where they were kept of an earlier epoch
-    times: dict[str, tuple[float, ...]]  # T moments in s each
+    times: dict[str, tuple[float, ...]]  # U timestamps in s each, see Frames
     questions: tuple[Question, ...]

@@ -96,7 +96,8 @@ def ask(run: Path, question: str, options: Mapping[str, Path | None]) -> str:
         device = module.backbone.newline.device
         pictures = {name: stream.pictures.to(device) for name, stream in streams.items()}
         with torch.inference_mode():
-            encoded = module.encode({"streams": pictures})
+            times = {name: stream.times for name, stream in streams.items()}
+            encoded = module.encode({"streams": pictures, "times": times})
         tokens = dict(zip(["video", *module.modalities], encoded, strict=True))
         console.print(_table(module, streams, tokens))
         status.update("Answering")

@@ -86,10 +86,11 @@ class VlynxModel(lmms):  # type: ignore[misc]
             asked.append(Asked(name, prompt, video, *followed(name, settings)))
         answers = [""] * len(asked)
         for video, lengths in track(by_video(asked).items(), "Answering", disable=self.rank != 0):
-            frames = self._read({"video": video}).items()
-            streams = {name: drawn.pictures.to(self.device) for name, drawn in frames}
+            drawn = self._read({"video": video})
+            streams = {name: stream.pictures.to(self.device) for name, stream in drawn.items()}
+            times = {name: stream.times for name, stream in drawn.items()}
             with torch.inference_mode():
-                tokens = self._module.encode({"streams": streams})
+                tokens = self._module.encode({"streams": streams, "times": times})
             for longest, indices in lengths.items():
                 said = answer(
                     self._module.backbone,

@@ -20,9 +20,9 @@ from vlynx_pl.errors import FOREIGN
 from vlynx_pl.files import atomic_file
 
 Kept: TypeAlias = dict[str, tuple[Tensor, tuple[float, ...]]]
-"""Stream → (T, …) frames or tokens, and the T timestamps in s; there may be no timestamps."""
+"""Stream → (T, …) frames or tokens, and their timestamps in s; there may be no timestamps."""
 PRECISION: Final = torch.bfloat16  # of kept tokens
-_FORMAT: Final = 2  # of the entries; another number makes all of them new
+_FORMAT: Final = 3  # of the entries; another number makes all of them new
 
 
 class TensorStore:

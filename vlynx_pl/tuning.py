@@ -62,7 +62,6 @@ class InstructionTuning(AdapterTraining):
         vision_learning_rate: peak of theirs; null is ``learning_rate``. What suits the LLM may be
             far too much for a vision encoder.
         pooled: modalities whose tokens are averaged over each frame.
-        merged: modalities of two pictures a moment (``turbo+normals``), whose tokens are averaged.
         question_budget: most tokens of questions and answers in a sequence; a clip with more
             becomes several sequences.
         max_new_tokens: most tokens of an answer.
@@ -89,7 +88,6 @@ class InstructionTuning(AdapterTraining):
         lora: LoraVariant | None = None,
         vision_learning_rate: float | None = None,
         pooled: Sequence[str] = (),
-        merged: Sequence[str] = (),
         question_budget: int = 4096,
         max_new_tokens: int = 64,
         choices: str = "",
@@ -105,7 +103,7 @@ class InstructionTuning(AdapterTraining):
         super().__init__(backbone, learning_rate, warmup)
         self.task, self.modalities = task, dict(modalities or {})
         self.train_vision, self.vision_learning_rate = train_vision, vision_learning_rate
-        self.pooled, self.merged = frozenset(pooled), frozenset(merged)
+        self.pooled = frozenset(pooled)
         self.question_budget, self.max_new_tokens = question_budget, max_new_tokens
         self.choices = choices
         self.token_store: TokenStore | None = None  # where tokens are kept, if they are
@@ -207,7 +205,6 @@ class InstructionTuning(AdapterTraining):
         return {
             stream: {
                 "adapter": adapter and adapter_hash(self.backbone.vision_adapters, adapter),
-                "merged": stream in self.merged,
                 "pooled": stream in self.pooled,
             }
             for stream, adapter in self._adapters.items()
@@ -249,18 +246,18 @@ class InstructionTuning(AdapterTraining):
         if self._tuned_on is not None and self._tuned_on != self._reads():
             raise AdapterError(
                 f"{self.llm_adapter} was tuned on {self._tuned_on}, this run reads "
-                f"{self._reads()}; give the model.modalities, pooled and merged of its tuning, or, "
-                "where it has a patch, PAVE with its side and sizes"
+                f"{self._reads()}; give the model.modalities and pooled of its tuning, or, where "
+                "it has a patch, PAVE with its side and sizes"
             )
 
-    def kept_bytes(self, streams: Mapping[str, Tensor]) -> int:
-        """What a token store takes for an episode's streams, name → (T, 3, H, W)."""
-        self._check(streams)
+    def kept_bytes(self, episode: Mapping[str, Any]) -> int:
+        """What a token store takes for an episode with its streams, see :meth:`read`."""
+        self._check(episode)
         bytes_of_one = self.backbone.hidden_size * PRECISION.itemsize
         tokens = 0
         for name in self.read_streams:
-            frames = len(streams[name]) // (2 if name in self.merged else 1)
-            tokens += frames * (1 if name in self.pooled else self.backbone.tokens_per_frame)
+            each = 1 if name in self.pooled else self.backbone.tokens_per_frame
+            tokens += len(episode["times"][name]) * each
         return tokens * bytes_of_one
 
     def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
@@ -281,19 +278,20 @@ class InstructionTuning(AdapterTraining):
         """What the visual road makes of an episode, kept tokens if it has them.
 
         Args:
-            episode: ``streams``, name → uint8 (T, 3, H, W), has all of ``read_streams``; or else
-                ``tokens`` does, name → (T, N, D).
+            episode: ``streams``, name → uint8 (T, 3, H, W), has all of ``read_streams``, and
+                ``times`` the U timestamps of each, with T / U frames each; or else ``tokens`` has
+                them, name → (U, N, D).
 
         Returns:
-            (T, N, D) each, in the order of ``read_streams``.
+            (U, N, D) each, in the order of ``read_streams``.
 
         Raises:
-            UserError: a stream is not there.
+            UserError: a stream is not there, or its timestamps have unlike numbers of frames.
         """
         names = self.read_streams
         if kept := episode.get("tokens"):
             return [kept[name] for name in names]
-        tokens = self._read(episode["streams"])
+        tokens = self._read(episode)
         if self.token_store is None:
             return tokens
         # Rounded at once, so that the first epoch learns from what all others do.
@@ -304,26 +302,36 @@ class InstructionTuning(AdapterTraining):
         self.token_store.save(episode["key"], streams)
         return [kept for kept, _ in streams.values()]
 
-    def _read(self, streams: Mapping[str, Tensor]) -> list[Tensor]:
-        self._check(streams)
+    def _read(self, episode: Mapping[str, Any]) -> list[Tensor]:
+        self._check(episode)
+        streams = episode["streams"]
         with torch.no_grad():
             tokens = [self.backbone.encode(streams["video"][None], None)[0]]
         for name, adapter in self._adapters.items():
             with torch.set_grad_enabled(self.train_vision and torch.is_grad_enabled()):
                 read = self.backbone.encode(streams[name][None], adapter)[0]  # (T, N, D)
-                if name in self.merged:
-                    read = (read[::2] + read[1::2]) / 2
+                timestamps = len(episode["times"][name])
+                if len(read) > timestamps:
+                    read = read.unflatten(0, (timestamps, -1)).mean(1)
                 if name in self.pooled:
                     read = read.mean(1, keepdim=True)
             tokens.append(read)
         return tokens
 
-    def _check(self, streams: Mapping[str, Tensor]) -> None:
+    def _check(self, episode: Mapping[str, Any]) -> None:
+        streams, times = episode["streams"], episode["times"]
         if missing := [name for name in self.read_streams if name not in streams]:
             raise UserError(
                 f"the data has no stream {missing[0]!r}, only {', '.join(streams)}; name the "
                 "modalities of model.modalities, or PAVE's model.side, as the data module does"
             )
+        for name in self.read_streams:
+            frames, timestamps = len(streams[name]), len(times[name])
+            if not timestamps or frames % timestamps:
+                raise UserError(
+                    f"stream {name!r} has {frames} frames for {timestamps} timestamps; correct the "
+                    "data module, which must give each timestamp as many"
+                )
 
     def losses(self, episode: Mapping[str, Any]) -> Tensor:
         """(K,) the loss of each of an episode's questions, answers of its history included."""

@@ -33,9 +33,9 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(DepthDataModule, "streams", streams)
 
-    def encoding(self, streams):
+    def encoding(self, episode):
         counts["encoded"] += 1
-        return encode(self, streams)
+        return encode(self, episode)
 
     monkeypatch.setattr(InstructionTuning, "_read", encoding)
     return counts

@@ -106,8 +106,11 @@ def alone(world, video, prompt, longest):
     """What the run answers when it is asked nothing else, by another road."""
     module, read = open_run(world / "run", torch.device("cpu"))
     module.max_new_tokens = longest
-    streams = {name: s.pictures for name, s in read({"video": video}).items()}
-    return module.answers({"streams": streams, "questions": [Question("q", prompt, ())]})[0]
+    drawn = read({"video": video})
+    streams = {name: stream.pictures for name, stream in drawn.items()}
+    times = {name: stream.times for name, stream in drawn.items()}
+    asked = {"streams": streams, "times": times, "questions": [Question("q", prompt, ())]}
+    return module.answers(asked)[0]
 
 
 @pytest.fixture

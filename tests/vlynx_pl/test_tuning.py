@@ -114,17 +114,25 @@ def test_without_modalities_only_the_video_is_read(fresh, videos):
     assert len(module.encode(episode(videos, "3d"))) == 1
 
 
-def test_pooled_and_merged_modalities_give_fewer_tokens(fresh, videos):
-    module = InstructionTuning(fresh, "qa", {"3d": None, "audio": None}, **LLM,
-                               merged=["3d"], pooled=["audio"])  # fmt: skip
-    streams = episode(videos, "audio")["streams"] | {"3d": videos.flatten(0, 1)}
-    video, depth, audio = module.encode({"streams": streams})
-    pictures = fresh.encode(videos.flatten(0, 1)[None])[0]
-    assert_close(depth, (pictures[::2] + pictures[1::2]) / 2)
-    assert_close(audio, fresh.encode(streams["audio"][None])[0].mean(1, keepdim=True))
+def test_tokens_are_averaged_over_a_timestamp_and_over_a_pooled_frame(fresh, videos):
+    module = InstructionTuning(fresh, "qa", {"3d": None, "audio": None}, **LLM, pooled=["audio"])
+    asked = episode(videos, "3d", "audio")
+    asked["streams"]["3d"] = videos.flatten(0, 1)  # two frames for each timestamp
+    video, depth, audio = module.encode(asked)
+    frames = fresh.encode(videos.flatten(0, 1)[None])[0]
+    assert_close(depth, (frames[::2] + frames[1::2]) / 2)
+    assert_close(audio, fresh.encode(asked["streams"]["audio"][None])[0].mean(1, keepdim=True))
     assert [len(tokens) for tokens in (video, depth, audio)] == [3, 3, 3]
     kept = sum(tokens.bfloat16().nbytes for tokens in (video, depth, audio))
-    assert module.kept_bytes(streams) == kept
+    assert module.kept_bytes(asked) == kept
+
+
+def test_timestamps_of_unlike_numbers_of_frames_are_refused(fresh, videos):
+    module = InstructionTuning(fresh, "qa", {"3d": None}, **LLM)
+    asked = episode(videos, "3d")
+    asked["streams"]["3d"] = videos.flatten(0, 1)[:5]
+    with pytest.raises(UserError, match="stream '3d' has 5 frames for 3 timestamps"):
+        module.losses(asked)
 
 
 def test_it_learns_to_answer(fresh, videos):

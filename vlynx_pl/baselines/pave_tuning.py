@@ -187,8 +187,9 @@ class PaveTuning(InstructionTuning):
         return ("video", self.side) if self.side_features is None else ("video",)
 
     @override
-    def kept_bytes(self, streams: Mapping[str, Tensor]) -> int:
-        self._check(streams)
+    def kept_bytes(self, episode: Mapping[str, Any]) -> int:
+        self._check(episode)
+        streams = episode["streams"]
         features = self.backbone.feature_size
         channels = {"video": self.backbone.hidden_size + features, self.side: features}
         numbers = sum(len(streams[name]) * channels[name] for name in self.read_streams)
@@ -218,8 +219,9 @@ class PaveTuning(InstructionTuning):
 
     @override
     @torch.no_grad()
-    def _read(self, streams: Mapping[str, Tensor]) -> list[Tensor]:
-        self._check(streams)
+    def _read(self, episode: Mapping[str, Any]) -> list[Tensor]:
+        self._check(episode)
+        streams = episode["streams"]
         read = [self.backbone.features(streams[name][None]) for name in self.read_streams]
         (features, tokens), *side = read
         return [torch.cat([tokens, features], -1)[0], *(only[0] for only, _ in side)]

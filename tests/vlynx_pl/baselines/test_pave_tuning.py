@@ -141,6 +141,7 @@ def test_several_moments_of_the_side_channel_to_a_frame(videos):
     module = moved(PaveTuning(fresh(), "qa", "ego", **SMALL))
     asked = episode(videos)
     asked["streams"]["ego"] = videos.flatten(0, 1)  # two views of each moment
+    asked["times"]["ego"] = (0.0, 0.0, 1.0, 1.0, 2.0, 2.0)
     assert module.encode(asked)[0].shape[0] == 3
 
 
@@ -258,7 +259,7 @@ def test_features_computed_beforehand_take_the_place_of_pictures(videos, tmp_pat
     beforehand(tmp_path, torch.randn(8, 2, 5))
     assert not torch.equal(module.losses(episode(videos)), before)
     with pytest.raises(UserError, match="clip of no benchmark"):
-        module.encode({"streams": {"video": videos[0]}})
+        module.encode({"streams": {"video": videos[0]}, "times": {"video": (0.0, 1.0, 2.0)}})
 
 
 @pytest.mark.parametrize(
@@ -317,9 +318,8 @@ def test_what_is_kept_is_what_is_frozen(videos, tmp_path):
     first = module.losses(episode(videos, "3d"))
     assert_close(first, plain, atol=0.02, rtol=0.02)
     kept = {name: each for name, (each, _) in module.token_store.load("clip").items()}
-    assert sum(each.nbytes for each in kept.values()) == module.kept_bytes(
-        episode(videos, "3d")["streams"]
-    )
+    size = sum(each.nbytes for each in kept.values())
+    assert size == module.kept_bytes(episode(videos, "3d"))
     from_store = episode(videos, "3d") | {"streams": {}, "tokens": kept}
     assert all(each.dtype == torch.bfloat16 for each in kept.values())
     queries, tokens = kept["video"][..., -128:].float(), kept["video"][..., :-128].float()
