@@ -22,6 +22,7 @@ from tests.conftest import CONFIGS, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scenes
 from tests.processes import PATIENCE_S, begin, ended
 from vlynx_pl import cli, lightning_cli
+from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.checkpoints import checkpoints
@@ -95,7 +96,7 @@ def test_before_and_after_are_what_the_adapter_is_measured_to_be(finished, data,
     held_out = DepthDataModule(data, frame_size=(64, 64), batch_size=2, num_workers=0)
     held_out.setup("fit")
     backbone = load_backbone("experiments/miniature", "float32")
-    module = InterfaceAlignment(backbone, "3d", rank=16, alpha=32).eval()
+    module = InterfaceAlignment(backbone, "3d", lora=Lora(16, 32)).eval()
     guidance = InterfaceGuidance.load(run / "guidance.safetensors")
     module.use_guidance(guidance)
     backbone.load_vision_adapter("trained", saved_config(run / "adapters" / "vision-3d"))
@@ -166,7 +167,7 @@ def test_two_processes_make_the_guidance_of_one(finished, data, tmp_path):
 
 def test_the_saved_configuration_repeats_the_run(finished, vlynx, tmp_path):
     config = yaml.safe_load((finished[0] / "config.yaml").read_text())
-    assert config["model"]["init_args"]["rank"] == 16
+    assert config["model"]["init_args"]["lora"]["rank"] == 16
     before = {path: path.stat().st_mtime_ns for path in finished[0].rglob("*")}
     code, out = vlynx("fit", f"--config={finished[0]}/config.yaml", f"--run={tmp_path}/again")
     assert code == 0, out
@@ -275,11 +276,11 @@ def test_a_given_guidance_is_used_and_a_damaged_one_is_one_error(finished, vlynx
 
 
 def test_a_later_config_wins_and_print_config_shows_it(vlynx, tmp_path):
-    (tmp_path / "mine.yaml").write_text("model: {init_args: {rank: 4}}\n")
+    (tmp_path / "mine.yaml").write_text("model: {init_args: {lora: {rank: 4}}}\n")
     code, out = vlynx("fit", *CONFIGS, f"--config={tmp_path}/mine.yaml", "--print_config")
     assert code == 0
     printed = yaml.safe_load(out)
-    assert printed["model"]["init_args"]["rank"] == 4
+    assert printed["model"]["init_args"]["lora"]["rank"] == 4
     assert printed["model"]["init_args"]["modality"] == "3d"
     assert printed["data"]["init_args"]["batch_size"] == 16, "of the backbone's configuration"
 

@@ -60,7 +60,7 @@ def test_a_recipe_changes_the_losses_and_nothing_else(vlynx, recipe):
 def test_a_recipe_names_every_option_of_the_losses(recipe):
     """So that it stays what it is after another one, and when a default changes."""
     options = set(inspect.signature(InterfaceAlignment).parameters)
-    adapter = {"modality", "rank", "alpha", "dropout", "lora"}
+    adapter = {"modality", "lora"}
     schedule = {"learning_rate", "warmup"}
     assert set(RECIPES[recipe]) == options - {"backbone"} - adapter - schedule
 
@@ -89,7 +89,9 @@ def test_every_task_of_the_toy_world_parses(vlynx, configs):
     code, out = vlynx("test", CONFIGS[0], *given, "--print_config")
     assert code == 0, out
     config = yaml.safe_load(out)
-    assert config["model"]["init_args"]["rank"] == 16
+    assert config["model"]["init_args"]["lora"] == {
+        "rank": 16, "alpha": 16, "dropout": 0.0, "use_rslora": False, "use_dora": False
+    }  # fmt: skip
     benchmark = config["data"]["init_args"]["benchmark"]
     assert benchmark["init_args"]["annotations"].startswith("data/toyworld/")
     reader = getattr(benchmarks, benchmark["class_path"].split(".")[-1])(**benchmark["init_args"])

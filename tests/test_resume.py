@@ -20,6 +20,7 @@ from datamodules.benchmarks import ScanQA
 from tests.conftest import MINIATURE
 from tests.datamodules.conftest import write_scannet_scene
 from tests.processes import meet, together
+from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.checkpoints import newest_checkpoint
@@ -132,7 +133,7 @@ def session(
     torch.manual_seed(0)
     run.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(str(MINIATURE), "float32")
-    sizes = {"rank": 2, "alpha": 4, "dropout": dropout, "learning_rate": 1e-3, "warmup": 0.2}
+    sizes = {"lora": Lora(2, 4, dropout), "learning_rate": 1e-3, "warmup": 0.2}
     if stage == "alignment":
         module = InterfaceAlignment(backbone, "3d", **sizes, **dict(losses))
         own = [ReferenceGuidance(max_batches=2)]

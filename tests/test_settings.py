@@ -161,7 +161,7 @@ SETTINGS = {
     "--trainer.callbacks={class_path: lightning.pytorch.callbacks.EarlyStopping, "
     "init_args: {monitor: a, mode: up}}": "`mode` can be min, max, got up",
     "--data.num_workers=-1": "data.num_workers=-1 must be 0 or more",
-    "--model.rank=0": "`r` should be a positive integer",
+    "--model.lora.rank=0": "`r` should be a positive integer",
 }
 
 

@@ -144,8 +144,7 @@ class AdapterTraining(LightningModule):
                 "saved with"
             )
         for what, now in self.premises().items():
-            # An older version's checkpoint says nothing of scales.
-            if (then := checkpoint["premises"].get(what, now)) != now:
+            if (then := checkpoint["premises"].get(what)) != now:
                 raise AdapterError(
                     f"the checkpoint was saved with {what} {then}, this run has {now}; go on with "
                     "what it was begun with, or begin a new run in another folder"

@@ -11,14 +11,15 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vlynx_pl.errors import UserError
@@ -30,38 +31,38 @@ class AdapterError(UserError):
 
 
 @dataclass(frozen=True)
-class LoraVariant:
-    """Which LoRA a new adapter is, under PEFT's names for it.
+class Lora:
+    """A new LoRA adapter, for every linear layer of the vision tower or of the LLM.
 
     Args:
-        use_rslora: scale by alpha/√r instead of alpha/r (rsLoRA, arXiv 2312.03732).
+        rank: LoRA r.
+        alpha: numerator of the scale, alpha/rank.
+        dropout: LoRA dropout.
+        use_rslora: scale by alpha/√rank instead (rsLoRA, arXiv 2312.03732).
         use_dora: learn magnitudes and directions of weights apart (DoRA, arXiv 2402.09353).
     """
 
+    rank: int
+    alpha: int
+    dropout: float = 0.05
     use_rslora: bool = False
     use_dora: bool = False
 
+    def config(self, root: nn.Module) -> LoraConfig:
+        """PEFT's configuration of it in the vision tower or the LLM, ``root``."""
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            # A list of full names: a bare suffix such as q_proj would fit other towers, too.
+            target_modules=linear_names(root),
+        )
 
-def new_config(
-    root: nn.Module, rank: int, alpha: int, dropout: float, lora: LoraVariant | None = None
-) -> LoraConfig:
-    """PEFT's configuration of an adapter for every ``nn.Linear`` under ``root``.
 
-    Args:
-        root: the vision tower or the LLM.
-        rank: LoRA r (paper: 64).
-        alpha: LoRA scale numerator (128 for vision, 16 for the LLM; method.md section 4).
-        dropout: LoRA dropout (0.05).
-        lora: its variant; None is plain LoRA.
-    """
-    return LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        # A list of full names: a bare suffix such as q_proj would also be right for other towers.
-        target_modules=linear_names(root),
-        **asdict(lora or LoraVariant()),
-    )
+VISION_LORA: Final = Lora(rank=64, alpha=128)  # the paper's (method.md section 4)
+LLM_LORA: Final = Lora(rank=64, alpha=16)
 
 
 def add_adapter(
@@ -78,7 +79,7 @@ def add_adapter(
         root: the vision tower or the LLM.
         wrapper: the PEFT model already around ``root``, or None for its first adapter.
         name: adapter name, a modality or a task.
-        config: PEFT's, such as :func:`new_config` makes.
+        config: PEFT's, such as :meth:`Lora.config` gives.
         empty: leave the weights on the meta device, which takes no memory, to be loaded.
 
     Raises:
@@ -157,6 +158,14 @@ def adapter_parameters(wrapper: PeftModel, name: str) -> dict[str, nn.Parameter]
     return {key: p for key, p in wrapper.named_parameters() if own.search(key)}
 
 
+def adapter_tensors(wrapper: PeftModel, name: str) -> dict[str, Tensor]:
+    """An adapter's tensors under the names that PEFT saves them by."""
+    tensors: dict[str, Tensor] = get_peft_model_state_dict(
+        wrapper, adapter_name=name, save_embedding_layers=False
+    )
+    return tensors
+
+
 def adapted_layers(wrapper: PeftModel, name: str) -> dict[str, LoraLayer]:
     """The layers that an adapter is in, by their names in ``wrapper``."""
     layers = wrapper.named_modules()
@@ -174,13 +183,9 @@ def train_adapters(wrapper: PeftModel, mode: bool) -> None:
 
 def adapter_hash(wrapper: PeftModel, name: str) -> str:
     """Hash of all that an adapter adds to the model: its tensors and the scale of each layer."""
-    config: Any = wrapper.peft_config[name]
-    plain = config.lora_alpha / config.r
-    scales = {key: layer.scaling[name] for key, layer in adapted_layers(wrapper, name).items()}
-    # Only a scale that is not the plain one is named, or an older adapter would have a new hash.
-    scales = {"": plain} | {f"{key}.": s for key, s in scales.items() if s != plain}
-    tensors = {f"{key}scale": torch.tensor(scale) for key, scale in scales.items()}
-    return tensors_hash(adapter_parameters(wrapper, name) | tensors)
+    layers = adapted_layers(wrapper, name).items()
+    scales = {f"{key}.scale": torch.tensor(layer.scaling[name]) for key, layer in layers}
+    return tensors_hash(adapter_tensors(wrapper, name) | scales)
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -203,13 +208,9 @@ def save_adapter(
     numbers and names, is kept in it as ``made_with.json``, since weights alone do not say what
     frames they expect.
     """
+    tensors = {key: t.cpu().contiguous() for key, t in adapter_tensors(wrapper, name).items()}
     with atomic_folder(folder) as unfinished:
-        wrapper.save_pretrained(
-            str(unfinished), selected_adapters=[name], save_embedding_layers=False
-        )
-        nested = unfinished / name  # PEFT nests every adapter not called "default"
-        for file in nested.iterdir():
-            file.rename(unfinished / file.name)
-        nested.rmdir()
+        save_file(tensors, unfinished / "adapter_model.safetensors", {"format": "pt"})
+        wrapper.peft_config[name].save_pretrained(str(unfinished))
         if made_with is not None:
             (unfinished / "made_with.json").write_text(json.dumps(made_with, indent=1))

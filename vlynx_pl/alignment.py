@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from vlynx_pl.adapter_training import AdapterTraining
-from vlynx_pl.adapters import LoraVariant
+from vlynx_pl.adapters import VISION_LORA, Lora
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
@@ -44,10 +44,7 @@ class InterfaceAlignment(AdapterTraining):
     Args:
         backbone: the frozen Video LLM; the adapter is added to it here.
         modality: name of the adapter, such as ``3d``.
-        rank: LoRA r of the vision adapter.
-        alpha: LoRA scale numerator.
-        dropout: LoRA dropout.
-        lora: rsLoRA or DoRA instead of plain LoRA.
+        lora: the vision adapter.
         stat_weight: β, weight of the token statistics loss (eq. 9).
         attn_weight: weight of the attention response loss.
         queries: compare every second row and column of patches, or all of them.
@@ -73,10 +70,7 @@ class InterfaceAlignment(AdapterTraining):
         self,
         backbone: VideoBackbone,
         modality: str,
-        rank: int = 64,
-        alpha: int = 128,
-        dropout: float = 0.05,
-        lora: LoraVariant | None = None,
+        lora: Lora = VISION_LORA,
         stat_weight: float = 0.01,
         attn_weight: float = 1.0,
         queries: Literal["pooled", "all"] = "pooled",
@@ -95,7 +89,7 @@ class InterfaceAlignment(AdapterTraining):
         self.queries, self.response = queries, response
         self.detach_reference, self.include_newline = detach_reference, include_newline
         self.attn_floor, self.stat_scale, self.statistics = attn_floor, stat_scale, statistics
-        backbone.add_vision_adapter(modality, rank, alpha, dropout, lora)
+        backbone.add_vision_adapter(modality, lora)
         self.train()
         self._guidance: InterfaceGuidance | None = None
         self._aligned_to: str | None = None  # fingerprint, of a run that goes on

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vlynx_pl.adapters import AdapterError, adapted_layers, add_adapter
+from vlynx_pl.adapters import AdapterError, adapted_layers, adapter_tensors, add_adapter
 from vlynx_pl.errors import FOREIGN, UserError
 
 _WEIGHTS: Final = "adapter_model.safetensors"
@@ -229,7 +229,7 @@ def _check(
                 f"{key.removeprefix(_PREFIX)}, a layer of {type(kind).__name__}; only Linear and "
                 "Conv2d layers are supported, train the adapter without it"
             )
-    wanted = get_peft_model_state_dict(wrapper, adapter_name=name, save_embedding_layers=False)
+    wanted = adapter_tensors(wrapper, name)
     for key in sorted(wanted.keys() | tensors.keys()):
         has, asks = (given[key].shape if key in given else None for given in (tensors, wanted))
         if has != asks:

@@ -17,8 +17,10 @@ from typing_extensions import override
 
 from vlynx_pl.adapter_training import AdapterTraining, evaluating
 from vlynx_pl.adapters import (
+    LLM_LORA,
+    VISION_LORA,
     AdapterError,
-    LoraVariant,
+    Lora,
     adapter_hash,
     adapter_parameters,
     train_adapters,
@@ -49,16 +51,12 @@ class InstructionTuning(AdapterTraining):
         modalities: stream → folder of its aligned vision adapter; null reads the stream with the
             untouched base. Streams go to the LLM in this order, after the video; a stream that is
             not named is left out, so none at all is the LoRA-only baseline.
-        rank: LoRA r of an LLM adapter that begins from nothing.
-        alpha: its LoRA scale numerator.
-        dropout: LoRA dropout.
+        lora: an LLM adapter that begins from nothing; of a loaded one, only the dropout counts.
         llm_adapter: folder of an LLM adapter to begin with, or to evaluate, whatever its rank.
             Vision adapters that were trained along lie beside it, and are loaded with it.
         train_vision: train the vision adapters along; with null folders from nothing, which is the
             paper's "no interface adaptation" (Table 5).
-        vision_rank: LoRA r of vision adapters that begin from nothing.
-        vision_alpha: their LoRA scale numerator.
-        lora: rsLoRA or DoRA instead of plain LoRA, for all adapters that begin from nothing.
+        vision_lora: vision adapters that begin from nothing.
         vision_learning_rate: peak of theirs; null is ``learning_rate``. What suits the LLM may be
             far too much for a vision encoder.
         pooled: modalities whose tokens are averaged over each frame.
@@ -78,14 +76,10 @@ class InstructionTuning(AdapterTraining):
         backbone: VideoBackbone,
         task: str,
         modalities: Mapping[str, str | None] | None = None,
-        rank: int = 64,
-        alpha: int = 16,
-        dropout: float = 0.05,
+        lora: Lora = LLM_LORA,
         llm_adapter: str | None = None,
         train_vision: bool = False,
-        vision_rank: int = 64,
-        vision_alpha: int = 128,
-        lora: LoraVariant | None = None,
+        vision_lora: Lora = VISION_LORA,
         vision_learning_rate: float | None = None,
         pooled: Sequence[str] = (),
         question_budget: int = 4096,
@@ -113,26 +107,24 @@ class InstructionTuning(AdapterTraining):
             beside = {name: Path(llm_adapter).parent / f"vision-{name}" for name in self.modalities}
             self.modalities |= {name: str(path) for name, path in beside.items() if path.is_dir()}
         for name, folder in self.modalities.items():
-            self._adapters[name] = self._add_vision(name, folder, vision_rank, vision_alpha, lora)
+            self._adapters[name] = self._add_vision(name, folder, vision_lora)
         self.llm_adapter = llm_adapter
         if llm_adapter is None:
-            backbone.add_llm_adapter(task, rank, alpha, dropout, lora)
+            backbone.add_llm_adapter(task, lora)
         else:
             saved = self._saved(llm_adapter)
             self._tuned_on = saved.made_with.get("reads")
-            saved.config.lora_dropout = dropout
+            saved.config.lora_dropout = lora.dropout
             backbone.load_llm_adapter(task, saved)
         if checkpointing:
             backbone.checkpoint_llm()
         self.train()
 
-    def _add_vision(
-        self, name: str, folder: str | None, rank: int, alpha: int, lora: LoraVariant | None
-    ) -> str | None:
+    def _add_vision(self, name: str, folder: str | None, lora: Lora) -> str | None:
         if folder is None:
             if not self.train_vision:
                 return None
-            self.backbone.add_vision_adapter(name, rank, alpha, lora=lora)
+            self.backbone.add_vision_adapter(name, lora)
             return name
         saved = self._saved(folder)
         self.made_with[name] = saved.made_with

@@ -201,8 +201,8 @@ class Tuning:
                 stage = "vlynx_pl.baselines.pave_tuning.PaveTuning"
                 reads = [f"--model.side={sense.modality}", "--model.patch_learning_rate=1e-2"]
             case "joint":
-                reads += ["--model.train_vision=true", "--model.vision_rank=16"]
-                reads += ["--model.vision_alpha=32", "--model.vision_learning_rate=5e-4"]
+                reads += ["--model.train_vision=true", "--model.vision_lora.rank=16"]
+                reads += ["--model.vision_lora.alpha=32", "--model.vision_learning_rate=5e-4"]
         if self.method != "joint":  # what is trained along changes with every step
             reads += ["--trainer.callbacks+=callbacks.KeepTokens"]
             reads += [f"--trainer.callbacks.folder={place.runs / 'tokens'}"]

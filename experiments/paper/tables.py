@@ -137,7 +137,9 @@ def _swept(seeds: Seeds, unit: str, values: Mapping[str, tuple[str, ...]]) -> li
 
 def ranks(seeds: Seeds) -> list[Row]:
     """Table 6: rank of the vision adapter."""
-    options = {str(r): (f"--model.rank={r}", f"--model.alpha={2 * r}") for r in (8, 16, 32, 64)}
+    options = {
+        str(r): (f"--model.lora.rank={r}", f"--model.lora.alpha={2 * r}") for r in (8, 16, 32, 64)
+    }
     return _swept(seeds, "rank", options | {"16": ()})
 
 

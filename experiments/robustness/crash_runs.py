@@ -17,7 +17,7 @@ STAGES: Final = ("alignment", "tuning")
 _OPTIONS: Final[Mapping[str, Any]] = {
     "checkpoint.minutes": 0.005,
     "data.batch_size": 4,
-    "model.dropout": 0.1,
+    "model.lora.dropout": 0.1,
     "trainer.max_epochs": 3,
     "trainer.log_every_n_steps": 7,  # not the last step, where Lightning saves what is logged
 }

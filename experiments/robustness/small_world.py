@@ -88,7 +88,7 @@ class World:
             callbacks["callbacks.ReferenceGuidance"] = {"max_batches": 4}
             callbacks["callbacks.AlignmentReport"] = {"max_batches": 2}
             own |= {"data.batch_size": 6, "trainer.max_epochs": 2, "checkpoint.minutes": 0}
-            own |= {"model.dropout": 0.0}  # each rank would draw its own
+            own |= {"model.lora.dropout": 0.0}  # each rank would draw its own
         else:
             own |= {"data.batch_size": 1}
             aligned = self.undisturbed("alignment")

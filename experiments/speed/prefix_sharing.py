@@ -22,6 +22,7 @@ from transformers import (
 
 from experiments.speed.alignment_step import peak_memory
 from experiments.speed.timing import timed
+from vlynx_pl.adapters import Lora
 from vlynx_pl.answering import SharedCache, generate
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
@@ -64,7 +65,7 @@ def wide_backbone(layers: int, device: str, dtype: torch.dtype) -> VideoBackbone
     model = LlavaOnevisionForConditionalGeneration(config).to(device, dtype)
     processor = AutoProcessor.from_pretrained("experiments/miniature")  # for its tokenizer
     backbone = LlavaOnevisionBackbone("bench", model, processor)
-    backbone.add_llm_adapter("task", RANK, 16, dropout=0.0)
+    backbone.add_llm_adapter("task", Lora(RANK, 16, dropout=0.0))
     return backbone.to(device)
 
 

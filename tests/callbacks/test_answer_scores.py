@@ -16,7 +16,7 @@ from callbacks.kept_answers import KeptAnswers
 from datamodules.loading import EpisodeDataset
 from tests.conftest import REPOSITORY
 from vlynx_pl import cli
-from vlynx_pl.adapters import save_adapter
+from vlynx_pl.adapters import Lora, save_adapter
 from vlynx_pl.errors import UserError
 from vlynx_pl.interruption import PREEMPTED, forget_signals
 from vlynx_pl.metrics import Answered, captions
@@ -145,7 +145,7 @@ def test_an_adapter_reads_pictures_drawn_as_it_was_aligned_on(
     vlynx, backbone, options, tmp_path, setting, capsys
 ):
     drawing = {"encoding": "turbo", "near_mm": 200.0, "far_mm": 10000.0}
-    backbone.add_vision_adapter("3d", rank=2)
+    backbone.add_vision_adapter("3d", Lora(2, 128))
     made_with = {"fingerprint": backbone.fingerprint, "drawing": {"3d": drawing}}
     save_adapter(backbone.vision_adapters, "3d", tmp_path / "vision-3d", made_with)
     given = [*options, f"--model.modalities={{3d: {tmp_path / 'vision-3d'}}}", f"--data.{setting}"]

@@ -11,6 +11,7 @@ from callbacks import KeepTokens
 from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
 from tests.conftest import MINIATURE
+from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
 from vlynx_pl.tuning import InstructionTuning
@@ -43,7 +44,7 @@ def counted(monkeypatch):
 
 def fit(backbone, root, folder, epochs, stream="3d"):
     torch.manual_seed(0)
-    module = InstructionTuning(backbone, "scanqa", {stream: None}, rank=4, alpha=8)
+    module = InstructionTuning(backbone, "scanqa", {stream: None}, lora=Lora(4, 8))
     module_data = DepthDataModule(
         root,
         benchmark=ScanQA(root),

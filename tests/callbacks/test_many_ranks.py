@@ -18,6 +18,7 @@ from datamodules.order import Batches
 from datamodules.samples import Episode, Question
 from tests.conftest import MINIATURE
 from tests.processes import meet, together
+from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
@@ -124,7 +125,9 @@ class Asking(InstructionTuning):
     """Notes what it is asked, whether under autocast, and lets things happen then."""
 
     def __init__(self, backbone, log, events=None, max_new_tokens=3, seed=0):
-        super().__init__(backbone, "avut", rank=2, max_new_tokens=max_new_tokens, learning_rate=0.0)
+        super().__init__(
+            backbone, "avut", lora=Lora(2, 16), max_new_tokens=max_new_tokens, learning_rate=0.0
+        )
         self.log_path, self.events = log, events or {}
         torch.manual_seed(seed)
         for parameter in self.parameters():
@@ -395,7 +398,7 @@ def test_a_question_that_was_changed_or_lacks_an_answer_is_asked_again(run, whol
 def measuring(run, rank, ranks, log, checkpoint=None, **settings):
     torch.manual_seed(0)
     backbone = run.backbone
-    module = InterfaceAlignment(backbone, "3d", 2, 4, learning_rate=0.0)
+    module = InterfaceAlignment(backbone, "3d", lora=Lora(2, 4), learning_rate=0.0)
     for parameter in module.parameters():
         if parameter.requires_grad:
             parameter.data.normal_(std=0.3)

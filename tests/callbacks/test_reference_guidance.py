@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from callbacks import ReferenceGuidance
 from tests.conftest import MINIATURE
 from tests.processes import meet, together
+from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
@@ -99,7 +100,7 @@ def of_a_rank(rank, folder, meeting, arguments):
 
 
 def new_module():
-    return InterfaceAlignment(load_backbone(str(MINIATURE), "float32"), "3d", 4, 8)
+    return InterfaceAlignment(load_backbone(str(MINIATURE), "float32"), "3d", lora=Lora(4, 8))
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +226,7 @@ def test_a_guidance_of_another_backbone_is_computed_anew(run, caplog):
     with torch.no_grad():
         other.newline[0] += 1
     with caplog.at_level("INFO"):
-        _, read = Run(run.folder, InterfaceAlignment(other, "3d", 4, 8)).session()
+        _, read = Run(run.folder, InterfaceAlignment(other, "3d", lora=Lora(4, 8))).session()
     assert read == list(range(COUNT)) and "its fingerprint is" in caplog.text
 
 

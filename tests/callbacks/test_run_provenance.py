@@ -11,6 +11,7 @@ from callbacks import Provenance
 from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
 from tests.conftest import MINIATURE
+from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.provenance import last_session, sessions
 from vlynx_pl.tuning import InstructionTuning
@@ -50,7 +51,7 @@ def run(data, tmp_path):
             limit_val_batches=0,
             **options,
         )
-        module = InstructionTuning(backbone, "scanqa", {"3d": None}, rank=2)
+        module = InstructionTuning(backbone, "scanqa", {"3d": None}, lora=Lora(2, 16))
         getattr(trainer, what)(module, datamodule=episodes, ckpt_path=ckpt_path)
         return backbone
 

@@ -152,7 +152,7 @@ def test_finished_runs_of_other_arguments_are_told(studied, capsys):
     place, _, _ = studied
     execute([Alignment("3d", 1)], place, 1, "the same")
     assert "other arguments" not in capsys.readouterr().err
-    execute([Alignment("3d", 1, options=("--model.rank=4",))], place, 1, "others")
+    execute([Alignment("3d", 1, options=("--model.lora.rank=4",))], place, 1, "others")
     assert "1 finished runs were begun with other arguments" in capsys.readouterr().err
 
 

@@ -189,7 +189,7 @@ def test_they_run_what_make_runs(submit, stage, variables):
     lines = made.stdout.replace("\\\n", " ").splitlines()
     [command] = [line for line in lines if "vlynx fit" in line or "vlynx test" in line]
     wanted = shlex.split(command)
-    _, _, words, _ = submit(stage, "--model.rank=8", **variables)
+    _, _, words, _ = submit(stage, "--model.lora.rank=8", **variables)
     words = words[2:]  # after srun's own options
     assert words[:2] == wanted[:2]
     assert configurations(words) == configurations(wanted)
@@ -199,7 +199,7 @@ def test_they_run_what_make_runs(submit, stage, variables):
         "--seed_everything=42",
         "--trainer.num_nodes=1",
         "--trainer.devices=1",
-        "--model.rank=8",
+        "--model.lora.rank=8",
     }
     assert len(words) == len(wanted) + len(more)
 
@@ -239,7 +239,7 @@ def test_ranks_follow_from_what_slurm_gave(submit):
 
 
 def test_mistakes_are_told(submit, tmp_path):
-    code, said, _, _ = submit("align", ARGS="--model.rank=8")
+    code, said, _, _ = submit("align", ARGS="--model.lora.rank=8")
     assert code == 2
     assert "behind the script" in said
     code, said, words, _ = submit("align", SLURM_SUBMIT_DIR=str(tmp_path))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import MINIATURE
 from tests.security.conftest import DEEP, LONG_HEADERS, saved
-from vlynx_pl.adapters import AdapterError, save_adapter
+from vlynx_pl.adapters import AdapterError, Lora, save_adapter
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.saved_adapters import saved_config
 
@@ -18,7 +18,7 @@ from vlynx_pl.saved_adapters import saved_config
 def whole_adapter(tmp_path_factory):
     """The miniature with an adapter, and where that is saved."""
     backbone = load_backbone(str(MINIATURE), "float32")
-    backbone.add_vision_adapter("3d", 4, 8)
+    backbone.add_vision_adapter("3d", Lora(4, 8))
     folder = tmp_path_factory.mktemp("adapters") / "3d"
     save_adapter(backbone.vision_adapters, "3d", folder, {"frames": {}})
     assert saved_config(folder).config.r == 4

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.conftest import MINIATURE
-from vlynx_pl.adapters import AdapterError, save_adapter
+from vlynx_pl.adapters import AdapterError, Lora, save_adapter
 from vlynx_pl.saved_adapters import saved_config
 
 PLAIN_PEFT = """
@@ -23,7 +23,7 @@ assert not {"vlynx_pl", "callbacks", "datamodules"} & sys.modules.keys()
 
 
 def test_no_name_of_an_adapter_unfreezes_the_base(backbone):
-    backbone.add_vision_adapter("encoder", 4, 8)
+    backbone.add_vision_adapter("encoder", Lora(4, 8))
     trained = [name for name, p in backbone.named_parameters() if p.requires_grad]
     assert trained and all("lora_" in name for name in trained)
 
@@ -31,7 +31,7 @@ def test_no_name_of_an_adapter_unfreezes_the_base(backbone):
 @pytest.fixture
 def adapted(backbone):
     """The miniature with an adapter "3d" that is not zero."""
-    backbone.add_vision_adapter("3d", 8, 16)
+    backbone.add_vision_adapter("3d", Lora(8, 16))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
@@ -61,7 +61,7 @@ def test_saving_again_replaces_the_folder_as_a_whole(adapted, tmp_path):
 
 
 def test_only_the_named_adapter_is_saved(adapted, tmp_path):
-    adapted.add_vision_adapter("audio", 4, 8)
+    adapted.add_vision_adapter("audio", Lora(4, 8))
     save_adapter(adapted.vision_adapters, "3d", tmp_path / "3d")
     assert not (tmp_path / "3d" / "audio").exists()
 

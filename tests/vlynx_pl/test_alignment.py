@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.attention import listen
 from vlynx_pl.guidance import estimate_guidance
@@ -16,7 +17,7 @@ from vlynx_pl.losses import (
 
 @pytest.fixture
 def module(backbone, videos) -> InterfaceAlignment:
-    module = InterfaceAlignment(backbone, "3d", rank=8, alpha=16, dropout=0.0)
+    module = InterfaceAlignment(backbone, "3d", lora=Lora(8, 16, 0.0))
     module.use_guidance(estimate_guidance(backbone, [videos]))
     return module
 

@@ -8,7 +8,7 @@ from datamodules.toyworld.questions import THREE_D, questions
 from datamodules.toyworld.render import render_scene
 from datamodules.toyworld.scene import sample_scene
 from tests.conftest import MINIATURE
-from vlynx_pl.adapters import adapter_parameters
+from vlynx_pl.adapters import Lora, adapter_parameters
 from vlynx_pl.answering import SharedCache, answer, choose, generate, score_options
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
@@ -35,7 +35,7 @@ def wake(wrapper, name, std):
 @pytest.fixture
 def tuned(backbone):
     """The miniature with an LLM adapter that makes it talk at length."""
-    backbone.add_llm_adapter("task", 8, 16)
+    backbone.add_llm_adapter("task", Lora(8, 16))
     wake(backbone.llm_adapters, "task", 0.14)
     return backbone
 
@@ -75,7 +75,7 @@ def transformers_answers(backbone, streams, asked, **lengths):
 def test_answers_are_those_of_transformers_generate(backbone, streams, adapter, count):
     streams = streams[:count]
     if adapter:
-        backbone.add_llm_adapter(adapter, 8, 16)
+        backbone.add_llm_adapter(adapter, Lora(8, 16))
         wake(backbone.llm_adapters, adapter, 0.14)
     wanted = list(
         transformers_answers(backbone, streams, ASKED, max_new_tokens=12, min_new_tokens=3)
@@ -189,7 +189,7 @@ def test_with_adapters_off_the_base_model_answers_bit_for_bit(tuned, streams):
 
 
 def test_what_a_vision_adapter_does_is_seen_in_the_answers(backbone, videos):
-    backbone.add_vision_adapter("3d", 8, 16)
+    backbone.add_vision_adapter("3d", Lora(8, 16))
     prompts = dict(enumerate(prompts_of(backbone), 1))
 
     def logits(adapter):

@@ -19,7 +19,7 @@ from datamodules.video import VideoSource
 from tests.conftest import MINIATURE
 from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
 from vlynx_pl import cli, lightning_cli
-from vlynx_pl.adapters import adapter_parameters, save_adapter
+from vlynx_pl.adapters import Lora, adapter_parameters, save_adapter
 from vlynx_pl.asking_command import GivenFiles, open_run, read_configuration
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
@@ -34,7 +34,7 @@ def aligned(folder: Path) -> str:
     """A vision adapter that does something."""
     torch.manual_seed(0)
     backbone = load_backbone(str(MINIATURE), "float32")
-    backbone.add_vision_adapter("3d", rank=4, alpha=8)
+    backbone.add_vision_adapter("3d", Lora(4, 8))
     for parameter in adapter_parameters(backbone.vision_adapters, "3d").values():
         parameter.data.normal_(std=0.2)
     save_adapter(backbone.vision_adapters, "3d", folder)
@@ -59,7 +59,10 @@ def world(tmp_path_factory) -> Path:
         "max_epochs": 1,
         "callbacks": [{"class_path": "callbacks.AdapterCheckpoint"}],
     }
-    config["model"]["init_args"] |= {"modalities": {"3d": aligned(root / "vision-3d")}, "rank": 4}
+    config["model"]["init_args"] |= {
+        "modalities": {"3d": aligned(root / "vision-3d")},
+        "lora": {"rank": 4, "alpha": 16},
+    }
     config["data"]["init_args"] |= {"root": str(root), "num_workers": 0, "frames": 3}
     config["data"]["init_args"]["benchmark"]["init_args"]["annotations"] = str(root)
     (root / "tune.yaml").write_text(yaml.safe_dump(config))
@@ -112,7 +115,7 @@ def config_of(data: str, *modalities: str, **settings: object) -> dict:
     common = {"root": "gone", "objective": "tuning", "benchmark": benchmark, "frames": 3}
     if data == "SeveralDataModule":
         del common["root"]
-    model = {"task": "qa", "modalities": dict.fromkeys(modalities), "rank": 4}
+    model = {"task": "qa", "modalities": dict.fromkeys(modalities)}
     backbone = {"path": str(MINIATURE), "dtype": "float32"}
     return {
         "backbone": {"class_path": "vlynx_pl.backbones.load_backbone", "init_args": backbone},
@@ -126,7 +129,7 @@ def untaught(tmp_path_factory) -> Path:
     """An LLM adapter that does nothing."""
     folder = tmp_path_factory.mktemp("adapters") / "llm-qa"
     backbone = load_backbone(str(MINIATURE), "float32")
-    backbone.add_llm_adapter("qa", rank=4)
+    backbone.add_llm_adapter("qa", Lora(4, 16))
     save_adapter(backbone.llm_adapters, "qa", folder)
     return folder
 
@@ -159,6 +162,7 @@ def test_the_answer_is_the_runs_own_on_its_own_streams(world, vlynx_ask, tmp_pat
     assert code == 0, shown
     config = yaml.safe_load((world / "run" / "config.yaml").read_text())["model"]["init_args"]
     config["llm_adapter"] = str(world / "run" / "adapters" / "llm-scanqa")
+    del config["lora"]  # the adapter's own counts
     module = InstructionTuning(load_backbone(str(MINIATURE), "float32"), **config).eval()
     data = DepthDataModule(
         world, benchmark=ScanQA(ask_scenes(tmp_path)), objective="tuning", frames=3,

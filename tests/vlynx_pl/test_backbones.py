@@ -4,6 +4,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Config
 
 from tests.conftest import MINIATURE
+from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import BackboneError, VideoBackbone, load_backbone
 from vlynx_pl.parameter_counts import MODELS, published_backbone
 
@@ -43,7 +44,7 @@ def test_tokens_are_those_of_the_untouched_model_bit_for_bit(backbone, untouched
 @torch.no_grad()
 def test_adapters_off_and_new_adapters_leave_the_base_bit_for_bit(backbone, untouched, videos):
     wanted = reference_tokens(untouched, backbone.normalise(videos))[:, :-1]
-    backbone.add_vision_adapter("3d", 8, 16)
+    backbone.add_vision_adapter("3d", Lora(8, 16))
     assert torch.equal(backbone.encode(videos, "3d").flatten(1, 2), wanted), "B is 0 at first"
     for name, parameter in backbone.named_parameters():
         if "lora_B" in name:
@@ -55,7 +56,7 @@ def test_adapters_off_and_new_adapters_leave_the_base_bit_for_bit(backbone, unto
 @torch.no_grad()
 def test_each_modality_has_its_own_adapter(backbone, videos):
     for name in ("3d", "audio"):
-        backbone.add_vision_adapter(name, 4, 8)
+        backbone.add_vision_adapter(name, Lora(4, 8))
         for key, parameter in backbone.named_parameters():
             if f"lora_B.{name}." in key:
                 parameter.normal_()
@@ -66,8 +67,8 @@ def test_each_modality_has_its_own_adapter(backbone, videos):
 
 
 def test_encoding_switches_no_requires_grad(backbone, videos):
-    backbone.add_vision_adapter("3d", 4, 8)
-    backbone.add_llm_adapter("task", 4, 8)
+    backbone.add_vision_adapter("3d", Lora(4, 8))
+    backbone.add_llm_adapter("task", Lora(4, 8))
     before = {name: p.requires_grad for name, p in backbone.named_parameters()}
     tokens = backbone.encode(videos, "3d")
     backbone.encode(videos)
@@ -79,13 +80,13 @@ def test_encoding_switches_no_requires_grad(backbone, videos):
 
 def test_only_adapters_are_trainable(backbone):
     assert not any(p.requires_grad for p in backbone.parameters())
-    backbone.add_vision_adapter("3d", 4, 8)
+    backbone.add_vision_adapter("3d", Lora(4, 8))
     trainable = {name for name, p in backbone.named_parameters() if p.requires_grad}
     assert trainable and all("lora_" in name and ".3d." in name for name in trainable)
 
 
 def test_dropout_is_the_only_thing_that_trains_in_training_mode(backbone):
-    backbone.add_vision_adapter("3d", 4, 8)
+    backbone.add_vision_adapter("3d", Lora(4, 8))
     training = {name for name, module in backbone.train().named_modules() if module.training}
     assert training and all("lora_dropout" in name for name in training)
     assert not any(module.training for module in backbone.eval().modules())
@@ -93,7 +94,7 @@ def test_dropout_is_the_only_thing_that_trains_in_training_mode(backbone):
 
 def test_fingerprint_ignores_adapters_and_notices_weights(backbone):
     twin = load_backbone(str(MINIATURE), "float32")
-    backbone.add_vision_adapter("3d", 4, 8)
+    backbone.add_vision_adapter("3d", Lora(4, 8))
     assert backbone.fingerprint == twin.fingerprint
     other = load_backbone(str(MINIATURE), "float32")
     with torch.no_grad():
@@ -131,11 +132,11 @@ def test_an_unknown_adapter_is_named(backbone, videos):
 
 
 def test_an_adapter_cannot_be_added_twice_or_named_like_a_path(backbone):
-    backbone.add_vision_adapter("3d", 4, 8)
+    backbone.add_vision_adapter("3d", Lora(4, 8))
     with pytest.raises(ValueError, match="exists already"):
-        backbone.add_vision_adapter("3d", 4, 8)
+        backbone.add_vision_adapter("3d", Lora(4, 8))
     with pytest.raises(ValueError, match="letters, digits"):
-        backbone.add_vision_adapter("../3d", 4, 8)
+        backbone.add_vision_adapter("../3d", Lora(4, 8))
 
 
 def test_a_missing_backbone_is_one_clear_error(tmp_path):

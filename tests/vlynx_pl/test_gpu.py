@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.conftest import MINIATURE
+from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.guidance import estimate_guidance
@@ -23,7 +24,7 @@ def test_guidance_is_that_of_the_cpu(backbone, videos):
 def test_a_step_in_bfloat16_trains_float32_adapters(videos):
     backbone = load_backbone(str(MINIATURE), "bfloat16").cuda()
     guidance = estimate_guidance(backbone, [videos])
-    module = InterfaceAlignment(backbone, "3d", rank=8, alpha=16).cuda()
+    module = InterfaceAlignment(backbone, "3d", lora=Lora(8, 16)).cuda()
     module.use_guidance(guidance)
     adapter = [p for p in module.parameters() if p.requires_grad]
     assert {p.dtype for p in adapter} == {torch.float32}

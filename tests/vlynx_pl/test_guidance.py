@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from tests.conftest import MINIATURE
+from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.guidance import (
     GuidanceError,
@@ -60,7 +61,7 @@ def test_guidance_is_the_mean_over_frames_of_the_projections(backbone, batches):
 
 def test_adapters_do_not_colour_the_guidance(backbone, batches):
     plain = estimate_guidance(backbone, batches)
-    backbone.add_vision_adapter("3d", 4, 8)
+    backbone.add_vision_adapter("3d", Lora(4, 8))
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():
             if "lora_B" in name:

@@ -21,7 +21,7 @@ from PIL import Image
 from datamodules.samples import Question
 from datamodules.toyworld.video_files import write_video
 from tests.conftest import MINIATURE, REPOSITORY
-from vlynx_pl.adapters import adapter_parameters, save_adapter
+from vlynx_pl.adapters import Lora, adapter_parameters, save_adapter
 from vlynx_pl.asking_command import open_run
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
@@ -65,7 +65,7 @@ def world(tmp_path_factory):
         noise = np.random.default_rng(seed).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
         write_video(root / f"{name}.mp4", noise, 8)
     backbone = load_backbone(str(MINIATURE), "float32")
-    backbone.add_llm_adapter("task", 8, 16)
+    backbone.add_llm_adapter("task", Lora(8, 16))
     torch.manual_seed(0)
     for parameter in adapter_parameters(backbone.llm_adapters, "task").values():
         parameter.data.normal_(std=0.14)
@@ -77,7 +77,7 @@ def world(tmp_path_factory):
         ),
         "model": (
             "vlynx_pl.tuning.InstructionTuning",
-            {"task": "task", "modalities": {"highfps": None}, "rank": 8, "max_new_tokens": 5},
+            {"task": "task", "modalities": {"highfps": None}, "max_new_tokens": 5},
         ),
         "data": ("datamodules.HighFrameRateDataModule", {"root": "is/gone", "frames": 3}),
     }

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from vlynx_pl.adapters import adapter_parameters
+from vlynx_pl.adapters import Lora, adapter_parameters
 from vlynx_pl.parameter_counts import (
     count_parameters,
     count_pave,
@@ -28,8 +28,8 @@ def test_counts_are_the_papers_to_the_unit(model, vision, llm, total):
 
 def test_counts_are_those_of_the_adapters_that_are_made(backbone):
     counted = count_parameters(backbone, 3, 5)
-    backbone.add_vision_adapter("a", rank=3)
-    backbone.add_llm_adapter("b", rank=5)
+    backbone.add_vision_adapter("a", Lora(3, 128))
+    backbone.add_llm_adapter("b", Lora(5, 16))
     made = {
         "vision": adapter_parameters(backbone.vision_adapters, "a"),
         "llm": adapter_parameters(backbone.llm_adapters, "b"),

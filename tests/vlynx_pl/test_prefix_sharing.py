@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from datamodules.samples import Question
 from tests.conftest import MINIATURE
-from vlynx_pl.adapters import adapter_parameters, use_adapter
+from vlynx_pl.adapters import Lora, adapter_parameters, use_adapter
 from vlynx_pl.errors import UserError
 from vlynx_pl.prefix_sharing import (
     Branch,
@@ -58,7 +58,7 @@ def template_ids(tokenizer, listed, generate=False):
 @pytest.fixture
 def tuned(backbone):
     """The miniature with an LLM adapter that is not zero."""
-    backbone.add_llm_adapter("task", 8, 16)
+    backbone.add_llm_adapter("task", Lora(8, 16))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in adapter_parameters(backbone.llm_adapters, "task").values():

@@ -11,14 +11,14 @@ import torch
 from torch.testing import assert_close
 
 from tests.conftest import MINIATURE
-from vlynx_pl.adapters import AdapterError, adapter_parameters, save_adapter
+from vlynx_pl.adapters import AdapterError, Lora, adapter_parameters, save_adapter
 from vlynx_pl.answering import score_options
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
 from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
-LLM = {"rank": 4, "alpha": 8, "dropout": 0.0}
+LLM = {"lora": Lora(4, 8, 0.0)}
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def episode(videos, *streams: str, answers=("red", "box")):
 def aligned(backbone, tmp_path):
     """The folder of a vision adapter that does something, and the note of its backbone."""
     torch.manual_seed(0)
-    backbone.add_vision_adapter("3d", rank=4, alpha=8, dropout=0.5)
+    backbone.add_vision_adapter("3d", Lora(4, 8, 0.5))
     for parameter in adapter_parameters(backbone.vision_adapters, "3d").values():
         parameter.data.normal_(std=0.2)
     made_with = {"backbone": "miniature", "fingerprint": backbone.fingerprint}
@@ -66,7 +66,7 @@ def test_the_llm_sees_video_then_modalities_each_by_its_own_adapter(
 
 
 def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh, aligned, videos):
-    module = InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM | {"dropout": 0.5})
+    module = InstructionTuning(fresh, "qa", {"3d": aligned}, lora=Lora(4, 8, 0.5))
     module.train()
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     assert trained and all(".lora_" in name and ".qa." in name for name in trained)
@@ -81,7 +81,7 @@ def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh,
 
 def test_vision_adapters_may_be_trained_along_from_nothing(fresh, videos):
     module = InstructionTuning(
-        fresh, "qa", {"3d": None}, **LLM, train_vision=True, vision_rank=4, vision_alpha=8
+        fresh, "qa", {"3d": None}, **LLM, train_vision=True, vision_lora=Lora(4, 8)
     )
     module.losses(episode(videos, "3d")).mean().backward()
     vision = adapter_parameters(fresh.vision_adapters, "3d")
@@ -275,7 +275,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(videos):
         for parameter in adapter_parameters(backbone.llm_adapters, "qa").values():
             parameter.data.normal_(std=0.05)
         # Another adapter, which is the one at work whenever none is selected.
-        backbone.add_llm_adapter("other", 2, 4)
+        backbone.add_llm_adapter("other", Lora(2, 4))
         module.train()
         kept = []
 
@@ -336,7 +336,7 @@ def saved(module, folder):
 
 
 def test_a_loaded_adapter_keeps_its_own_rank_and_scale(fresh, videos, tmp_path):
-    first = InstructionTuning(fresh, "qa", rank=2, alpha=32, dropout=0.0)
+    first = InstructionTuning(fresh, "qa", lora=Lora(2, 32, 0.0))
     folder = saved(first, tmp_path)
     again = InstructionTuning(
         load_backbone(str(MINIATURE), "float32"), "qa", **LLM, llm_adapter=folder
@@ -345,7 +345,12 @@ def test_a_loaded_adapter_keeps_its_own_rank_and_scale(fresh, videos, tmp_path):
 
 
 def test_vision_adapters_that_were_trained_along_are_loaded_with_it(fresh, videos, tmp_path):
-    settings = {"modalities": {"3d": None}, "train_vision": True, "vision_rank": 4, **LLM}
+    settings = {
+        "modalities": {"3d": None},
+        "train_vision": True,
+        "vision_lora": Lora(4, 128),
+        **LLM,
+    }
     first = InstructionTuning(fresh, "qa", **settings)
     folder = saved(first, tmp_path)
     backbone = load_backbone(str(MINIATURE), "float32")

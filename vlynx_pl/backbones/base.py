@@ -11,16 +11,15 @@ from functools import cached_property
 from typing import Any, Final, Self
 
 import torch
-from peft import LoraConfig, PeftModel
+from peft import PeftModel
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from vlynx_pl.adapters import (
-    LoraVariant,
+    Lora,
     adapter_in_use,
     add_adapter,
-    new_config,
     tensors_hash,
     train_adapters,
     use_adapter,
@@ -216,29 +215,13 @@ class VideoBackbone(nn.Module, ABC):
         video = self.processor.video_processor
         return list(video.image_mean), list(video.image_std)
 
-    def add_vision_adapter(
-        self,
-        name: str,
-        rank: int = 64,
-        alpha: int = 128,
-        dropout: float = 0.05,
-        lora: LoraVariant | None = None,
-    ) -> None:
-        """Inject a trainable LoRA adapter, one per modality, into the vision tower."""
-        root = self.vision_tower
-        self._add_adapter("vision", root, name, new_config(root, rank, alpha, dropout, lora))
+    def add_vision_adapter(self, name: str, lora: Lora) -> None:
+        """Inject a trainable adapter, one per modality, into the vision tower."""
+        self._add_adapter("vision", self.vision_tower, name, lora)
 
-    def add_llm_adapter(
-        self,
-        name: str,
-        rank: int = 64,
-        alpha: int = 16,
-        dropout: float = 0.05,
-        lora: LoraVariant | None = None,
-    ) -> None:
-        """Inject a trainable LoRA adapter, one per task, into the LLM."""
-        root = self.language_model
-        self._add_adapter("llm", root, name, new_config(root, rank, alpha, dropout, lora))
+    def add_llm_adapter(self, name: str, lora: Lora) -> None:
+        """Inject a trainable adapter, one per task, into the LLM."""
+        self._add_adapter("llm", self.language_model, name, lora)
 
     def load_vision_adapter(self, name: str, saved: SavedAdapter) -> None:
         """Inject a saved adapter into the vision tower; raises AdapterError if it does not fit."""
@@ -248,17 +231,14 @@ class VideoBackbone(nn.Module, ABC):
         """Inject a saved adapter into the LLM; raises AdapterError if it does not fit."""
         self._add_adapter("llm", self.language_model, name, saved)
 
-    def _add_adapter(
-        self, part: str, root: nn.Module, name: str, new: LoraConfig | SavedAdapter
-    ) -> None:
+    def _add_adapter(self, part: str, root: nn.Module, name: str, new: Lora | SavedAdapter) -> None:
         _ = self.fingerprint  # of the base; taken before anything is injected
         wrapper = self._peft.get(part)
         if isinstance(new, SavedAdapter):
-            new.config.base_model_name_or_path = self.name
             self._peft[part] = load_adapter(root, wrapper, name, new)
         else:
-            new.base_model_name_or_path = self.name
-            self._peft[part] = add_adapter(root, wrapper, name, new)
+            self._peft[part] = add_adapter(root, wrapper, name, new.config(root))
+        self._peft[part].peft_config[name].base_model_name_or_path = self.name
         self.train(False)  # PEFT's new layers start with dropout on
 
     def checkpoint_llm(self) -> None:

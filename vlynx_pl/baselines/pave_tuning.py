@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from vlynx_pl.adapters import AdapterError, LoraVariant, tensors_hash
+from vlynx_pl.adapters import LLM_LORA, AdapterError, Lora, tensors_hash
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.baselines.pave import TemporalPatch
 from vlynx_pl.baselines.pave_files import load_patch, read_features, save_patch
@@ -40,10 +40,7 @@ class PaveTuning(InstructionTuning):
         heads: of its attention.
         layers: number of its attention layers (3 in PAVE for MUSIC-AVQA).
         tied: its values are projected by the keys' weights, as in the released code.
-        rank: LoRA r of an LLM adapter that begins from nothing.
-        alpha: its LoRA scale numerator.
-        dropout: LoRA dropout.
-        lora: rsLoRA or DoRA instead of plain LoRA.
+        lora: an LLM adapter that begins from nothing; of a loaded one, only the dropout counts.
         llm_adapter: folder of an LLM adapter to begin with, or to evaluate, whatever its rank. Its
             patch lies beside it, and is loaded with it.
         question_budget: see InstructionTuning, as for all that follows.
@@ -72,10 +69,7 @@ class PaveTuning(InstructionTuning):
         heads: int = 4,
         layers: int = 2,
         tied: bool = True,
-        rank: int = 64,
-        alpha: int = 16,
-        dropout: float = 0.05,
-        lora: LoraVariant | None = None,
+        lora: Lora = LLM_LORA,
         llm_adapter: str | None = None,
         question_budget: int = 4096,
         max_new_tokens: int = 64,
@@ -105,9 +99,6 @@ class PaveTuning(InstructionTuning):
         super().__init__(
             backbone,
             task,
-            rank=rank,
-            alpha=alpha,
-            dropout=dropout,
             lora=lora,
             llm_adapter=llm_adapter,
             question_budget=question_budget,

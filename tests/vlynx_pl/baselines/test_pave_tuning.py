@@ -22,7 +22,7 @@ from datamodules.samples import Question
 from tests.conftest import MINIATURE, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scene
 from vlynx_pl import cli
-from vlynx_pl.adapters import AdapterError
+from vlynx_pl.adapters import AdapterError, Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.baselines.pave_files import read_features
 from vlynx_pl.baselines.pave_tuning import PaveTuning
@@ -33,7 +33,7 @@ from vlynx_pl.prefix_sharing import shared_prefix
 from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
-LLM = {"rank": 4, "alpha": 8, "dropout": 0.0}
+LLM = {"lora": Lora(4, 8, 0.0)}
 SMALL = {**LLM, "hidden": 16, "heads": 2}
 
 
@@ -77,7 +77,7 @@ def test_features_come_with_the_tokens_of_the_untouched_base(backbone, videos):
     patches = seen.hidden_states[model.config.vision_feature_layer]
     rows, columns = backbone.patch_grid
     pooled = patches.reshape(3, rows // 2, 2, columns // 2, 2, -1).mean((2, 4)).flatten(1, 2)
-    backbone.add_vision_adapter("3d", rank=2, alpha=4)
+    backbone.add_vision_adapter("3d", Lora(2, 4))
     for name, parameter in backbone.named_parameters():
         if ".lora_B." in name:
             parameter.data.fill_(0.5)
@@ -366,7 +366,7 @@ def fit(data, run, *callbacks, **pave):
     torch.manual_seed(0)
     backbone = fresh()
     module = PaveTuning(
-        backbone, "scanqa", "3d", **SMALL | {"dropout": 0.1, "learning_rate": 1e-2} | pave
+        backbone, "scanqa", "3d", **SMALL | {"lora": Lora(4, 8, 0.1), "learning_rate": 1e-2} | pave
     )
     module_data = DepthDataModule(
         data,
@@ -461,7 +461,7 @@ def test_the_shipped_configuration_tunes_and_is_examined(data, tmp_path, monkeyp
 
 
 def test_the_patch_may_have_a_learning_rate_of_its_own(backbone):
-    module = PaveTuning(backbone, "qa", "3d", rank=4, hidden=8, patch_learning_rate=1e-2)
+    module = PaveTuning(backbone, "qa", "3d", **SMALL, patch_learning_rate=1e-2)
     module._trainer = SimpleNamespace(estimated_stepping_batches=10)
     groups = module.configure_optimizers()["optimizer"].param_groups
     rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
