@@ -52,7 +52,7 @@ class AlignmentReport(Callback):
         self.max_batches = max_batches
         self.healthy_share = healthy_share
         self.gaps: dict[str, InterfaceGap] = {}
-        self.modality = ""
+        self.modality = self.safeguard = ""  # what is aligned, and what keeps tokens from collapse
 
     @property
     @override
@@ -93,6 +93,7 @@ class AlignmentReport(Callback):
         if not leaves_files(trainer):
             return
         run, self.modality = run_folder(trainer), module.modality
+        self.safeguard, _ = module.objective.safeguard
         save_figure(self.gaps, module.guidance, run / "alignment.png")
         save_logs(trainer)  # the report says that the run is finished, so all else comes first
         with atomic_file(run / "report.json") as unfinished:
@@ -103,7 +104,7 @@ class AlignmentReport(Callback):
 
     def warnings(self) -> list[str]:
         """What a user must not overlook about the tokens after alignment."""
-        return health_warnings(self.gaps, self.healthy_share)
+        return health_warnings(self.gaps, self.healthy_share, self.safeguard)
 
     def show(self) -> None:
         """Print the table and warnings.
@@ -138,8 +139,16 @@ class AlignmentReport(Callback):
         return meter.gap()
 
 
-def health_warnings(gaps: dict[str, InterfaceGap], healthy_share: float) -> list[str]:
-    """What a user must not overlook: tokens that hardly depend on their input any more."""
+def health_warnings(
+    gaps: dict[str, InterfaceGap], healthy_share: float, safeguard: str
+) -> list[str]:
+    """What a user must not overlook: tokens that hardly depend on their input any more.
+
+    Args:
+        gaps: those of RGB video, before and after alignment.
+        healthy_share: see AlignmentReport.
+        safeguard: the setting of the objective to raise.
+    """
     warnings = []
     for sign in ("sample_variance", "effective_rank"):
         # Data that varied little before alignment has not been collapsed by it.
@@ -147,8 +156,8 @@ def health_warnings(gaps: dict[str, InterfaceGap], healthy_share: float) -> list
         if (left := getattr(gaps["after"], sign)) < healthy:
             warnings.append(
                 f"alignment has collapsed the tokens: their {sign.replace('_', ' ')} is "
-                f"{left:.3g}, healthy is {healthy:.3g} or more; raise --model.stat_weight, lower "
-                "--model.learning_rate or train for fewer steps"
+                f"{left:.3g}, healthy is {healthy:.3g} or more; raise --model.objective."
+                f"{safeguard}, lower --model.learning_rate or train for fewer steps"
             )
     return warnings
 

@@ -53,23 +53,23 @@ class ReferenceGuidance(Callback):
             guidance = self._of_the_run(trainer, module)
         else:
             guidance = InterfaceGuidance.load(Path(self.path))
-            guidance.check(module.backbone, module.include_newline, Path(self.path))
+            guidance.check(module.backbone, module.objective.include_newline, Path(self.path))
             if leaves_files(trainer):
                 guidance.save(run_folder(trainer) / "guidance.safetensors")
         module.use_guidance(guidance)
-        if module.attn_floor:
+        if module.objective.attn_floor:
             module.use_attention_floor(_video_gaps(trainer, module))
 
     def _of_the_run(self, trainer: Trainer, module: InterfaceAlignment) -> InterfaceGuidance:
         videos = data(trainer).reference_names()[: 1 if is_trial(trainer) else self.max_batches]
         source = GuidanceSource.of(
-            module.backbone, module.include_newline, videos, data(trainer).preprocessing
+            module.backbone, module.objective.include_newline, videos, data(trainer).preprocessing
         )
         path = run_folder(trainer) / "guidance.safetensors"
         # Only the first rank looks, since folders on network disks may not look alike from all.
         if trainer.strategy.broadcast(leaves_files(trainer) and _fits(path, source)):
             guidance = InterfaceGuidance.load(path)
-            guidance.check(module.backbone, module.include_newline, path)
+            guidance.check(module.backbone, module.objective.include_newline, path)
             return guidance
         guidance = replace(_read(trainer, module, len(videos)), source=source)
         if leaves_files(trainer):
@@ -80,7 +80,7 @@ class ReferenceGuidance(Callback):
 def _read(trainer: Trainer, module: InterfaceAlignment, count: int) -> InterfaceGuidance:
     """The guidance of the first ``count`` reference videos, of which each rank reads its share."""
     device = module.backbone.newline.device
-    statistics = GuidanceStatistics(module.backbone, module.include_newline).to(device)
+    statistics = GuidanceStatistics(module.backbone, module.objective.include_newline).to(device)
     share = range(count)[trainer.global_rank :: trainer.world_size]
     loader = data(trainer).reference_dataloader(share)
     batches = track(loader, "Guidance from RGB videos", len(share))

@@ -116,7 +116,7 @@ def test_a_run_ends_with_the_table_the_place_and_the_next_command(finished):
     assert "health: effective rank" in printed
     *_, where, _, command = printed.strip().splitlines()
     assert where.startswith(f"Everything is in {run}")
-    assert command.endswith(f"--model.stat_weight=0 --run={run}-attention-only")
+    assert command.endswith(f"--model.objective.stat_weight=0 --run={run}-attention-only")
     report = json.loads((run / "report.json").read_text())
     assert len(report["after"]["attention_per_layer"]) == 4
     assert report["data"] == {"skipped": [], "left_out": [], "dropped_frames": []}
@@ -288,7 +288,7 @@ def test_a_later_config_wins_and_print_config_shows_it(vlynx, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("--model.stat_wieght=1", "stat_wieght"),
+        ("--model.objective.stat_wieght=1", "stat_wieght"),
         ("--data.root=/nowhere/at/all", "/nowhere/at/all"),
         ("--data.encoding=rainbow", "rainbow"),
         ("--backbone.path=/no/model", "/no/model"),

@@ -40,7 +40,7 @@ def test_alignment_closes_the_gap_and_keeps_the_tokens_alive(world, tmp_path):
 
 
 def test_the_attention_loss_alone_collapses_the_tokens_and_says_so(world, tmp_path):
-    report = align(world, tmp_path / "run", "--model.stat_weight=0")
+    report = align(world, tmp_path / "run", "--model.objective.stat_weight=0")
     before, after = report["before"], report["after"]
     assert sum(after["attention_per_layer"]) < 0.5 * sum(before["attention_per_layer"])
     assert any("collapsed" in warning for warning in report["warnings"])

@@ -26,6 +26,7 @@ from vlynx_pl.backbones import load_backbone
 from vlynx_pl.checkpoints import newest_checkpoint
 from vlynx_pl.interruption import Interrupted, forget_signals
 from vlynx_pl.metrics_log import MetricsLog
+from vlynx_pl.objectives import AlignmentObjective
 from vlynx_pl.tuning import InstructionTuning
 
 EPOCHS = 3
@@ -135,7 +136,7 @@ def session(
     backbone = load_backbone(str(MINIATURE), "float32")
     sizes = {"lora": Lora(2, 4, dropout), "learning_rate": 1e-3, "warmup": 0.2}
     if stage == "alignment":
-        module = InterfaceAlignment(backbone, "3d", **sizes, **dict(losses))
+        module = InterfaceAlignment(backbone, "3d", AlignmentObjective(**dict(losses)), **sizes)
         own = [ReferenceGuidance(max_batches=2)]
     else:
         module = InstructionTuning(backbone, "scanqa", {"3d": None}, **sizes)

@@ -5,8 +5,7 @@ text, so that attention responses and token statistics match the guidance (secti
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -18,45 +17,18 @@ from vlynx_pl.adapters import VISION_LORA, Lora
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
-from vlynx_pl.losses import attention_response_loss, mean_of_all, token_statistics_loss
-from vlynx_pl.ranks import ranks, share_of_batch, total_over_ranks
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Tokens of a batch and how far each layer's attention is from the guidance."""
-
-    tokens: Tensor  # (B, T, N, D)
-    attention_gaps: Tensor  # (L,) float32
+from vlynx_pl.objectives import AlignmentObjective, Encoded
+from vlynx_pl.ranks import share_of_batch
 
 
 class InterfaceAlignment(AdapterTraining):
     """Trains one modality's vision adapter against the video guidance.
 
-    The defaults are the released recipe; ``queries="all"`` and ``response="context"`` measure
-    where the paper's eq. 4 and 5 do. Distances are means over layers and elements in both, so that
-    β keeps its meaning (eq. 6 is written as a sum), and un-squared norms (eq. 8 is called squared).
-
-    L_attn is least where attention answers alike whatever else is in the picture, as no video
-    does: alone, it may leave nothing of what samples differ in. ``attn_floor`` keeps it from
-    getting there, and L_stat does; experiments/paper compares what else was tried.
-
     Args:
         backbone: the frozen Video LLM; the adapter is added to it here.
         modality: name of the adapter, such as ``3d``.
+        objective: what is minimised; null is AlignmentObjective with its defaults.
         lora: the vision adapter.
-        stat_weight: β, weight of the token statistics loss (eq. 9).
-        attn_weight: weight of the attention response loss.
-        queries: compare every second row and column of patches, or all of them.
-        response: compare after or before the attention's output projection.
-        detach_reference: stop the gradient through the reference response.
-        attn_floor: a layer's gap costs nothing up to what RGB video itself has; nearer to the mean
-            video than videos are is not nearer to video. ReferenceGuidance measures it.
-        stat_scale: token statistics in the tokens' own units, or ``relative`` to the guidance's
-            spread, so that β means the same for every backbone.
-        include_newline: count the newline token in the token statistics, as the released code does.
-        statistics: those of a step are of all ranks' ``batch`` together, so that the number of
-            ranks changes nothing, or each ``rank``'s own, as released.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with a linearly rising rate, before a cosine to zero.
     """
@@ -70,25 +42,13 @@ class InterfaceAlignment(AdapterTraining):
         self,
         backbone: VideoBackbone,
         modality: str,
+        objective: AlignmentObjective | None = None,
         lora: Lora = VISION_LORA,
-        stat_weight: float = 0.01,
-        attn_weight: float = 1.0,
-        queries: Literal["pooled", "all"] = "pooled",
-        response: Literal["projected", "context"] = "projected",
-        detach_reference: bool = False,
-        attn_floor: bool = False,
-        stat_scale: Literal["absolute", "relative"] = "absolute",
-        include_newline: bool = False,
-        statistics: Literal["batch", "rank"] = "batch",
         learning_rate: float = 2e-5,
         warmup: float = 0.03,
     ) -> None:
         super().__init__(backbone, learning_rate, warmup)
-        self.modality = modality
-        self.stat_weight, self.attn_weight = stat_weight, attn_weight
-        self.queries, self.response = queries, response
-        self.detach_reference, self.include_newline = detach_reference, include_newline
-        self.attn_floor, self.stat_scale, self.statistics = attn_floor, stat_scale, statistics
+        self.modality, self.objective = modality, objective or AlignmentObjective()
         backbone.add_vision_adapter(modality, lora)
         self.train()
         self._guidance: InterfaceGuidance | None = None
@@ -165,95 +125,53 @@ class InterfaceAlignment(AdapterTraining):
             RuntimeError: no guidance was given yet.
         """
         _ = self.guidance  # raises when there is none
-        positions = self._query_positions(frames.device)
+        positions = self.objective.positions(self.backbone.patch_grid, frames.device)
         layers = self.backbone.attention_layers()
         gaps: list[Tensor] = []
 
         def compare(call: AttentionCall) -> None:
-            project = None
-            answer = call.context
-            if self.response == "projected":
-                project, answer = self.backbone.output_projection(layers[call.layer]), call.output
-            gaps.append(
-                attention_response_loss(
-                    call.query[:, :, positions],
-                    answer[:, positions],
-                    self.reference_keys[call.layer],
-                    self.reference_values[call.layer],
-                    project,
-                    self.detach_reference,
-                )
-            )
+            projection = self.backbone.output_projection(layers[call.layer])
+            keys, values = self.reference_keys[call.layer], self.reference_values[call.layer]
+            gaps.append(self.objective.attention_gap(call, positions, projection, keys, values))
 
         with listen(layers, compare):
             tokens = self.backbone.encode(frames, adapter)
         return Encoded(tokens, torch.stack(gaps))
 
-    def _query_positions(self, device: torch.device) -> Tensor:
-        rows, columns = self.backbone.patch_grid
-        index = torch.arange(rows * columns, device=device).view(rows, columns)
-        step = 2 if self.queries == "pooled" else 1
-        return index[::step, ::step].flatten()
+    def losses(self, frames: Tensor, share: float = 1.0) -> dict[str, Tensor]:
+        """The losses of the objective on modality frames (B, T, 3, H, W), and their ``total``.
 
-    def losses(self, frames: Tensor, count: int | None = None) -> dict[str, Tensor]:
-        """The losses and their weighted sum on modality frames (B, T, 3, H, W) (eq. 9).
+        A process may have nothing of a batch, and the others wait for its gradients: then a black
+        frame stands in, which weighs nothing.
 
-        Without a floor, ``attn`` is this rank's mean; all else is as ``statistics`` says, of the
-        first ``count`` samples, all by default.
+        Args:
+            frames: of this process's part of a batch.
+            share: what a loss of this process alone counts, see :meth:`AlignmentObjective.losses`.
 
         Raises:
             RuntimeError: no guidance, or no wanted floor of attention gaps, was given yet.
         """
-        if count == 0 and self.statistics == "rank":
-            count = None  # nothing has no mean, and weighs nothing anyway
-        total = total_over_ranks if self.statistics == "batch" and ranks() > 1 else None
-
-        encoded = self.encode(frames, self.modality)
-        gaps = encoded.attention_gaps
-        if self.attn_floor:
-            if self._floor is None:
-                raise RuntimeError(
-                    "no gaps of RGB video for attn_floor yet: add the ReferenceGuidance callback "
-                    "to the trainer, or call use_attention_floor"
-                )
-            if total is not None:
-                gaps = mean_of_all(gaps.expand(len(frames), -1)[:count], total)
-            gaps = (gaps - self._floor.to(gaps)).relu()
-        tokens = encoded.tokens[:count]
-        statistics = self.reference_token_mean, self.reference_token_var
-        rows = self.backbone.token_rows(tokens, self.include_newline)
-        relative = self.stat_scale == "relative"
-        stat = token_statistics_loss(rows, *statistics, total, relative)
-        return self._weighted(gaps.mean(), stat)
-
-    def _weighted(self, attn: Tensor, stat: Tensor) -> dict[str, Tensor]:
-        total = self.attn_weight * attn + self.stat_weight * stat
-        return {"attn": attn, "stat": stat, "total": total}
-
-    def _losses_of(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Of a rank's part of a batch, which may be empty: then a black frame stands in for it.
-
-        It weighs nothing, but the other ranks wait for this one's gradients.
-        """
-        frames = batch["frames"]
-        if count := len(frames):
-            return self.losses(frames)
-        return self.losses(frames.new_zeros(1, *frames.shape[1:]), count)
+        clips = len(frames)
+        shown = frames if clips else frames.new_zeros(1, *frames.shape[1:])
+        return self.objective.losses(
+            self.backbone,
+            self.encode(shown, self.modality),
+            clips,
+            self.reference_token_mean,
+            self.reference_token_var,
+            self._floor,
+            share,
+        )
 
     @override
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        losses = self._losses_of(batch)
-        attn, stat = losses["attn"], losses["stat"]
-        share = share_of_batch(len(batch["frames"]), self.device)
-        apart = self.statistics == "rank"  # else all but plain gaps is of all ranks together
-        if apart or not self.attn_floor:
-            attn = share * attn
-        losses = self._weighted(attn, share * stat if apart else stat)
+        frames = batch["frames"]
+        losses = self.losses(frames, share_of_batch(len(frames), self.device))
         logged = {f"train/{name}": loss for name, loss in losses.items()}
         self.log_dict(logged, prog_bar=True, sync_dist=True, batch_size=1)
         return losses["total"]
 
     @override
     def validation_step(self, batch: Mapping[str, Any], batch_idx: int) -> None:
-        for name, loss in self._losses_of(batch).items():
+        for name, loss in self.losses(batch["frames"]).items():
             self.log_mean(f"val/{name}", loss, len(batch["frames"]))

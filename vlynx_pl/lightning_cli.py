@@ -187,11 +187,10 @@ class VlynxCLI(LightningCLI):
     def _say_what_next(self) -> None:
         run = self._get(self.config, "run")
         lines = [f"Everything is in [bold]{escape(run)}[/]; look at alignment.png first."]
-        if self.model.stat_weight > 0:
-            again = [
-                *_without(sys.argv, "--run", "--ckpt_path", "--model.stat_weight"),
-                "--model.stat_weight=0",
-            ]
+        name, weight = self.model.objective.safeguard
+        if weight > 0:
+            option = f"--model.objective.{name}"
+            again = [*_without(sys.argv, "--run", "--ckpt_path", option), f"{option}=0"]
             again.append(f"--run={run}-attention-only")
             lines += [
                 "Next, see what the attention loss does alone:",

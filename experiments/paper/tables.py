@@ -2,10 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
-
-import yaml
 
 from experiments.paper.study import SENSES, Alignment, Tuning
 
@@ -63,7 +60,7 @@ def senses(seeds: Seeds) -> list[Row]:
     ]
 
 
-_NO_ATTN, _NO_STAT = "--model.attn_weight=0", "--model.stat_weight=0"
+_NO_ATTN, _NO_STAT = "--model.objective.attn_weight=0", "--model.objective.stat_weight=0"
 ABLATED: Final = ("audio", "3d", "3d-gray")
 
 
@@ -82,29 +79,28 @@ def components(seeds: Seeds) -> list[Row]:
     ]
 
 
-_RECIPES: Final = Path(__file__).parents[1] / "align" / "recipes"
-
-
 def recipe(name: str) -> tuple[str, ...]:
-    """The options of a recipe of ``experiments/align/recipes``."""
-    losses = yaml.safe_load((_RECIPES / f"{name}.yaml").read_text())["model"]["init_args"]
-    return tuple(f"--model.{option}={str(value).lower()}" for option, value in losses.items())
+    """The options that take a recipe of ``experiments/align/recipes``."""
+    return (f"--config=experiments/align/recipes/{name}.yaml",)
 
 
-_LITTLE: Final = "--model.stat_weight=0.01"  # β
+_LITTLE: Final = "--model.objective.stat_weight=0.01"  # β
 _REMEDIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "released losses, β 0": ("attn", (_NO_STAT,)),
     "released losses, β 0.01": ("β=0.01", (_LITTLE,)),
     "released losses, β 0.1": ("full", ()),
     "released losses, β 0, 20 steps": ("attn-early", (_NO_STAT, "--trainer.max_steps=20")),
-    "stop-gradient on the reference": ("detached", (_LITTLE, "--model.detach_reference=true")),
-    "response before the projection": ("context", (_LITTLE, "--model.response=context")),
+    "stop-gradient on the reference": (
+        "detached",
+        (_LITTLE, "--model.objective.detach_reference=true"),
+    ),
+    "response before the projection": ("context", (_LITTLE, "--model.objective.response=context")),
     "both, and all queries: the paper's": ("paper", recipe("paper")),
     "L_stat relative to the guidance": (
         "relative",
-        ("--model.stat_scale=relative", "--model.stat_weight=1"),
+        ("--model.objective.stat_scale=relative", "--model.objective.stat_weight=1"),
     ),
-    "L_attn floored at video's own gap": ("floor", (_LITTLE, "--model.attn_floor=true")),
+    "L_attn floored at video's own gap": ("floor", (_LITTLE, "--model.objective.attn_floor=true")),
     "relative L_stat, floored L_attn": ("relative-floor", recipe("relative")),
     "without L_attn": ("stat", (_NO_ATTN,)),
 }
@@ -151,7 +147,10 @@ def steps(seeds: Seeds) -> list[Row]:
 
 def betas(seeds: Seeds) -> list[Row]:
     """Weight of L_stat."""
-    options = {value: (f"--model.stat_weight={value}",) for value in ("0.001", "0.01", "0.1", "1")}
+    options = {
+        value: (f"--model.objective.stat_weight={value}",)
+        for value in ("0.001", "0.01", "0.1", "1")
+    }
     return _swept(seeds, "β", options | {"0.1": ()})
 
 

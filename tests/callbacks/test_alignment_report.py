@@ -24,7 +24,7 @@ def video() -> InterfaceGap:
 
 def warnings(video: InterfaceGap, before: InterfaceGap, **after: float) -> list[str]:
     gaps = {"video": video, "before": before, "after": replace(video, **after)}
-    return health_warnings(gaps, 0.2)
+    return health_warnings(gaps, 0.2, "β")
 
 
 def test_healthy_tokens_are_not_warned_about(video):
@@ -36,7 +36,7 @@ def test_healthy_tokens_are_not_warned_about(video):
 def test_each_sign_of_collapse_is_named_with_a_remedy(video):
     (warning,) = warnings(video, video, sample_variance=0.1)
     assert "their sample variance is 0.1, healthy is 2 or more" in warning
-    assert "--model.stat_weight" in warning
+    assert "raise --model.objective.β, lower" in warning
     (warning,) = warnings(video, video, effective_rank=1.0)
     assert "their effective rank is 1, healthy is 1.6 or more" in warning
     assert len(warnings(video, video, sample_variance=0.1, effective_rank=1.0)) == 2

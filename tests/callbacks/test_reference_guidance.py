@@ -272,7 +272,7 @@ def test_a_fast_dev_run_reads_one_video_and_leaves_no_files(run):
 def floors(module, monkeypatch):
     """A module that wants a floor of attention gaps; gives those it was given."""
     given = []
-    monkeypatch.setattr(module, "attn_floor", True)
+    monkeypatch.setattr(module.objective, "attn_floor", True)
     monkeypatch.setattr(
         InterfaceAlignment, "use_attention_floor", lambda _, gaps: given.append(gaps)
     )
@@ -320,5 +320,5 @@ def test_a_floor_needs_videos(run, whole, floors):
 
 
 def test_without_a_floor_nothing_is_measured(run, floors, module, monkeypatch):
-    monkeypatch.setattr(module, "attn_floor", False)
+    monkeypatch.setattr(module.objective, "attn_floor", False)
     assert run.session()[1] == list(range(COUNT)) and floors == []

@@ -13,6 +13,12 @@ from vlynx_pl.losses import (
     reference_response,
     token_statistics_loss,
 )
+from vlynx_pl.objectives import (
+    AlignmentObjective,
+    PaperObjective,
+    RelativeObjective,
+    ReleasedObjective,
+)
 
 
 @pytest.fixture
@@ -31,9 +37,39 @@ def test_defaults_are_the_released_recipe(backbone):
     module = InterfaceAlignment(backbone, "3d")
     config = backbone.vision_adapters.peft_config["3d"]
     assert (config.r, config.lora_alpha, config.lora_dropout) == (64, 128, 0.05)
-    assert (module.stat_weight, module.queries, module.response) == (0.01, "pooled", "projected")
-    assert not module.detach_reference and not module.include_newline
-    assert module.stat_scale == "absolute" and not module.attn_floor
+    assert type(module.objective) is AlignmentObjective
+
+
+RECIPES = {
+    ReleasedObjective: {"include_newline": True, "statistics": "rank"},
+    PaperObjective: {"queries": "all", "response": "context", "detach_reference": True},
+    RelativeObjective: {"stat_weight": 1.0, "attn_floor": True, "stat_scale": "relative"},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_named_by_what_it_changes(recipe):
+    plain = vars(AlignmentObjective())
+    assert plain == {
+        "attn_weight": 1.0, "stat_weight": 0.01, "queries": "pooled", "response": "projected",
+        "detach_reference": False, "attn_floor": False, "stat_scale": "absolute",
+        "include_newline": False, "statistics": "batch",
+    }  # fmt: skip
+    assert vars(recipe()) == plain | RECIPES[recipe]
+
+
+def test_another_objective_names_its_own_losses(backbone, videos):
+    class Means(AlignmentObjective):
+        def losses(self, backbone, encoded, clips, mean, variance, video_gaps=None, share=1.0):
+            distance = share * (encoded.tokens.mean((0, 1, 2)) - mean).norm()
+            return {"means": distance, "total": distance}
+
+    module = InterfaceAlignment(backbone, "3d", Means(), lora=Lora(2, 4))
+    module.use_guidance(estimate_guidance(backbone, [videos]))
+    logged = {}
+    module.log_dict = lambda losses, **_: logged.update(losses)
+    module.training_step({"frames": videos}, 0).backward()
+    assert logged.keys() == {"train/means", "train/total"}
 
 
 @pytest.mark.parametrize("queries", ["pooled", "all"])
@@ -41,7 +77,7 @@ def test_defaults_are_the_released_recipe(backbone):
 @torch.no_grad()
 def test_losses_are_the_mean_over_layers_and_the_weighted_sum(module, depth, queries, response):
     """Against a direct computation from what every layer projects."""
-    module.queries, module.response = queries, response
+    module.objective.queries, module.objective.response = queries, response
     gaps, backbone, guidance = [], module.backbone, module.guidance
     chosen = [r * 8 + c for r in range(8) for c in range(8)]
     if queries == "pooled":
@@ -114,10 +150,10 @@ def test_each_option_changes_the_loss_that_it_names(trained, videos):
     assert_close(plain["attn"], gaps.mean())
     trained.use_attention_floor(floor)
     for option, value in OPTIONS.items():
-        before = getattr(trained, option)
-        setattr(trained, option, value)
+        before = getattr(trained.objective, option)
+        setattr(trained.objective, option, value)
         losses = trained.losses(frames)
-        setattr(trained, option, before)
+        setattr(trained.objective, option, before)
         for name, loss in (plain | wanted[option]).items():
             if name != "total":
                 assert_close(losses[name], loss, rtol=1e-4, atol=1e-6, msg=f"{option}: {name}")
@@ -126,7 +162,7 @@ def test_each_option_changes_the_loss_that_it_names(trained, videos):
 
 
 def test_gaps_below_the_floor_cost_nothing_and_have_no_gradient(trained, depth):
-    trained.attn_floor = True
+    trained.objective.attn_floor = True
     trained.use_attention_floor(heard(trained, depth)[1].abs().mean((1, 2, 3)) * 1.001)
     loss = trained.losses(depth)["attn"]
     loss.backward()
@@ -135,13 +171,9 @@ def test_gaps_below_the_floor_cost_nothing_and_have_no_gradient(trained, depth):
 
 
 def test_a_floor_without_gaps_says_what_is_missing(module, depth):
-    module.attn_floor = True
+    module.objective.attn_floor = True
     with pytest.raises(RuntimeError, match=r"add the ReferenceGuidance callback .* call use_att"):
         module.losses(depth)
-
-
-def test_statistics_leave_out_samples_beyond_the_count(trained, videos):
-    assert_close(trained.losses(255 - videos, 1)["stat"], trained.losses(255 - videos[:1])["stat"])
 
 
 def test_alignment_needs_neither_text_nor_the_language_model(module, depth):
@@ -180,7 +212,7 @@ def test_training_lowers_the_loss(module, depth):
 def test_detaching_changes_the_gradient_but_not_the_loss(module, depth):
     gradients = []
     for detach in (False, True):
-        module.detach_reference = detach
+        module.objective.detach_reference = detach
         module.zero_grad()
         loss = module.losses(depth)["attn"]
         loss.backward()
@@ -208,11 +240,11 @@ EACH = [{}, *({name: value} for name, value in OPTIONS.items())]
 
 @pytest.mark.parametrize("options", EACH, ids=str)
 def test_a_rank_with_nothing_of_a_batch_has_finite_losses(module, depth, options):
-    module.statistics = "rank"
+    module.objective.statistics = "rank"
     module.use_attention_floor(torch.zeros(len(module.reference_keys)))
     for name, value in options.items():
-        setattr(module, name, value)
-    losses = module.losses(depth[:1], 0)
+        setattr(module.objective, name, value)
+    losses = module.losses(depth[:0])
     losses["total"].backward()
     assert all(loss.isfinite() for loss in losses.values())
     assert all(p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
@@ -223,12 +255,12 @@ def test_nothing_of_a_batch_adds_nothing_to_what_the_other_ranks_have(
     trained, depth, options, monkeypatch
 ):
     """The other rank is one whose every sum and count is 1."""
-    monkeypatch.setattr("vlynx_pl.alignment.ranks", lambda: 2)
-    monkeypatch.setattr("vlynx_pl.alignment.total_over_ranks", lambda part: part + 1)
+    monkeypatch.setattr("vlynx_pl.objectives.ranks", lambda: 2)
+    monkeypatch.setattr("vlynx_pl.objectives.total_over_ranks", lambda part: part + 1)
     trained.use_attention_floor(torch.zeros(len(trained.reference_keys)))
     for name, value in options.items():
-        setattr(trained, name, value)
-    losses, others = trained.losses(depth[:1], 0), trained.losses(255 - depth[1:], 0)
+        setattr(trained.objective, name, value)
+    losses, others = trained.losses(depth[:0]), trained.losses(255 - depth[1:], 0)
     apart = "attn_floor" not in options
     for name in losses.keys() - ({"attn", "total"} if apart else set()):
         assert losses[name].isfinite() and torch.equal(losses[name], others[name]), name
@@ -240,7 +272,7 @@ def test_nothing_of_a_batch_adds_nothing_to_what_the_other_ranks_have(
 
 def test_the_newline_can_be_counted_as_released(module, depth):
     """Once a video, whatever its number of frames."""
-    module.include_newline = True
+    module.objective.include_newline = True
     stat = module.losses(depth)["stat"]
     with torch.no_grad():
         tokens = module.backbone.encode(depth, "3d").flatten(0, 2)

@@ -1,0 +1,179 @@
+"""What alignment minimises, chosen by ``model.objective``: a class with its settings.
+
+An objective says where attention is compared with the guidance, how token statistics are measured,
+and what each counts. Another one is a subclass, or a class with the same members.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from vlynx_pl.attention import AttentionCall
+from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.losses import attention_response_loss, mean_of_all, token_statistics_loss
+from vlynx_pl.ranks import ranks, total_over_ranks
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokens of a batch and how far each layer's attention is from the guidance."""
+
+    tokens: Tensor  # (B, T, N, D)
+    attention_gaps: Tensor  # (L,) float32
+
+
+class AlignmentObjective:
+    """The attention response loss L_attn and the token statistics loss L_stat (paper eq. 4-9).
+
+    Distances are means over layers and elements, so that β keeps its meaning (eq. 6 is written as a
+    sum), and un-squared norms (eq. 8 is called squared). The defaults are the released losses, but
+    for statistics of all processes together, without the newline token.
+
+    L_attn is least where attention answers alike whatever else is in the frame, as no video does:
+    alone, it may leave nothing of what samples differ in. ``attn_floor`` keeps it from getting
+    there, and L_stat does; experiments/paper compares what else was tried.
+
+    Args:
+        attn_weight: weight of L_attn.
+        stat_weight: β, weight of L_stat (eq. 9).
+        queries: compare every second row and column of patches, or all of them.
+        response: compare after or before the attention's output projection.
+        detach_reference: stop the gradient through the reference response.
+        attn_floor: a layer's gap costs nothing up to what RGB video itself has; nearer to the mean
+            video than videos are is not nearer to video. ReferenceGuidance measures it.
+        stat_scale: L_stat in the tokens' own units, or ``relative`` to the guidance's spread, so
+            that β means the same for every backbone.
+        include_newline: count the newline token in the statistics, as the released code does.
+        statistics: those of a step are of all processes' ``batch`` together, so that their number
+            changes nothing, or each process ``rank``'s own, as released.
+    """
+
+    def __init__(
+        self,
+        attn_weight: float = 1.0,
+        stat_weight: float = 0.01,
+        queries: Literal["pooled", "all"] = "pooled",
+        response: Literal["projected", "context"] = "projected",
+        detach_reference: bool = False,
+        attn_floor: bool = False,
+        stat_scale: Literal["absolute", "relative"] = "absolute",
+        include_newline: bool = False,
+        statistics: Literal["batch", "rank"] = "batch",
+    ) -> None:
+        self.attn_weight, self.stat_weight = attn_weight, stat_weight
+        self.queries, self.response = queries, response
+        self.detach_reference, self.attn_floor = detach_reference, attn_floor
+        self.stat_scale, self.include_newline = stat_scale, include_newline
+        self.statistics = statistics
+
+    @property
+    def safeguard(self) -> tuple[str, float]:
+        """The setting that keeps L_attn from collapsing tokens, and its value: 0 is without."""
+        return "stat_weight", self.stat_weight
+
+    def positions(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """(Q,) indices of the compared patches in a ``grid`` of (rows, columns)."""
+        rows, columns = grid
+        step = 2 if self.queries == "pooled" else 1
+        index = torch.arange(rows * columns, device=device).view(rows, columns)
+        return index[::step, ::step].flatten()
+
+    def attention_gap(
+        self,
+        call: AttentionCall,
+        positions: Tensor,
+        projection: nn.Module,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """How far a layer's answer is from its answer to the guidance, a scalar (eq. 4-6).
+
+        Args:
+            call: what the layer computed.
+            positions: (Q,) indices of the compared patches.
+            projection: the layer's output projection.
+            keys: (h, S, d) of the guidance in this layer.
+            values: (h, S, d).
+        """
+        projected = self.response == "projected"
+        return attention_response_loss(
+            call.query[:, :, positions],
+            (call.output if projected else call.context)[:, positions],
+            keys,
+            values,
+            projection if projected else None,
+            self.detach_reference,
+        )
+
+    def losses(
+        self,
+        backbone: VideoBackbone,
+        encoded: Encoded,
+        clips: int,
+        mean: Tensor,
+        variance: Tensor,
+        video_gaps: Tensor | None = None,
+        share: float = 1.0,
+    ) -> dict[str, Tensor]:
+        """Each loss by its name, and ``total``, their weighted sum (eq. 9).
+
+        Args:
+            backbone: what encoded them.
+            encoded: this process's part of a batch.
+            clips: its clips, B, or 0 where the part is empty and a black frame stands in for it.
+            mean: (D,) of the guidance's tokens.
+            variance: (D,) of the guidance's tokens.
+            video_gaps: (L,) attention gaps of RGB video, for ``attn_floor``.
+            share: what the losses of this process alone are multiplied by, so that their average
+                over processes is the mean over all clips.
+
+        Raises:
+            RuntimeError: ``attn_floor`` without ``video_gaps``.
+        """
+        apart, gaps = self.statistics == "rank", encoded.attention_gaps
+        total = None if apart or ranks() == 1 else total_over_ranks
+        if self.attn_floor:
+            if video_gaps is None:
+                raise RuntimeError(
+                    "no gaps of RGB video for attn_floor yet: add the ReferenceGuidance callback "
+                    "to the trainer, or call use_attention_floor"
+                )
+            if total is not None:
+                gaps = mean_of_all(gaps.expand(clips, -1), total)
+            gaps = (gaps - video_gaps.to(gaps)).relu()
+        # Nothing has no mean; apart from the other processes it weighs nothing anyway.
+        counted = encoded.tokens if apart else encoded.tokens[:clips]
+        rows = backbone.token_rows(counted, self.include_newline)
+        stat = token_statistics_loss(rows, mean, variance, total, self.stat_scale == "relative")
+        attn = gaps.mean()
+        if apart or not self.attn_floor:
+            attn = share * attn
+        if apart:
+            stat = share * stat
+        summed = self.attn_weight * attn + self.stat_weight * stat
+        return {"attn": attn, "stat": stat, "total": summed}
+
+
+class ReleasedObjective(AlignmentObjective):
+    """The losses as the released code has them, but in float32."""
+
+    def __init__(self, attn_weight: float = 1.0, stat_weight: float = 0.01) -> None:
+        super().__init__(attn_weight, stat_weight, include_newline=True, statistics="rank")
+
+
+class PaperObjective(AlignmentObjective):
+    """The losses as the paper writes them; whether it detaches the reference is left open there."""
+
+    def __init__(self, attn_weight: float = 1.0, stat_weight: float = 0.01) -> None:
+        super().__init__(
+            attn_weight, stat_weight, queries="all", response="context", detach_reference=True
+        )
+
+
+class RelativeObjective(AlignmentObjective):
+    """Losses without a β to search for: relative L_stat, and L_attn no nearer than videos are."""
+
+    def __init__(self, attn_weight: float = 1.0, stat_weight: float = 1.0) -> None:
+        super().__init__(attn_weight, stat_weight, attn_floor=True, stat_scale="relative")
