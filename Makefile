@@ -21,7 +21,7 @@ WORLD := $(if $(TOY),$(DATA:/=)/toyworld.json)
 ROBUSTNESS := OMP_NUM_THREADS=1 $(BIN)/pytest tests/robustness
 BACKBONE_CONFIG := --config experiments/backbones/$(BACKBONE).yaml
 task = --config experiments/$(1)/$(2).yaml $(if $(TOY),--config experiments/$(1)/toyworld/$(2).yaml)
-TUNING := --model.modalities='{$(MODALITY): "$(ALIGNED)"}' \
+TUNING := --model.streams.modalities='{$(MODALITY): "$(ALIGNED)"}' \
   $(if $(TOY),,--data.root="$(DATA)" $(if $(ANNOTATIONS),--data.benchmark.init_args.annotations="$(ANNOTATIONS)"))
 
 .DEFAULT_GOAL := help

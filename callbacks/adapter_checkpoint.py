@@ -47,6 +47,6 @@ class AdapterCheckpoint(Callback):
                 "fingerprint": module.backbone.fingerprint,
                 "frames": data(trainer).preprocessing,
                 "drawing": data(trainer).drawing,
-                **module.notes(),
+                **module.adapter_metadata(),
             }
             module.save_adapters(run_folder(trainer) / "adapters", made_with)

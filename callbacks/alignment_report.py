@@ -170,7 +170,8 @@ def advice(gaps: dict[str, InterfaceGap], modality: str) -> list[str]:
     return [
         f"before alignment, attention answered {modality!r} as it answers video (L_attn "
         f"{before:.2f}, RGB video {video:.2f}). In experiments/paper such senses gained nothing by "
-        f"alignment, or lost; tune without as well, --model.modalities='{{{modality}: null}}'"
+        "alignment, or lost; tune without as well, "
+        f"--model.streams.modalities='{{{modality}: base}}'"
     ]
 
 

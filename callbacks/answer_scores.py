@@ -137,7 +137,7 @@ class AnswerScores(Callback):
             made_with = {
                 "asking": module.asking,
                 "llm_adapter": adapter_hash(module.backbone.llm_adapters, module.task),
-                **module.notes(),
+                **module.adapter_metadata(),
                 "backbone": module.backbone.fingerprint,
                 "dtype": str(module.backbone.newline.dtype),
                 "precision": trainer.precision,

@@ -31,12 +31,14 @@ class KeepTokens(Callback):
         if is_trial(trainer):
             return
         module = as_stage(pl_module, InstructionTuning)
-        roads = {name: f"{road} {trainer.precision}" for name, road in module.roads.items()}
-        store = TokenStore(self.folder, roads)
+        keys = module.streams.token_cache_keys().items()
+        store = TokenStore(self.folder, {name: f"{key} {trainer.precision}" for name, key in keys})
         missing = data(trainer).keep_tokens(store)
         module.token_store = store
         if len(missing):
-            size = len(missing) * module.kept_bytes(missing[0])
+            first = missing[0]
+            module.streams.check(first)
+            size = len(missing) * module.streams.kept_bytes(first)
             free = shutil.disk_usage(_first_there(self.folder)).free
             say = (
                 f"Tokens of {len(missing)} clips are not in {self.folder} yet: about "
@@ -44,8 +46,8 @@ class KeepTokens(Callback):
             )
             if size > free:
                 raise UserError(
-                    f"{say}; give KeepTokens another folder, pool tokens (model.pooled), or take "
-                    "it out of trainer.callbacks"
+                    f"{say}; give KeepTokens another folder, pool tokens (model.streams.pooled), "
+                    "or take it out of trainer.callbacks"
                 )
             rank_zero_info(say)
 

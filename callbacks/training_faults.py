@@ -101,7 +101,7 @@ class TrainingFaults(Callback):
     def _sizes(self, pl_module: LightningModule) -> str:
         if self._batch is None:
             return "No step of training was under way; lower data.batch_size or data.frames"
-        sizes = as_stage(pl_module, AdapterTraining).sizes(self._batch)
+        sizes = as_stage(pl_module, AdapterTraining).batch_memory_hint(self._batch)
         return f"The batch of {', '.join(_names(self._batch))} has {sizes}"
 
 

@@ -88,14 +88,15 @@ def test_pave_takes_the_place_of_the_method_in_every_task(vlynx, configs):
     given = [f"--config={config}" for config in configs]
     plain, pave = (
         yaml.safe_load(vlynx("fit", CONFIGS[0], *given, *added, "--print_config")[1])
-        for added in ((), ("--model.modalities={a: b}", "--config=experiments/tune/pave.yaml"))
+        for added in (
+            (),
+            ("--model.streams.modalities={a: b}", "--config=experiments/tune/pave.yaml"),
+        )
     )
     model, other = pave.pop("model"), plain.pop("model")
     assert pave == plain, "all but the model is the task's"
-    assert model["class_path"] == "vlynx_pl.baselines.pave_tuning.PaveTuning"
     settings, kept = model["init_args"], other["init_args"]
-    assert "modalities" not in settings
-    own = {"side", "side_features", "side_dim", "hidden", "heads", "layers", "tied"}
-    own.add("patch_learning_rate")
-    assert settings.keys() - kept.keys() == own
-    assert all(settings[name] == kept[name] for name in settings.keys() & kept.keys())
+    assert kept.pop("streams")["class_path"] == "vlynx_pl.streams.AlignedStreams"
+    streams = settings.pop("streams")
+    assert streams["class_path"] == "vlynx_pl.baselines.pave_streams.PatchedVideo"
+    assert "modalities" not in streams["init_args"] and model == other

@@ -27,6 +27,7 @@ from vlynx_pl.checkpoints import newest_checkpoint
 from vlynx_pl.interruption import Interrupted, forget_signals
 from vlynx_pl.metrics_log import MetricsLog
 from vlynx_pl.objectives import AlignmentObjective
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
 EPOCHS = 3
@@ -139,7 +140,7 @@ def session(
         module = InterfaceAlignment(backbone, "3d", AlignmentObjective(**dict(losses)), **sizes)
         own = [ReferenceGuidance(max_batches=2)]
     else:
-        module = InstructionTuning(backbone, "scanqa", {"3d": None}, **sizes)
+        module = InstructionTuning(backbone, "scanqa", AlignedStreams({"3d": "base"}), **sizes)
         own = []
     module_data = DepthDataModule(
         data,

@@ -54,15 +54,15 @@ class AdapterTraining(LightningModule):
         for name, (adapters, adapter) in self.trained_adapters().items():
             save_adapter(adapters, adapter, folder / name, made_with)
 
-    def notes(self) -> dict[str, Any]:
+    def adapter_metadata(self) -> dict[str, Any]:
         """What else is to be saved beside the adapters: plain numbers and names."""
         return {}
 
-    def sizes(self, batch: Any) -> str:
+    def batch_memory_hint(self, batch: Any) -> str:
         """What a batch asks of the memory, in numbers, and the settings that lower it."""
         raise NotImplementedError(f"{type(self).__name__} knows no batches")
 
-    def premises(self) -> dict[str, Any]:
+    def resume_invariants(self) -> dict[str, Any]:
         """What a run that was stopped must find unchanged: plain numbers and names."""
         # What an adapter's tensors are multiplied by is not in them.
         scales = {
@@ -133,7 +133,7 @@ class AdapterTraining(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._trained()}
         checkpoint["seed"] = self._seed
-        checkpoint["premises"] = self.premises()
+        checkpoint["resume_invariants"] = self.resume_invariants()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -143,8 +143,8 @@ class AdapterTraining(LightningModule):
                 f"for example {wrong[0]}; resume with the backbone, rank and modality it was "
                 "saved with"
             )
-        for what, now in self.premises().items():
-            if (then := checkpoint["premises"].get(what)) != now:
+        for what, now in self.resume_invariants().items():
+            if (then := checkpoint["resume_invariants"].get(what)) != now:
                 raise AdapterError(
                     f"the checkpoint was saved with {what} {then}, this run has {now}; go on with "
                     "what it was begun with, or begin a new run in another folder"

@@ -81,7 +81,7 @@ class InterfaceAlignment(AdapterTraining):
         self._floor = gaps
 
     @override
-    def sizes(self, batch: Mapping[str, Any]) -> str:
+    def batch_memory_hint(self, batch: Mapping[str, Any]) -> str:
         clips, frames = batch["frames"].shape[:2]
         rows, columns = self.backbone.patch_grid
         return (

@@ -27,6 +27,7 @@ from datamodules.samples import BadSample, Frames, Question, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.errors import FOREIGN, UserError, uncovered
 from vlynx_pl.run_folder import plain_data
+from vlynx_pl.streams import StreamTokens
 from vlynx_pl.tuning import InstructionTuning
 
 _WHAT: Final = {
@@ -35,6 +36,9 @@ _WHAT: Final = {
     "depth": "the folder of a scene in ScanNet's exported layout",
     "ego": "the video of the person's own view",
 }
+
+
+_VIDEO_ALONE: Final = {"class_path": "vlynx_pl.streams.AlignedStreams"}
 
 
 class GivenFiles(dict[str, Path]):
@@ -97,8 +101,8 @@ def ask(run: Path, question: str, options: Mapping[str, Path | None]) -> str:
         pictures = {name: stream.pictures.to(device) for name, stream in streams.items()}
         with torch.inference_mode():
             times = {name: stream.times for name, stream in streams.items()}
-            encoded = module.encode({"streams": pictures, "times": times})
-        tokens = dict(zip(["video", *module.modalities], encoded, strict=True))
+            encoded = module.streams.encode({"streams": pictures, "times": times})
+        tokens = dict(zip(module.streams.names, encoded, strict=True))
         console.print(_table(module, streams, tokens))
         status.update("Answering")
         asked = Question("asked", question, ())
@@ -144,7 +148,7 @@ def read_configuration(run: Path) -> dict[str, Any]:
         saved = plain_data(path)
         parts = {part: _part(saved[part]) for part in ("backbone", "model", "data")}
         model = parts["model"]["init_args"]
-        modalities = dict(model.get("modalities") or {})
+        streams = model["streams"] = _part(model.get("streams") or _VIDEO_ALONE)
     except (*FOREIGN, yaml.YAMLError, AttributeError) as error:
         raise UserError(
             f"{path}: is no configuration of a run ({error}); give the folder of a finished "
@@ -156,9 +160,9 @@ def read_configuration(run: Path) -> dict[str, Any]:
             "InstructionTuning, such as make tune leaves"
         )
     model["llm_adapter"] = _trained(run, f"llm-{model['task']}")
-    if model.get("train_vision"):
-        modalities = {name: _trained(run, f"vision-{name}") for name in modalities}
-    model["modalities"] = modalities
+    if streams["init_args"].get("train_vision"):
+        along = streams["init_args"]["modalities"]
+        along |= {name: _trained(run, f"vision-{name}") for name in along}
     return parts
 
 
@@ -204,7 +208,8 @@ def _streams(
     frame_size: tuple[int, int] = (384, 384),
 ) -> Streams:
     files = GivenFiles(run, options)
-    modalities = list(configuration["model"]["init_args"]["modalities"])
+    reads: StreamTokens = _made("streams", StreamTokens, configuration["model"]["init_args"])
+    _, *modalities = reads.names
     data: ModalityDataModule = _made(
         "data", ModalityDataModule, configuration, frame_size=frame_size
     )
@@ -242,6 +247,7 @@ def _table(
     module: InstructionTuning, streams: Mapping[str, Frames], tokens: Mapping[str, Tensor]
 ) -> Table:
     table = Table("stream", "pictures", "seconds", "tokens", Column("read by", overflow="fold"))
+    adapters = module.streams.settings.get("modalities", {})
     for name, given in tokens.items():
         pictures, times = streams[name]
         table.add_row(
@@ -249,6 +255,6 @@ def _table(
             str(len(pictures)),
             f"{times[0]:.2f} to {times[-1]:.2f}",
             str(given.shape[:-1].numel()),
-            escape(module.modalities.get(name) or "base"),
+            escape(adapters.get(name, "base")),
         )
     return table

@@ -74,15 +74,15 @@ class TokenStore:
 
     Args:
         folder: of the store; see :class:`TensorStore`.
-        roads: stream → all that its tokens depend on beside the frames, as text.
+        keys: stream → all that its tokens depend on beside the frames, as text.
     """
 
-    def __init__(self, folder: Path, roads: Mapping[str, str]) -> None:
-        self._store, self.roads = TensorStore(folder), dict(roads)
+    def __init__(self, folder: Path, keys: Mapping[str, str]) -> None:
+        self._store, self.keys = TensorStore(folder), dict(keys)
 
     def holds(self, clip: str) -> bool:
         """Whether all streams of a clip are there, unread."""
-        return all(self._store.holds(self._made_of(stream, clip)) for stream in self.roads)
+        return all(self._store.holds(self._made_of(stream, clip)) for stream in self.keys)
 
     def load(self, clip: str) -> Kept:
         """All streams of a clip, or none where one is not there or damaged.
@@ -90,7 +90,7 @@ class TokenStore:
         Args:
             clip: its files and how they are sampled, as text.
         """
-        entries = [self._store.load(self._made_of(stream, clip)) for stream in self.roads]
+        entries = [self._store.load(self._made_of(stream, clip)) for stream in self.keys]
         return {name: entry[name] for entry in entries for name in entry} if all(entries) else {}
 
     def save(self, clip: str, streams: Mapping[str, tuple[Tensor, Sequence[float]]]) -> None:
@@ -99,7 +99,7 @@ class TokenStore:
             self._store.save(self._made_of(name, clip), {name: stream})
 
     def _made_of(self, stream: str, clip: str) -> str:
-        return json.dumps([self.roads[stream], stream, clip])
+        return json.dumps([self.keys[stream], stream, clip])
 
 
 def _note(made_of: str, streams: Mapping[str, tuple[Tensor, Sequence[float]]]) -> str:

@@ -190,19 +190,19 @@ class Tuning:
     def command(self, place: Place) -> list[str]:
         """Arguments of ``vlynx``."""
         sense = SENSES[self.sense]
-        stage = "vlynx_pl.tuning.InstructionTuning"
         adapters = {SENSES[a.sense].modality: a.adapter(place) for a in self.alignments}
         read = (f"{name}: {adapter}" for name, adapter in adapters.items())
-        reads = [f"--model.modalities={{{', '.join(read) or f'{sense.modality}: null'}}}"]
+        reads = [f"--model.streams.modalities={{{', '.join(read) or f'{sense.modality}: base'}}}"]
         match self.method:
             case "lora-only" | "zero-shot":
-                reads = ["--model.modalities={}"]
+                reads = ["--model.streams.modalities={}"]
             case "pave":
-                stage = "vlynx_pl.baselines.pave_tuning.PaveTuning"
-                reads = [f"--model.side={sense.modality}", "--model.patch_learning_rate=1e-2"]
+                reads = ["--model.streams=vlynx_pl.baselines.pave_streams.PatchedVideo"]
+                reads += [f"--model.streams.side={sense.modality}"]
+                reads += ["--model.streams.learning_rate=1e-2"]
             case "joint":
-                reads += ["--model.train_vision=true", "--model.vision_lora.rank=16"]
-                reads += ["--model.vision_lora.alpha=32", "--model.vision_learning_rate=5e-4"]
+                reads += ["--model.streams.train_vision=true", "--model.streams.lora.rank=16"]
+                reads += ["--model.streams.lora.alpha=32", "--model.streams.learning_rate=5e-4"]
         if self.method != "joint":  # what is trained along changes with every step
             reads += ["--trainer.callbacks+=callbacks.KeepTokens"]
             reads += [f"--trainer.callbacks.folder={place.runs / 'tokens'}"]
@@ -210,7 +210,6 @@ class Tuning:
             "test" if self.method == "zero-shot" else "fit",
             f"--config={_BACKBONE}",
             "--config=experiments/paper/tune.yaml",
-            f"--model.class_path={stage}",
             f"--run={place.runs / self.name}",
             f"--seed_everything={self.seed}",
             *place._data(sense, self.seed, self.share),

@@ -182,7 +182,7 @@ def references(seeds: Seeds) -> list[Row]:
 
 def pave(seeds: Seeds) -> list[Row]:
     """What PAVE's patch needs to learn: the width of the patch, and steps."""
-    narrow, long = "--model.hidden=64", "--trainer.max_steps=1500"
+    narrow, long = "--model.streams.hidden=64", "--trainer.max_steps=1500"
     ways = {
         "512 wide, 300 steps": ("", ()),
         "512 wide, 1500 steps": ("long", (long,)),

@@ -57,7 +57,7 @@ def command(
     options = {"run": run, "data.root": world} | options
     if aligned is not None:
         adapter = {"3d": str(aligned / "adapters" / "vision-3d")}
-        options["model.modalities"] = json.dumps(adapter)
+        options["model.streams.modalities"] = json.dumps(adapter)
         options["data.benchmark.init_args.annotations"] = world
     configs = ("backbones/miniature", *CONFIGS[kind])
     return [

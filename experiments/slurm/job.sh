@@ -60,7 +60,7 @@ choose_task() {
   TUNED=$(folder "${TUNED:-}" "$TUNED_TASK")
   configure tune "$TUNED_TASK"
   [ "$TASK" = "$TUNED_TASK" ] || configure eval "$TASK"
-  OPTIONS+=(--model.modalities="{$MODALITY: \"$ALIGNED\"}")
+  OPTIONS+=(--model.streams.modalities="{$MODALITY: \"$ALIGNED\"}")
   if [ -z "$TOY" ]; then
     OPTIONS+=(--data.root="$DATA")
     [ -z "${ANNOTATIONS:-}" ] || OPTIONS+=(--data.benchmark.init_args.annotations="$ANNOTATIONS")

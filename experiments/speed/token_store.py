@@ -24,6 +24,7 @@ from datamodules.benchmarks import LLaVAVideo, MusicAVQA, ScanQA
 from datamodules.toyworld import generate_toyworld
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -76,7 +77,9 @@ def epochs(world: str, root: Path, folder: Path, repeats: int) -> Epochs:
         batch_size=8,
         num_workers=1,
     )
-    module = InstructionTuning(backbone, "task", {data.modalities[0]: None}, lora=Lora(16, 16))
+    module = InstructionTuning(
+        backbone, "task", AlignedStreams({data.modalities[0]: "base"}), lora=Lora(16, 16)
+    )
     data.setup("fit")
     plain_tokens = seconds_of_tokens(data, module)
     clock = Clock()

@@ -48,7 +48,7 @@ def test_senses_near_video_are_advised_to_be_tuned_without_alignment_too(video):
     near, far = (replace(video, attention=times * video.attention) for times in (1.4, 1.6))
     (note,) = advice({"video": video, "before": near, "after": video}, "ego")
     assert "(L_attn 0.35, RGB video 0.25)" in note
-    assert "--model.modalities='{ego: null}'" in note
+    assert "--model.streams.modalities='{ego: base}'" in note
     assert advice({"video": video, "before": far, "after": near}, "ego") == []
 
 

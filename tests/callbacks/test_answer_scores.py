@@ -52,7 +52,7 @@ def options(data) -> list[str]:
         f"--data.benchmark.init_args.annotations={data}",
         "--data.num_workers=0",
         "--data.frames=4",
-        "--model.modalities={3d: null}",
+        "--model.streams.modalities={3d: base}",
         "--trainer.max_epochs=8",
         "--trainer.logger=false",
     ]
@@ -79,7 +79,7 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path, capsys, quic
     assert rows[0]["question"] == "What colour is the wall?" and rows[0]["references"] == ["grey"]
     assert set(rows[0]["times"]) == {"video", "3d"}
     assert rows[0]["settings"]["max_new_tokens"] == 32
-    assert rows[0]["settings"]["modalities"] == {"3d": None}
+    assert rows[0]["settings"]["modalities"] == {"3d": "base"}
     right = sum(row["prediction"] == "grey" for row in rows)
     assert scores["scanqa/em1"] == pytest.approx(50 * right)
     assert (run / "adapters" / "llm-scanqa" / "adapter_model.safetensors").is_file()
@@ -148,7 +148,11 @@ def test_an_adapter_reads_pictures_drawn_as_it_was_aligned_on(
     backbone.add_vision_adapter("3d", Lora(2, 128))
     made_with = {"fingerprint": backbone.fingerprint, "drawing": {"3d": drawing}}
     save_adapter(backbone.vision_adapters, "3d", tmp_path / "vision-3d", made_with)
-    given = [*options, f"--model.modalities={{3d: {tmp_path / 'vision-3d'}}}", f"--data.{setting}"]
+    given = [
+        *options,
+        f"--model.streams.modalities={{3d: {tmp_path / 'vision-3d'}}}",
+        f"--data.{setting}",
+    ]
     fits = setting == "frames=3"  # how many pictures is no matter
     given.append("--trainer.fast_dev_run=true")
     assert vlynx("fit", *given, f"--run={tmp_path / 'run'}") == (0 if fits else 1)

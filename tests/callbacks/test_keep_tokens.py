@@ -14,6 +14,7 @@ from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -21,7 +22,7 @@ from vlynx_pl.tuning import InstructionTuning
 def counted(monkeypatch):
     """How often a scene was read, and how often frames were encoded."""
     counts = {"read": 0, "encoded": 0}
-    read, encode = DepthDataModule.streams, InstructionTuning._read
+    read, encode = DepthDataModule.streams, AlignedStreams.encode
 
     def streams(self, source):
         found = read(self, source)
@@ -38,13 +39,15 @@ def counted(monkeypatch):
         counts["encoded"] += 1
         return encode(self, episode)
 
-    monkeypatch.setattr(InstructionTuning, "_read", encoding)
+    monkeypatch.setattr(AlignedStreams, "encode", encoding)
     return counts
 
 
 def fit(backbone, root, folder, epochs, stream="3d"):
     torch.manual_seed(0)
-    module = InstructionTuning(backbone, "scanqa", {stream: None}, lora=Lora(4, 8))
+    module = InstructionTuning(
+        backbone, "scanqa", AlignedStreams({stream: "base"}), lora=Lora(4, 8)
+    )
     module_data = DepthDataModule(
         root,
         benchmark=ScanQA(root),

@@ -14,6 +14,7 @@ from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.provenance import last_session, sessions
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -51,7 +52,9 @@ def run(data, tmp_path):
             limit_val_batches=0,
             **options,
         )
-        module = InstructionTuning(backbone, "scanqa", {"3d": None}, lora=Lora(2, 16))
+        module = InstructionTuning(
+            backbone, "scanqa", AlignedStreams({"3d": "base"}), lora=Lora(2, 16)
+        )
         getattr(trainer, what)(module, datamodule=episodes, ckpt_path=ckpt_path)
         return backbone
 

@@ -112,7 +112,7 @@ def test_no_rank_is_ended_because_another_has(submit):
 
 def test_the_log_holds_a_command_that_a_shell_understands(submit):
     _, said, words, _ = submit("tune", "--data.x=a, b", TASK="scanqa", ALIGNED="/a, b: c")
-    assert value(words, "--model.modalities") == '{3d: "/a, b: c"}'
+    assert value(words, "--model.streams.modalities") == '{3d: "/a, b: c"}'
     assert shlex.split(said.partition("start 0: ")[2].splitlines()[0]) == words[2:]
 
 
@@ -158,8 +158,8 @@ def test_tuning_goes_on_from_the_alignment_of_the_same_seed(submit):
         _, _, tuned, _ = submit("tune", TASK="avqa", **variables)
         _, _, examined, _ = submit("eval", TASK="avqa", **variables)
         aligned = f'{{audio: "{value(words, "--run")}/adapters/vision-audio"}}'
-        assert value(tuned, "--model.modalities") == aligned
-        assert value(examined, "--model.modalities") == aligned
+        assert value(tuned, "--model.streams.modalities") == aligned
+        assert value(examined, "--model.streams.modalities") == aligned
         run = value(tuned, "--run")
         assert value(examined, "--model.llm_adapter") == f"{run}/adapters/llm-avqa"
 

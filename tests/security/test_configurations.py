@@ -67,7 +67,7 @@ def run(tmp_path) -> Path:
     config = ALIGNED | {
         "model": {
             "class_path": "vlynx_pl.tuning.InstructionTuning",
-            "init_args": {"task": "qa", "modalities": {}},
+            "init_args": {"task": "qa"},
         }
     }
     folder = tmp_path / "run"

@@ -257,10 +257,16 @@ def test_nothing_of_a_batch_adds_nothing_to_what_the_other_ranks_have(
     """The other rank is one whose every sum and count is 1."""
     monkeypatch.setattr("vlynx_pl.objectives.ranks", lambda: 2)
     monkeypatch.setattr("vlynx_pl.objectives.total_over_ranks", lambda part: part + 1)
-    trained.use_attention_floor(torch.zeros(len(trained.reference_keys)))
     for name, value in options.items():
         setattr(trained.objective, name, value)
-    losses, others = trained.losses(depth[:0]), trained.losses(255 - depth[1:], 0)
+    reference = trained.reference_token_mean, trained.reference_token_var
+    floor = torch.zeros(len(trained.reference_keys))
+
+    def in_its_place(frames):
+        encoded = trained.encode(frames, "3d")
+        return trained.objective.losses(trained.backbone, encoded, 0, *reference, floor)
+
+    losses, others = in_its_place(depth[:1]), in_its_place(255 - depth[1:])
     apart = "attn_floor" not in options
     for name in losses.keys() - ({"attn", "total"} if apart else set()):
         assert losses[name].isfinite() and torch.equal(losses[name], others[name]), name

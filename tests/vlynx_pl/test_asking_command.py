@@ -23,6 +23,7 @@ from vlynx_pl.adapters import Lora, adapter_parameters, save_adapter
 from vlynx_pl.asking_command import GivenFiles, open_run, read_configuration
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
 EXPERIMENTS = MINIATURE.parent
@@ -60,7 +61,10 @@ def world(tmp_path_factory) -> Path:
         "callbacks": [{"class_path": "callbacks.AdapterCheckpoint"}],
     }
     config["model"]["init_args"] |= {
-        "modalities": {"3d": aligned(root / "vision-3d")},
+        "streams": {
+            "class_path": "vlynx_pl.streams.AlignedStreams",
+            "init_args": {"modalities": {"3d": aligned(root / "vision-3d")}},
+        },
         "lora": {"rank": 4, "alpha": 16},
     }
     config["data"]["init_args"] |= {"root": str(root), "num_workers": 0, "frames": 3}
@@ -115,7 +119,11 @@ def config_of(data: str, *modalities: str, **settings: object) -> dict:
     common = {"root": "gone", "objective": "tuning", "benchmark": benchmark, "frames": 3}
     if data == "SeveralDataModule":
         del common["root"]
-    model = {"task": "qa", "modalities": dict.fromkeys(modalities)}
+    streams = {
+        "class_path": "vlynx_pl.streams.AlignedStreams",
+        "init_args": {"modalities": dict.fromkeys(modalities, "base")},
+    }
+    model = {"task": "qa", "streams": streams}
     backbone = {"path": str(MINIATURE), "dtype": "float32"}
     return {
         "backbone": {"class_path": "vlynx_pl.backbones.load_backbone", "init_args": backbone},
@@ -163,6 +171,7 @@ def test_the_answer_is_the_runs_own_on_its_own_streams(world, vlynx_ask, tmp_pat
     config = yaml.safe_load((world / "run" / "config.yaml").read_text())["model"]["init_args"]
     config["llm_adapter"] = str(world / "run" / "adapters" / "llm-scanqa")
     del config["lora"]  # the adapter's own counts
+    config["streams"] = AlignedStreams(config["streams"]["init_args"]["modalities"])
     module = InstructionTuning(load_backbone(str(MINIATURE), "float32"), **config).eval()
     data = DepthDataModule(
         world, benchmark=ScanQA(ask_scenes(tmp_path)), objective="tuning", frames=3,
@@ -193,13 +202,14 @@ def test_another_adapter_gives_another_answer(world, vlynx_ask, tmp_path):
 def test_vision_adapters_trained_along_are_the_runs_own(tuned):
     run = tuned("AudioDataModule", "audio")
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["model"]["init_args"]["train_vision"] = True
+    config["model"]["init_args"]["streams"]["init_args"]["train_vision"] = True
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(UserError, match=r"vision-audio: is not there; .* not tuned to its end"):
         read_configuration(run)
     (run / "adapters" / "vision-audio").mkdir()
     settings = read_configuration(run)["model"]["init_args"]
-    assert settings["modalities"] == {"audio": str(run / "adapters" / "vision-audio")}
+    modalities = settings["streams"]["init_args"]["modalities"]
+    assert modalities == {"audio": str(run / "adapters" / "vision-audio")}
     assert settings["llm_adapter"] == str(run / "adapters" / "llm-qa")
 
 

@@ -77,7 +77,14 @@ def world(tmp_path_factory):
         ),
         "model": (
             "vlynx_pl.tuning.InstructionTuning",
-            {"task": "task", "modalities": {"highfps": None}, "max_new_tokens": 5},
+            {
+                "task": "task",
+                "streams": {
+                    "class_path": "vlynx_pl.streams.AlignedStreams",
+                    "init_args": {"modalities": {"highfps": "base"}},
+                },
+                "max_new_tokens": 5,
+            },
         ),
         "data": ("datamodules.HighFrameRateDataModule", {"root": "is/gone", "frames": 3}),
     }

@@ -18,6 +18,7 @@ from vlynx_pl.adapters import AdapterError, Lora, adapter_parameters
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.guidance import estimate_guidance
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
 PLAIN = Lora(4, 8, 0.2)
@@ -30,10 +31,10 @@ VARIANTS = {
 
 def tuning(lora) -> InstructionTuning:
     backbone = load_backbone(str(MINIATURE), "float32")
+    streams = AlignedStreams({"3d": "base"}, train_vision=True, lora=lora)
     return InstructionTuning(
-        backbone, "qa", {"3d": None}, train_vision=True, lora=lora, vision_lora=lora,
-        max_new_tokens=2, learning_rate=1e-2, warmup=0.0,
-    )  # fmt: skip
+        backbone, "qa", streams, lora, max_new_tokens=2, learning_rate=1e-2, warmup=0.0
+    )
 
 
 def fit(module, videos, folder, checkpoint=None):
@@ -72,7 +73,7 @@ def test_a_tuned_variant_resumes_and_is_read_everywhere(lora, videos, tmp_path):
     module.save_adapters(tmp_path / "run", {})
     saved = tmp_path / "run" / "vision-3d", tmp_path / "run" / "llm-qa"
     again = InstructionTuning(
-        load_backbone(str(MINIATURE), "float32"), "qa", {"3d": str(saved[0])},
+        load_backbone(str(MINIATURE), "float32"), "qa", AlignedStreams({"3d": str(saved[0])}),
         llm_adapter=str(saved[1]), max_new_tokens=2,
     )  # fmt: skip
     again.eval()
@@ -86,7 +87,7 @@ def test_a_tuned_variant_resumes_and_is_read_everywhere(lora, videos, tmp_path):
     pixels = plain.normalise(clip["streams"]["3d"][None])
     with torch.no_grad():
         tokens = plain.model.model.get_video_features(pixels).pooler_output[0, :-1]
-        assert_close(module.read(clip)[1].flatten(0, 1), tokens, atol=1e-5, rtol=0)
+        assert_close(module.encode(clip)[1].flatten(0, 1), tokens, atol=1e-5, rtol=0)
 
 
 def test_an_aligned_variant_learns_and_leaves_the_base_alone(lora, videos, backbone):

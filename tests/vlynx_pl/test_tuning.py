@@ -15,6 +15,7 @@ from vlynx_pl.adapters import AdapterError, Lora, adapter_parameters, save_adapt
 from vlynx_pl.answering import score_options
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.errors import UserError
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
@@ -56,7 +57,7 @@ def fresh():
 def test_the_llm_sees_video_then_modalities_each_by_its_own_adapter(
     backbone, aligned, fresh, videos
 ):
-    module = InstructionTuning(fresh, "qa", {"3d": aligned, "audio": None}, **LLM)
+    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned, "audio": "base"}), **LLM)
     video, depth, audio = module.encode(episode(videos, "audio", "3d"))
     with torch.no_grad():
         assert torch.equal(video, backbone.encode(videos[:1])[0])
@@ -66,7 +67,7 @@ def test_the_llm_sees_video_then_modalities_each_by_its_own_adapter(
 
 
 def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh, aligned, videos):
-    module = InstructionTuning(fresh, "qa", {"3d": aligned}, lora=Lora(4, 8, 0.5))
+    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), lora=Lora(4, 8, 0.5))
     module.train()
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     assert trained and all(".lora_" in name and ".qa." in name for name in trained)
@@ -80,9 +81,8 @@ def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh,
 
 
 def test_vision_adapters_may_be_trained_along_from_nothing(fresh, videos):
-    module = InstructionTuning(
-        fresh, "qa", {"3d": None}, **LLM, train_vision=True, vision_lora=Lora(4, 8)
-    )
+    streams = AlignedStreams({"3d": "base"}, train_vision=True, lora=Lora(4, 8))
+    module = InstructionTuning(fresh, "qa", streams, **LLM)
     module.losses(episode(videos, "3d")).mean().backward()
     vision = adapter_parameters(fresh.vision_adapters, "3d")
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in vision.values())
@@ -90,9 +90,8 @@ def test_vision_adapters_may_be_trained_along_from_nothing(fresh, videos):
 
 
 def test_vision_adapters_may_have_a_learning_rate_of_their_own(fresh):
-    module = InstructionTuning(
-        fresh, "qa", {"3d": None}, **LLM, train_vision=True, vision_learning_rate=1e-5
-    )
+    streams = AlignedStreams({"3d": "base"}, train_vision=True, learning_rate=1e-5)
+    module = InstructionTuning(fresh, "qa", streams, **LLM)
     module._trainer = SimpleNamespace(estimated_stepping_batches=10)
     groups = module.configure_optimizers()["optimizer"].param_groups
     rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
@@ -102,11 +101,10 @@ def test_vision_adapters_may_have_a_learning_rate_of_their_own(fresh):
     assert {rates.pop(id(p)) for p in llm} == {module.learning_rate} and not rates
 
 
-@pytest.mark.parametrize("modalities", [{}, {"3d": None}])
-def test_a_learning_rate_for_nothing_is_refused(fresh, modalities):
-    with pytest.raises(UserError, match="vision_learning_rate=1e-05 trains nothing"):
-        InstructionTuning(fresh, "qa", modalities, train_vision=not modalities,
-                          vision_learning_rate=1e-5)  # fmt: skip
+@pytest.mark.parametrize("modalities", [{}, {"3d": "base"}])
+def test_a_learning_rate_for_nothing_is_refused(modalities):
+    with pytest.raises(UserError, match=r"model.streams.learning_rate=1e-05 trains nothing"):
+        AlignedStreams(modalities, train_vision=not modalities, learning_rate=1e-5)
 
 
 def test_without_modalities_only_the_video_is_read(fresh, videos):
@@ -115,7 +113,8 @@ def test_without_modalities_only_the_video_is_read(fresh, videos):
 
 
 def test_tokens_are_averaged_over_a_timestamp_and_over_a_pooled_frame(fresh, videos):
-    module = InstructionTuning(fresh, "qa", {"3d": None, "audio": None}, **LLM, pooled=["audio"])
+    streams = AlignedStreams({"3d": "base", "audio": "base"}, pooled=["audio"])
+    module = InstructionTuning(fresh, "qa", streams, **LLM)
     asked = episode(videos, "3d", "audio")
     asked["streams"]["3d"] = videos.flatten(0, 1)  # two frames for each timestamp
     video, depth, audio = module.encode(asked)
@@ -124,11 +123,11 @@ def test_tokens_are_averaged_over_a_timestamp_and_over_a_pooled_frame(fresh, vid
     assert_close(audio, fresh.encode(asked["streams"]["audio"][None])[0].mean(1, keepdim=True))
     assert [len(tokens) for tokens in (video, depth, audio)] == [3, 3, 3]
     kept = sum(tokens.bfloat16().nbytes for tokens in (video, depth, audio))
-    assert module.kept_bytes(asked) == kept
+    assert module.streams.kept_bytes(asked) == kept
 
 
 def test_timestamps_of_unlike_numbers_of_frames_are_refused(fresh, videos):
-    module = InstructionTuning(fresh, "qa", {"3d": None}, **LLM)
+    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": "base"}), **LLM)
     asked = episode(videos, "3d")
     asked["streams"]["3d"] = videos.flatten(0, 1)[:5]
     with pytest.raises(UserError, match="stream '3d' has 5 frames for 3 timestamps"):
@@ -137,7 +136,7 @@ def test_timestamps_of_unlike_numbers_of_frames_are_refused(fresh, videos):
 
 def test_it_learns_to_answer(fresh, videos):
     torch.manual_seed(0)
-    module = InstructionTuning(fresh, "qa", {"3d": None}, **LLM)
+    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": "base"}), **LLM)
     [said] = module.answers(episode(videos, "3d", answers=("red",)))
     target = "yes" if said != "yes" else "no"
     sample = episode(videos, "3d", answers=(target,))
@@ -150,7 +149,7 @@ def test_it_learns_to_answer(fresh, videos):
 
 
 def test_a_perturbed_vision_adapter_changes_what_the_llm_sees(fresh, aligned, videos):
-    module = InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM)
+    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), **LLM)
     before = module.losses(episode(videos, "3d"))
     for parameter in adapter_parameters(fresh.vision_adapters, "3d").values():
         parameter.data += 0.1
@@ -191,7 +190,7 @@ def test_what_cannot_be_learnt_or_asked_is_known_before(fresh):
 def test_an_adapter_of_another_backbone_is_refused(fresh, aligned):
     with torch.no_grad():
         fresh.newline.add_(1)
-    for wrong in ({"modalities": {"3d": aligned}}, {"llm_adapter": aligned}):
+    for wrong in ({"streams": AlignedStreams({"3d": aligned})}, {"llm_adapter": aligned}):
         with pytest.raises(AdapterError, match=r"was trained on miniature .*train it on this"):
             InstructionTuning(fresh, "qa", **wrong, **LLM)
         fresh = load_backbone(str(MINIATURE), "float32")
@@ -201,11 +200,11 @@ def test_an_adapter_of_another_backbone_is_refused(fresh, aligned):
 
 def test_a_folder_that_is_no_adapter_is_named(fresh, tmp_path):
     with pytest.raises(AdapterError, match=rf"{tmp_path} is not a PEFT adapter"):
-        InstructionTuning(fresh, "qa", {"3d": str(tmp_path)}, **LLM)
+        InstructionTuning(fresh, "qa", AlignedStreams({"3d": str(tmp_path)}), **LLM)
 
 
 def test_a_missing_stream_names_those_that_are_there(fresh, videos):
-    module = InstructionTuning(fresh, "qa", {"audio": None}, **LLM)
+    module = InstructionTuning(fresh, "qa", AlignedStreams({"audio": "base"}), **LLM)
     with pytest.raises(UserError, match="no stream 'audio', only video, 3d"):
         module.losses(episode(videos, "3d"))
 
@@ -222,9 +221,9 @@ def test_an_llm_adapter_can_be_continued(fresh, videos, tmp_path):
 
 
 def test_kept_tokens_are_learnt_from_as_when_they_were_new(fresh, aligned, videos, tmp_path):
-    module = InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM)
+    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), **LLM)
     plain = module.encode(episode(videos, "3d"))
-    module.token_store = TokenStore(tmp_path / "store", module.roads)
+    module.token_store = TokenStore(tmp_path / "store", module.streams.token_cache_keys())
     first = module.losses(episode(videos, "3d"))
     kept = module.token_store.load("clip")
     tokens = {name: each for name, (each, _) in kept.items()}
@@ -237,14 +236,14 @@ def test_kept_tokens_are_learnt_from_as_when_they_were_new(fresh, aligned, video
 @pytest.mark.parametrize("change", ["backbone", "adapter", "scale", "pooled", "none"])
 def test_tokens_of_another_model_are_not_found(fresh, aligned, videos, tmp_path, change):
     def store(module):
-        return TokenStore(tmp_path / "store", module.roads)
+        return TokenStore(tmp_path / "store", module.streams.token_cache_keys())
 
-    module = InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM)
+    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), **LLM)
     module.token_store = store(module)
     module.encode(episode(videos, "3d"))
     assert module.token_store.holds("clip")
     other = load_backbone(str(MINIATURE), "float32")
-    settings = {**LLM, "pooled": ["3d"] if change == "pooled" else []}
+    pooled = ["3d"] if change == "pooled" else []
     if change == "backbone":
         with torch.no_grad():
             other.newline.add_(1)
@@ -255,16 +254,18 @@ def test_tokens_of_another_model_are_not_found(fresh, aligned, videos, tmp_path,
         config = json.loads((Path(aligned) / "adapter_config.json").read_text())
         config["lora_alpha"] *= 2
         (Path(aligned) / "adapter_config.json").write_text(json.dumps(config))
-    module = InstructionTuning(other, "qa", {"3d": aligned}, **settings)
+    module = InstructionTuning(other, "qa", AlignedStreams({"3d": aligned}, pooled=pooled), **LLM)
     if change == "adapter":
         next(iter(adapter_parameters(other.vision_adapters, "3d").values())).data[0, 0] += 0.1
     assert store(module).holds("clip") == (change == "none")
 
 
 def test_tokens_that_are_trained_cannot_be_kept(fresh):
-    module = InstructionTuning(fresh, "qa", {"3d": None}, **LLM, train_vision=True)
+    module = InstructionTuning(
+        fresh, "qa", AlignedStreams({"3d": "base"}, train_vision=True), **LLM
+    )
     with pytest.raises(UserError, match=r"train_vision changes the tokens .*KeepTokens"):
-        _ = module.roads
+        _ = module.streams.token_cache_keys()
 
 
 def test_checkpointing_keeps_less_and_changes_no_gradient(videos):
@@ -311,9 +312,12 @@ def test_the_likeliest_of_some_letters_can_be_the_answer(fresh, videos):
 @pytest.mark.parametrize("autocast", [True, False])
 def test_a_bfloat16_backbone_learns_nearly_the_same(fresh, videos, autocast):
     torch.manual_seed(0)
-    wanted = InstructionTuning(fresh, "qa", {"3d": None}, **LLM).losses(episode(videos, "3d"))
+    whole = InstructionTuning(fresh, "qa", AlignedStreams({"3d": "base"}), **LLM)
+    wanted = whole.losses(episode(videos, "3d"))
     half = load_backbone(str(MINIATURE), "bfloat16")
-    module = InstructionTuning(half, "qa", {"3d": None}, **LLM, checkpointing=True)
+    module = InstructionTuning(
+        half, "qa", AlignedStreams({"3d": "base"}), **LLM, checkpointing=True
+    )
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         losses = module.losses(episode(videos, "3d"))
     losses.mean().backward()
@@ -330,7 +334,7 @@ def saved(module, folder):
         for parameter in adapter_parameters(adapters, adapter).values():
             parameter.data.normal_(std=0.1)
     for name, (adapters, adapter) in module.trained_adapters().items():
-        made_with = {"fingerprint": module.backbone.fingerprint, **module.notes()}
+        made_with = {"fingerprint": module.backbone.fingerprint, **module.adapter_metadata()}
         save_adapter(adapters, adapter, folder / name, made_with)
     return str(folder / "llm-qa")
 
@@ -345,30 +349,29 @@ def test_a_loaded_adapter_keeps_its_own_rank_and_scale(fresh, videos, tmp_path):
 
 
 def test_vision_adapters_that_were_trained_along_are_loaded_with_it(fresh, videos, tmp_path):
-    settings = {
-        "modalities": {"3d": None},
-        "train_vision": True,
-        "vision_lora": Lora(4, 128),
-        **LLM,
-    }
-    first = InstructionTuning(fresh, "qa", **settings)
+    def streams():
+        return AlignedStreams({"3d": "base"}, train_vision=True, lora=Lora(4, 128))
+
+    first = InstructionTuning(fresh, "qa", streams(), **LLM)
     folder = saved(first, tmp_path)
     backbone = load_backbone(str(MINIATURE), "float32")
-    again = InstructionTuning(backbone, "qa", **settings, llm_adapter=folder).eval()
+    again = InstructionTuning(backbone, "qa", streams(), **LLM, llm_adapter=folder).eval()
     wanted = first.eval().losses(episode(videos, "3d"))
     assert_close(again.losses(episode(videos, "3d")), wanted)
     again.on_test_start()
 
 
 def test_an_adapter_is_examined_with_the_senses_that_it_was_tuned_on(fresh, aligned, tmp_path):
-    folder = saved(InstructionTuning(fresh, "qa", {"3d": aligned}, **LLM), tmp_path / "run")
-    for modalities, fits in (({"3d": aligned}, True), ({"3d": None}, False), ({}, False)):
+    tuned = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), **LLM)
+    folder = saved(tuned, tmp_path / "run")
+    for modalities, fits in (({"3d": aligned}, True), ({"3d": "base"}, False), ({}, False)):
         backbone = load_backbone(str(MINIATURE), "float32")
-        module = InstructionTuning(backbone, "qa", modalities, **LLM, llm_adapter=folder)
+        streams = AlignedStreams(modalities)
+        module = InstructionTuning(backbone, "qa", streams, **LLM, llm_adapter=folder)
         if fits:
             module.on_test_start()
         else:
-            with pytest.raises(AdapterError, match=r"was tuned on .*3d.*give the model.modalities"):
+            with pytest.raises(AdapterError, match=r"was tuned on .*3d.*give the model.streams"):
                 module.on_test_start()
 
 

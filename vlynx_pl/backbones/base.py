@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, Self
 
 import torch
@@ -17,6 +18,7 @@ from torchvision.transforms.v2.functional import InterpolationMode, resize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from vlynx_pl.adapters import (
+    AdapterError,
     Lora,
     adapter_in_use,
     add_adapter,
@@ -24,7 +26,7 @@ from vlynx_pl.adapters import (
     train_adapters,
     use_adapter,
 )
-from vlynx_pl.saved_adapters import SavedAdapter, load_adapter
+from vlynx_pl.saved_adapters import SavedAdapter, load_adapter, saved_config
 
 _CHECKPOINTED: Final = "gradient_checkpointing"  # transformers' flag on a module
 
@@ -222,6 +224,22 @@ class VideoBackbone(nn.Module, ABC):
     def add_llm_adapter(self, name: str, lora: Lora) -> None:
         """Inject a trainable adapter, one per task, into the LLM."""
         self._add_adapter("llm", self.language_model, name, lora)
+
+    def saved_adapter(self, folder: Path) -> SavedAdapter:
+        """What a folder says of its adapter.
+
+        Raises:
+            AdapterError: it is not an adapter, or another backbone's.
+        """
+        saved = saved_config(folder)
+        made_for = saved.made_with.get("fingerprint")
+        if made_for not in {None, self.fingerprint}:
+            raise AdapterError(
+                f"{folder} was trained on {saved.made_with.get('backbone')} (fingerprint "
+                f"{made_for}), this backbone is {self.name} ({self.fingerprint}); train it on this "
+                "backbone"
+            )
+        return saved
 
     def load_vision_adapter(self, name: str, saved: SavedAdapter) -> None:
         """Inject a saved adapter into the vision tower; raises AdapterError if it does not fit."""

@@ -25,16 +25,17 @@ from vlynx_pl import cli
 from vlynx_pl.adapters import AdapterError, Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.baselines.pave_files import read_features
-from vlynx_pl.baselines.pave_tuning import PaveTuning
+from vlynx_pl.baselines.pave_streams import PatchedVideo
 from vlynx_pl.checkpoints import newest_checkpoint, read_checkpoint
 from vlynx_pl.errors import UserError
 from vlynx_pl.metrics import captions
 from vlynx_pl.prefix_sharing import shared_prefix
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
 LLM = {"lora": Lora(4, 8, 0.0)}
-SMALL = {**LLM, "hidden": 16, "heads": 2}
+SMALL = {"hidden": 16, "heads": 2}
 
 
 def episode(videos, *sides, answers=("red", "box")):
@@ -54,6 +55,17 @@ def fresh(dtype="float32"):
     return load_backbone(str(MINIATURE), dtype)
 
 
+def pave(backbone=None, *, side="3d", checkpointing=False, llm_adapter=None, **sizes):
+    return InstructionTuning(
+        backbone or fresh(),
+        "qa",
+        PatchedVideo(side, **SMALL | sizes),
+        **LLM,
+        checkpointing=checkpointing,
+        llm_adapter=llm_adapter,
+    )
+
+
 def moved(module):
     """The same module with a patch and an adapter that do something."""
     generator = torch.Generator().manual_seed(1)
@@ -65,7 +77,7 @@ def moved(module):
 
 def saved(module, folder) -> str:
     """What a run leaves, and the folder of the LLM's adapter in it."""
-    made_with = {"fingerprint": module.backbone.fingerprint, **module.notes()}
+    made_with = {"fingerprint": module.backbone.fingerprint, **module.adapter_metadata()}
     module.save_adapters(folder, json.loads(json.dumps(made_with)))
     return str(folder / "llm-qa")
 
@@ -91,22 +103,24 @@ def test_features_come_with_the_tokens_of_the_untouched_base(backbone, videos):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_begins_as_the_base_with_the_video_alone(videos, dtype):
     base = InstructionTuning(fresh(dtype), "qa", **LLM)
-    pave = PaveTuning(fresh(dtype), "qa", "3d", **SMALL)
+    patching = pave(fresh(dtype))
     asked = episode(videos, "3d")
     with torch.no_grad():
-        [patched], [plain] = pave.encode(asked), base.encode(asked)
+        [patched], [plain] = patching.encode(asked), base.encode(asked)
         assert torch.equal(patched, plain) and patched.dtype == plain.dtype
-        assert torch.equal(*(shared_prefix(m.backbone, m.encode(asked)) for m in (base, pave)))
-        assert torch.equal(pave.losses(asked), base.losses(asked))
-    assert pave.answers(asked) == base.answers(asked)
-    assert all(parameter.dtype == torch.float32 for parameter in pave.patch.parameters())
+        assert torch.equal(*(shared_prefix(m.backbone, m.encode(asked)) for m in (base, patching)))
+        assert torch.equal(patching.losses(asked), base.losses(asked))
+    assert patching.answers(asked) == base.answers(asked)
+    assert all(
+        parameter.dtype == torch.float32 for parameter in patching.streams.patch.parameters()
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_it_learns_and_the_whole_patch_does_after_the_first_step(videos, dtype, checkpointing):
     torch.manual_seed(0)
-    module = PaveTuning(fresh(dtype), "qa", "3d", checkpointing=checkpointing, **SMALL).train()
+    module = pave(fresh(dtype), checkpointing=checkpointing).train()
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=5e-3)
     sample, losses = episode(videos, "3d"), []
     for step in range(8):
@@ -114,18 +128,18 @@ def test_it_learns_and_the_whole_patch_does_after_the_first_step(videos, dtype, 
         loss = module.training_step([sample], 0)
         loss.backward()
         losses.append(loss.item())
-        moving = {name for name, p in module.patch.named_parameters() if p.grad.any()}
-        every = {name for name, _ in module.patch.named_parameters()}
+        moving = {name for name, p in module.streams.patch.named_parameters() if p.grad.any()}
+        every = {name for name, _ in module.streams.patch.named_parameters()}
         assert moving == ({"norm.weight", "norm.bias"} if step == 0 else every)
         optimizer.step()
     assert losses[-1] < 0.7 * losses[0]
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    assert all(name.startswith("patch.") or ".lora_" in name for name in trained)
+    assert all(name.startswith("streams.patch.") or ".lora_" in name for name in trained)
 
 
 @torch.no_grad()
 def test_only_a_trained_patch_lets_the_side_channel_through(videos):
-    module = PaveTuning(fresh(), "qa", "3d", **SMALL)
+    module = pave()
     one, other = episode(videos, "3d"), episode(videos, "3d")
     other["streams"]["3d"] = videos[1]
     assert torch.equal(module.encode(one)[0], module.encode(other)[0])
@@ -134,11 +148,11 @@ def test_only_a_trained_patch_lets_the_side_channel_through(videos):
     [patched] = module.encode(one)  # and no tokens of the side channel
     features, tokens = module.backbone.features(videos[:1])
     side, _ = module.backbone.features(255 - videos[:1])
-    assert torch.equal(patched, tokens[0] + module.patch(features[0], side[0]))
+    assert torch.equal(patched, tokens[0] + module.streams.patch(features[0], side[0]))
 
 
 def test_several_moments_of_the_side_channel_to_a_frame(videos):
-    module = moved(PaveTuning(fresh(), "qa", "ego", **SMALL))
+    module = moved(pave(side="ego"))
     asked = episode(videos)
     asked["streams"]["ego"] = videos.flatten(0, 1)  # two views of each moment
     asked["times"]["ego"] = (0.0, 0.0, 1.0, 1.0, 2.0, 2.0)
@@ -147,18 +161,20 @@ def test_several_moments_of_the_side_channel_to_a_frame(videos):
 
 @torch.no_grad()
 def test_what_is_saved_is_what_is_loaded(videos, tmp_path):
-    module = moved(PaveTuning(fresh(), "qa", "3d", **SMALL)).eval()
+    module = moved(pave()).eval()
     folder = saved(module, tmp_path)
     assert sorted(path.name for path in (tmp_path / "patch-3d").iterdir()) == [
         "made_with.json",
         "patch.safetensors",
     ]
-    again = PaveTuning(fresh(), "qa", "3d", llm_adapter=folder, **SMALL).eval()
+    again = pave(llm_adapter=folder).eval()
     again.on_test_start()
     assert torch.equal(again.losses(episode(videos, "3d")), module.losses(episode(videos, "3d")))
-    assert again.notes() == module.notes()
-    again.patch.norm.bias[0] += 1
-    assert again.notes() != module.notes(), "its answers are not those of the other"
+    assert again.adapter_metadata() == module.adapter_metadata()
+    again.streams.patch.norm.bias[0] += 1
+    assert again.adapter_metadata() != module.adapter_metadata(), (
+        "its answers are not those of the other"
+    )
 
 
 def damage(patch: Path, how: str) -> None:
@@ -195,60 +211,62 @@ def damage(patch: Path, how: str) -> None:
     ],
 )
 def test_a_damaged_patch_is_named(tmp_path, how, words):
-    folder = saved(moved(PaveTuning(fresh(), "qa", "3d", **SMALL)), tmp_path)
+    folder = saved(moved(pave()), tmp_path)
     damage(tmp_path / "patch-3d", how)
     with pytest.raises(AdapterError, match=words) as error:
-        PaveTuning(fresh(), "qa", "3d", llm_adapter=folder, **SMALL)
+        pave(llm_adapter=folder)
     assert str(tmp_path / "patch-3d") in str(error.value)
 
 
 @pytest.mark.parametrize("change", [{"heads": 4}, {"side": "audio"}, {"hidden": 32}])
 def test_a_patch_is_not_read_otherwise(tmp_path, change):
-    folder = saved(moved(PaveTuning(fresh(), "qa", "3d", **SMALL)), tmp_path)
+    folder = saved(moved(pave()), tmp_path)
     with pytest.raises(AdapterError, match="was tuned on"):
-        PaveTuning(fresh(), "qa", **{"side": "3d", **SMALL, **change}, llm_adapter=folder)
+        pave(llm_adapter=folder, **change)
 
 
 def test_neither_method_is_examined_as_the_other(tmp_path):
-    pave = saved(PaveTuning(fresh(), "qa", "3d", **SMALL), tmp_path / "pave")
-    for modalities in ({}, {"3d": None}):
-        vlynx = InstructionTuning(fresh(), "qa", modalities, **LLM, llm_adapter=pave)
+    patched = saved(pave(), tmp_path / "pave")
+    for modalities in ({}, {"3d": "base"}):
+        vlynx = InstructionTuning(
+            fresh(), "qa", AlignedStreams(modalities), **LLM, llm_adapter=patched
+        )
         with pytest.raises(AdapterError, match=r"was tuned on .*patch.* PAVE with its side"):
             vlynx.on_test_start()
-        plain = InstructionTuning(fresh(), "qa", modalities, **LLM)
+        plain = InstructionTuning(fresh(), "qa", AlignedStreams(modalities), **LLM)
         folder = saved(plain, tmp_path / f"plain{len(modalities)}")
         with pytest.raises(AdapterError, match="was tuned on"):
-            PaveTuning(fresh(), "qa", "3d", llm_adapter=folder, **SMALL)
+            pave(llm_adapter=folder)
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"side": "../3d"}, "model.side='../3d' must name"),
-        ({"side": "video"}, "model.side='video' must name a stream beside"),
-        ({"hidden": 10, "heads": 4}, "model.hidden=10 must be a multiple of model.heads=4"),
+        ({"side": "../3d"}, "model.streams.side='../3d' must name"),
+        ({"side": "video"}, "model.streams.side='video' must name a stream beside"),
+        ({"hidden": 10, "heads": 4}, "model.streams.hidden=10 must be a multiple of heads=4"),
         ({"side_dim": 7}, "need each other"),
         ({"side_features": "."}, "need each other"),
-        ({"side_features": "/nowhere", "side_dim": 7}, "/nowhere is no folder"),
+        ({"side_features": "/nowhere", "side_dim": 7}, "/nowhere is not a folder"),
     ],
 )
-def test_settings_that_do_not_go_together(backbone, settings, words):
+def test_settings_that_do_not_go_together(settings, words):
     with pytest.raises(UserError, match=words):
-        PaveTuning(backbone, "qa", **{"side": "3d", **settings})
+        PatchedVideo(**{"side": "3d", **settings})
 
 
 def test_a_missing_side_channel_names_the_streams_that_are_there(backbone, videos):
-    module = PaveTuning(backbone, "qa", "audio", **SMALL)
-    with pytest.raises(UserError, match=r"no stream 'audio', only video, 3d; .*model\.side"):
+    module = pave(backbone, side="audio")
+    with pytest.raises(
+        UserError, match=r"no stream 'audio', only video, 3d; .*model\.streams\.side"
+    ):
         module.losses(episode(videos, "3d"))
 
 
 def beforehand(folder, features, name="clip"):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     save_file({"features": features}, folder / f"{name}.safetensors")
-    return PaveTuning(
-        fresh(), "qa", "3d", side_features=str(folder), side_dim=features.shape[-1], **SMALL
-    )
+    return pave(side_features=str(folder), side_dim=features.shape[-1])
 
 
 @torch.no_grad()
@@ -311,28 +329,28 @@ def test_features_may_lie_in_folders_and_behind_links_within(tmp_path):
 
 
 def test_what_is_kept_is_what_is_frozen(videos, tmp_path):
-    module = moved(PaveTuning(fresh(), "qa", "3d", **SMALL))
+    module = moved(pave())
     plain = module.losses(episode(videos, "3d"))
-    roads = module.roads
-    module.token_store = TokenStore(tmp_path / "store", roads)
+    keys = module.streams.token_cache_keys()
+    module.token_store = TokenStore(tmp_path / "store", keys)
     first = module.losses(episode(videos, "3d"))
     assert_close(first, plain, atol=0.02, rtol=0.02)
     kept = {name: each for name, (each, _) in module.token_store.load("clip").items()}
     size = sum(each.nbytes for each in kept.values())
-    assert size == module.kept_bytes(episode(videos, "3d"))
+    assert size == module.streams.kept_bytes(episode(videos, "3d"))
     from_store = episode(videos, "3d") | {"streams": {}, "tokens": kept}
     assert all(each.dtype == torch.bfloat16 for each in kept.values())
     queries, tokens = kept["video"][..., -128:].float(), kept["video"][..., :-128].float()
-    patched = tokens + module.patch(queries, kept["3d"].float())
+    patched = tokens + module.streams.patch(queries, kept["3d"].float())
     assert torch.equal(module.encode(from_store)[0], patched), "not rounded as kept tokens are"
     assert torch.equal(module.losses(from_store), first)
     moved(module)
-    assert module.roads == roads, "the patch is no part of what is kept"
-    other = PaveTuning(fresh(), "qa", "3d", **{**SMALL, "hidden": 32})
-    assert TokenStore(tmp_path / "store", other.roads).holds("clip")
-    for modalities in ({}, {"3d": None}):
-        plainly = InstructionTuning(fresh(), "qa", modalities, **LLM)
-        assert not TokenStore(tmp_path / "store", plainly.roads).holds("clip")
+    assert module.streams.token_cache_keys() == keys, "the patch is no part of what is kept"
+    other = pave(hidden=32)
+    assert TokenStore(tmp_path / "store", other.streams.token_cache_keys()).holds("clip")
+    for modalities in ({}, {"3d": "base"}):
+        plainly = InstructionTuning(fresh(), "qa", AlignedStreams(modalities), **LLM)
+        assert not TokenStore(tmp_path / "store", plainly.streams.token_cache_keys()).holds("clip")
 
 
 @pytest.fixture(scope="module")
@@ -362,11 +380,15 @@ class Stop(Callback):
             raise KeyboardInterrupt
 
 
-def fit(data, run, *callbacks, **pave):
+def fit(data, run, *callbacks, **sizes):
     torch.manual_seed(0)
     backbone = fresh()
-    module = PaveTuning(
-        backbone, "scanqa", "3d", **SMALL | {"lora": Lora(4, 8, 0.1), "learning_rate": 1e-2} | pave
+    module = InstructionTuning(
+        backbone,
+        "scanqa",
+        PatchedVideo("3d", **SMALL | sizes),
+        Lora(4, 8, 0.1),
+        learning_rate=1e-2,
     )
     module_data = DepthDataModule(
         data,
@@ -401,7 +423,7 @@ def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(data, tmp_path):
     assert fit(data, tmp_path / "stopped", Stop()) is None
     newest, _ = newest_checkpoint(tmp_path / "stopped")
     state = read_checkpoint(newest)["state_dict"]
-    assert state["patch.norm.weight"].any() and state.keys() == straight.keys()
+    assert state["streams.patch.norm.weight"].any() and state.keys() == straight.keys()
     resumed = fit(data, tmp_path / "stopped")
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     with pytest.raises(AdapterError, match=r"saved with reads .*this run has"):
@@ -410,7 +432,7 @@ def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(data, tmp_path):
 
 def test_a_second_run_reads_the_store_alone_and_learns_the_same(data, tmp_path, monkeypatch):
     first = fit(data, tmp_path / "one", KeepTokens(tmp_path / "store"))
-    monkeypatch.setattr(PaveTuning, "_read", None)
+    monkeypatch.setattr(PatchedVideo, "encode", None)
     second = fit(data, tmp_path / "two", KeepTokens(tmp_path / "store"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -429,7 +451,7 @@ def test_the_shipped_configuration_tunes_and_is_examined(data, tmp_path, monkeyp
         "--config=experiments/backbones/miniature.yaml",
         "--config=experiments/tune/scanqa.yaml",
         "--config=experiments/tune/toyworld/scanqa.yaml",
-        "--model.modalities={3d: somewhere}",
+        "--model.streams.modalities={3d: somewhere}",
         "--config=experiments/tune/pave.yaml",
         f"--data.root={data}",
         f"--data.benchmark.init_args.annotations={data}",
@@ -461,10 +483,10 @@ def test_the_shipped_configuration_tunes_and_is_examined(data, tmp_path, monkeyp
 
 
 def test_the_patch_may_have_a_learning_rate_of_its_own(backbone):
-    module = PaveTuning(backbone, "qa", "3d", **SMALL, patch_learning_rate=1e-2)
+    module = pave(backbone, learning_rate=1e-2)
     module._trainer = SimpleNamespace(estimated_stepping_batches=10)
     groups = module.configure_optimizers()["optimizer"].param_groups
     rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
-    assert {rates.pop(id(p)) for p in module.patch.parameters()} == {1e-2}
-    assert set(rates.values()) == {2e-5}
+    assert {rates.pop(id(p)) for p in module.streams.patch.parameters()} == {1e-2}
+    assert set(rates.values()) == {module.learning_rate}
     assert rates.keys() == {id(p) for n, p in module.named_parameters() if ".lora_" in n}

@@ -1,0 +1,181 @@
+"""PAVE in the place of aligned tokens: a patch adds the side channel to the video's tokens.
+
+The LLM sees the video alone (see pave.py). Data, questions, losses, answers and scores are those of
+InstructionTuning.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from vlynx_pl.adapters import AdapterError, tensors_hash
+from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.baselines.pave import TemporalPatch
+from vlynx_pl.baselines.pave_files import load_patch, read_features, save_patch
+from vlynx_pl.errors import UserError
+from vlynx_pl.saved_adapters import SavedAdapter
+from vlynx_pl.streams import StreamTokens
+from vlynx_pl.tensor_store import PRECISION
+
+
+class PatchedVideo(StreamTokens):
+    """The video's tokens with a trained patch added; the vision encoder stays untouched.
+
+    The patch is saved beside the LLM's adapter as ``patch-<side>``, and loaded with it. It is in
+    float32 whatever the backbone is in, so that its small steps are not rounded away.
+
+    Args:
+        side: stream that is patched in, such as ``3d``.
+        side_features: folder of features computed beforehand, ``<clip>.safetensors`` with a tensor
+            ``features`` (U, R, C) each, R tokens at each of U timestamps; null takes the features
+            of the side's frames before the backbone's own projector.
+        side_dim: their channels C; null without ``side_features``.
+        hidden: width of the patch.
+        heads: of its attention.
+        layers: number of its attention layers (3 in PAVE for MUSIC-AVQA).
+        tied: its values are projected by the keys' weights, as in the released code.
+        learning_rate: peak of the patch's; null is that of the LLM's adapter, as in PAVE. What is
+            added to a token begins at zero and grows by about this much a step, so the larger an
+            LLM's visual tokens are, the higher it must be.
+
+    Raises:
+        UserError: settings that do not go together.
+    """
+
+    patch: TemporalPatch
+
+    def __init__(
+        self,
+        side: str,
+        side_features: str | None = None,
+        side_dim: int | None = None,
+        hidden: int = 512,
+        heads: int = 4,
+        layers: int = 2,
+        tied: bool = True,
+        learning_rate: float | None = None,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", side) or side == "video":
+            raise UserError(
+                f"model.streams.side={side!r} must name a stream beside the video, in letters, "
+                "digits, '_' and '-'"
+            )
+        if (side_features is None) != (side_dim is None):
+            raise UserError(
+                f"model.streams.side_features={side_features} and side_dim={side_dim} need each "
+                "other; give both, or none to read the side's frames with the backbone"
+            )
+        if side_features is not None and not Path(side_features).is_dir():
+            raise UserError(
+                f"model.streams.side_features={side_features} is not a folder; correct it"
+            )
+        if min(hidden, heads, layers) < 1 or hidden % heads:
+            raise UserError(
+                f"model.streams.hidden={hidden} must be a multiple of heads={heads}, and "
+                f"layers={layers} at least 1"
+            )
+        names = ("video", side) if side_features is None else ("video",)
+        super().__init__(names, {"side": side, "side_features": side_features}, learning_rate)
+        self.side, self.side_features, self.side_dim = side, side_features, side_dim
+        self._sizes: dict[str, Any] = {
+            "hidden": hidden,
+            "heads": heads,
+            "layers": layers,
+            "tied": tied,
+        }
+
+    @override
+    def attach(self, backbone: VideoBackbone, llm_adapter: SavedAdapter | None) -> None:
+        super().attach(backbone, llm_adapter)
+        self.side_dim = self.side_dim or backbone.feature_size
+        self.patch = TemporalPatch(
+            self.side_dim, backbone.hidden_size, backbone.feature_size, **self._sizes
+        )
+        if llm_adapter is not None:
+            self._load(llm_adapter)
+
+    def _load(self, llm_adapter: SavedAdapter) -> None:
+        self.refuse_others(llm_adapter)  # in training too: no shape tells the number of heads
+        folder = llm_adapter.folder.parent / self._folder
+        load_patch(self.patch, folder)
+        if llm_adapter.made_with.get("patch") not in (None, self._hash()):
+            raise AdapterError(
+                f"{folder} is not the patch that {llm_adapter.folder} was tuned with; copy both "
+                "folders of one run, or let a run that was stopped end"
+            )
+        if self.side_features is None:  # else its frames do not matter
+            self.made_with[self.side] = llm_adapter.made_with
+
+    @property
+    def _folder(self) -> str:
+        return f"patch-{self.side}"
+
+    def _hash(self) -> str:
+        return tensors_hash(self.patch.state_dict())
+
+    @override
+    def trained(self) -> nn.Module:
+        return self.patch
+
+    @override
+    @torch.no_grad()
+    def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
+        """The video's tokens with their features (T, N, D + Q), and the side's (T, N, Q)."""
+        read = [self.backbone.features(episode["streams"][name][None]) for name in self.names]
+        (features, tokens), *side = read
+        return [torch.cat([tokens, features], -1)[0], *(only[0] for only, _ in side)]
+
+    @override
+    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Tensor]:
+        """The patched video, and nothing else."""
+        video, *read = encoded
+        tokens = video[..., : self.backbone.hidden_size]
+        queries = video[..., self.backbone.hidden_size :]
+        side = read[0] if self.side_features is None else self._features(episode)
+        patch = self.patch(queries.float(), side.float())
+        # In the backbone's precision: kept tokens have less, which small patches are lost in.
+        kind = self.backbone.newline.dtype
+        return [tokens.to(kind) + patch.to(kind)]
+
+    def _features(self, episode: Mapping[str, Any]) -> Tensor:
+        assert self.side_features is not None and self.side_dim is not None
+        if "name" not in episode:
+            raise UserError(
+                f"a clip of no benchmark has no features in model.streams.side_features="
+                f"{self.side_features}; tune PAVE without them to ask about any file"
+            )
+        features = read_features(Path(self.side_features), episode["name"], self.side_dim)
+        return features.to(self.backbone.newline.device)
+
+    @override
+    def kept_bytes(self, episode: Mapping[str, Any]) -> int:
+        features = self.backbone.feature_size
+        channels = {"video": self.backbone.hidden_size + features, self.side: features}
+        numbers = sum(len(episode["streams"][name]) * channels[name] for name in self.names)
+        return numbers * self.backbone.tokens_per_frame * PRECISION.itemsize
+
+    @override
+    def token_cache_keys(self) -> dict[str, str]:
+        # Nothing that is trained is kept, so that the patch has no part in it.
+        kept = ("tokens and features", "features")
+        pairs = zip(self.names, kept, strict=False)
+        return {name: self._cache_key({"kept": what}) for name, what in pairs}
+
+    @override
+    def reads(self) -> dict[str, dict[str, Any]]:
+        features = "backbone" if self.side_features is None else "computed beforehand"
+        return {self.side: {"features": features, "channels": self.side_dim, "patch": self._sizes}}
+
+    @override
+    def adapter_metadata(self) -> dict[str, Any]:
+        # So that neither an adapter nor answers are taken for those of another patch.
+        return super().adapter_metadata() | {"patch": self._hash()}
+
+    @override
+    def save(self, folder: Path, made_with: Mapping[str, Any]) -> None:
+        save_patch(self.patch, folder / self._folder, made_with)
