@@ -36,7 +36,7 @@ class KeepTokens(Callback):
         missing = data(trainer).keep_tokens(store)
         module.token_store = store
         if len(missing):
-            first = missing[0]
+            first = missing.reader(missing.items[0])
             module.streams.check(first)
             size = len(missing) * module.streams.kept_bytes(first)
             free = shutil.disk_usage(_first_there(self.folder)).free

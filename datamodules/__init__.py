@@ -1,4 +1,4 @@
-"""From files to frames: one LightningDataModule a modality.
+"""From files to frames: modalities, and one LightningDataModule over them.
 
 Loaded when they are asked for: the processes that make a toy world need none of Lightning.
 """
@@ -7,15 +7,16 @@ from importlib import import_module
 from typing import Any, Final
 
 _HOMES: Final = {
+    "Audio": "modalities.audio",
     "AudioDataModule": "audio",
+    "Depth": "modalities.depth",
     "DepthDataModule": "depth",
+    "Ego": "modalities.ego",
     "EgoDataModule": "ego",
-    "FastLook": "high_frame_rate",
-    "Hearing": "audio",
+    "HighFrameRate": "modalities.high_frame_rate",
     "HighFrameRateDataModule": "high_frame_rate",
+    "Modality": "modalities.modality",
     "ModalityDataModule": "base",
-    "SeveralDataModule": "several",
-    "VideoDataModule": "video",
 }
 
 

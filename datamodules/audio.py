@@ -1,109 +1,39 @@
-"""Sound as a modality: log-mel spectrograms around the moments of the video's frames."""
+"""The data module of sound."""
 
-import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from torch import Tensor
-from typing_extensions import override
-
-from datamodules.media.audio import Sound, is_silent, read_sound
-from datamodules.media.sampling import Rate, Sampling, Uniform
-from datamodules.media.video import Recording
-from datamodules.samples import BadSample, Frames
-from datamodules.signals.log_mel import SAMPLE_RATE, Scale, log_mel
-from datamodules.video import VideoDataModule, VideoSense, VideoSource
+from datamodules.base import ModalityDataModule
+from datamodules.modalities.audio import Audio
+from datamodules.modalities.modality import Modality
+from datamodules.signals.log_mel import Scale
 
 
-@dataclass(frozen=True)
-class Hearing(VideoSense):
-    """The sound track as spectrograms, each centred on the moment of an RGB frame.
+@dataclass(eq=False, repr=False, kw_only=True)
+class AudioDataModule(ModalityDataModule):
+    """Sound of videos for alignment and tuning: the modality ``Audio``.
 
     Args:
-        window: length of a picture in s.
-        scale: brightness, see :func:`datamodules.signals.log_mel.log_mel`.
-        allow_silence: draw silent tracks, black, instead of raising BadSample.
+        fps: RGB frames per second, but no more than ``frames``; without it, always ``frames``.
+        window: length of a spectrogram in s; there is one for each of the ``frames``.
+        scale: ``fixed`` keeps loud and quiet apart; ``min-max`` is the released way.
+        allow_silence: take silent tracks as they are, instead of as bad samples.
     """
 
-    name: ClassVar[str] = "audio"
-    hears: ClassVar[bool] = True
-
+    modalities: Sequence[Modality | str] = field(init=False)
+    fps: float | None = None
     window: float = 2.0
     scale: Scale = "fixed"
     allow_silence: bool = False
 
-    @property
-    @override
-    def drawing(self) -> dict[str, Any]:
-        return {"window": self.window, "scale": self.scale}
-
-    @override
-    def draw(
-        self, source: VideoSource, recording: Recording, frames: Frames, size: tuple[int, int]
-    ) -> Frames:
-        assert recording.sound is not None
-        return Frames(self._pictures(source, recording.sound, frames.times), frames.times)
-
-    @override
-    def read(self, source: VideoSource, sampling: Sampling, size: tuple[int, int]) -> Tensor:
-        sound = read_sound(source.path, source.span)
-        end = sound.start + len(sound.waveform) / SAMPLE_RATE
-        return self._pictures(source, sound, moments(sampling, sound.start, end))
-
-    def _pictures(self, source: VideoSource, sound: Sound, times: tuple[float, ...]) -> Tensor:
-        if not self.allow_silence and is_silent(sound):
-            raise BadSample(
-                source.path,
-                "has a silent sound track",
-                "Leave it out (data.on_bad_sample=skip), or set allow_silence=true",
-                "silent",
+    def __post_init__(self) -> None:
+        """Make the modality of the settings."""
+        self.modalities = [
+            Audio(
+                fps=self.fps,
+                window=self.window,
+                scale=self.scale,
+                allow_silence=self.allow_silence,
             )
-        try:
-            since_start = [time - sound.start for time in times]
-            return log_mel(sound.waveform, since_start, self.window, self.scale)
-        except ValueError as error:
-            raise BadSample(
-                source.path,
-                f"has sound for a part of the video only ({error})",
-                "Leave it out, or cut the video to where it has sound",
-                "too short",
-            ) from error
-
-
-def moments(sampling: Sampling, start: float, end: float) -> tuple[float, ...]:
-    """When RGB frames would be taken between two moments in s, where only the sound is read."""
-    if isinstance(sampling, Rate):
-        count = max(1, math.ceil((end - start) * sampling.fps))
-        if sampling.max_frames is None or count <= sampling.max_frames:
-            return tuple(start + i / sampling.fps for i in range(count))
-        sampling = Uniform(sampling.max_frames)
-    assert isinstance(sampling, Uniform)
-    step = (end - start) / max(sampling.frames - 1, 1)
-    return tuple(start + i * step for i in range(sampling.frames))
-
-
-class AudioDataModule(VideoDataModule):
-    """Sound of videos for alignment and tuning.
-
-    For alignment, files of sound alone will do too, with videos in ``reference_root``.
-
-    Args:
-        root: folder of the videos.
-        window: length of a spectrogram in s.
-        scale: ``fixed`` keeps loud and quiet apart; ``min-max`` is the released way.
-        allow_silence: take silent tracks as they are, instead of as bad samples.
-        settings: fps and what all modalities share, see VideoDataModule. A spectrogram is drawn for
-            each of the ``frames``.
-    """
-
-    def __init__(
-        self,
-        root: str | Path,
-        *,
-        window: float = 2.0,
-        scale: Scale = "fixed",
-        allow_silence: bool = False,
-        **settings: Any,
-    ) -> None:
-        super().__init__(root, [Hearing(window, scale, allow_silence)], **settings)
+        ]
+        super().__post_init__()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, TypedDict
 
@@ -76,6 +77,17 @@ class Streams:
     read: Callable[[], dict[str, Frames]]
     files: tuple[Path, ...] = ()
 
+    def beside(self, other: "Streams") -> "Streams":
+        """The streams of both; those of this one, where both have one of a name."""
+        return Streams(partial(_read_both, self.read, other.read), self.files + other.files)
+
+
+def _read_both(
+    one: Callable[[], dict[str, Frames]], other: Callable[[], dict[str, Frames]]
+) -> dict[str, Frames]:
+    first = one()
+    return first | {name: frames for name, frames in other().items() if name not in first}
+
 
 class FrameBatch(TypedDict):
     """A batch for alignment or guidance: pictures without text."""
@@ -125,6 +137,21 @@ class Episode:
     questions: tuple[Question, ...]
     span: tuple[float, float] | None = None
     elsewhere: Mapping[str, str] = field(default_factory=dict)
+
+
+class EpisodeMedia(NamedTuple):
+    """An episode and its streams, unread."""
+
+    episode: Episode
+    streams: Streams
+
+    @property
+    def name(self) -> str:
+        return self.episode.name
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.streams.files
 
 
 class LoadedEpisode(TypedDict):

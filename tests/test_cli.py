@@ -358,8 +358,8 @@ def test_check_needs_data_and_knows_its_options(vlynx, data):
 
 def test_a_class_of_ones_own_is_found_where_the_command_is_run(vlynx, tmp_path, monkeypatch):
     for name in ("accelerometer.py", "accelerometer.yaml"):
-        given = (REPOSITORY / "experiments" / "own_sense" / name).read_text()
-        (tmp_path / name).write_text(given.replace("experiments.own_sense.accel", "accel"))
+        given = (REPOSITORY / "experiments" / "own_modality" / name).read_text()
+        (tmp_path / name).write_text(given.replace("experiments.own_modality.accel", "accel"))
     for i in range(2):
         (tmp_path / f"{i}.csv").write_text("1,2,3\n" * 80)
     monkeypatch.chdir(tmp_path)

@@ -9,7 +9,7 @@ from vlynx_pl.metrics.protocols import PROTOCOLS
 
 STAGES = [
     str(path.relative_to(REPOSITORY))
-    for folder in ("align", "tune", "own_sense")
+    for folder in ("align", "tune", "own_modality")
     for path in sorted((REPOSITORY / "experiments" / folder).glob("*.yaml"))
 ]
 

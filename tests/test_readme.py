@@ -38,16 +38,16 @@ def test_the_python_examples_run(monkeypatch, tmp_path, videos):
 
 def test_the_configurations_are_accepted():
     blocks = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 2
     for block in blocks:
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(LightningDataModule, "data")
         parser.instantiate_classes(parser.parse_object(yaml.safe_load(block)))
 
 
-def test_the_example_of_a_sense_is_the_real_one():
+def test_the_example_of_a_modality_is_the_real_one():
     [shown] = re.findall(r"```python\n(class Accel.*?)```", README, re.DOTALL)
-    code = (REPOSITORY / "experiments" / "own_sense" / "accelerometer.py").read_text()
+    code = (REPOSITORY / "experiments" / "own_modality" / "accelerometer.py").read_text()
     for line in shown.splitlines():
         bare = line.split("  #")[0].strip()
         assert bare in code or bare == "...", line

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks.base import Asked, Benchmark
-from datamodules.loading import squash
+from datamodules.loading.reading import resize_ignoring_aspect
 from datamodules.samples import BadSample, Frames, Question, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.errors import FOREIGN, UserError, uncovered
@@ -171,8 +171,6 @@ def _part(saved: Mapping[str, Any]) -> dict[str, Any]:
     settings = dict(saved.get("init_args") or {})
     if settings.get("benchmark") is not None:
         settings["benchmark"] = _NoBenchmark("")
-    if "modules" in settings:
-        settings["modules"] = [_part(module) for module in settings["modules"]]
     return {"class_path": saved["class_path"], "init_args": settings}
 
 
@@ -213,8 +211,8 @@ def _streams(
     data: ModalityDataModule = _made(
         "data", ModalityDataModule, configuration, frame_size=frame_size
     )
-    streams = data.streams_of(files, modalities)
-    for doubt in data.doubts():
+    streams = data.joined.streams_from(files, modalities)
+    for doubt in data.joined.doubts():
         rank_zero_warn(doubt)
     opened = {place for file in streams.files for place in (file, *file.parents)}
     if useless := [option for option, path in files.items() if path not in opened]:
@@ -240,7 +238,10 @@ def _read(
             raise
         remedy = f"Add --audio, {_WHAT['audio']}"
         raise BadSample(bad.path, bad.reason, remedy, bad.trouble) from bad
-    return {name: Frames(squash(s.pictures, frame_size), s.times) for name, s in read.items()}
+    return {
+        name: Frames(resize_ignoring_aspect(stream.pictures, frame_size), stream.times)
+        for name, stream in read.items()
+    }
 
 
 def _table(

@@ -64,7 +64,7 @@ def check(
     """
     note_signals()
     start_server()
-    from datamodules.coverage import check as look
+    from datamodules.loading.coverage import check as look
     from vlynx_pl.lightning_cli import data_module
     from vlynx_pl.question_texts import STRUCTURE, target, unfit
 
@@ -181,6 +181,14 @@ def params(
     from vlynx_pl.parameter_counts import print_counts
 
     print_counts(as_json=json)
+
+
+@app.command()
+def modalities() -> None:
+    """List the modalities that are installed, and where each comes from."""
+    from datamodules.modalities.installed import print_installed
+
+    print_installed()
 
 
 def _check_environment() -> None:

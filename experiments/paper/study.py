@@ -48,7 +48,13 @@ SENSES: Final = {
     "highfps": Sense("highfps", "high frame rate", "HighFrameRateDataModule", 4, patience=3),
     "ego": Sense("ego", "own view", "EgoDataModule", 2, patience=3),
     "both": Sense(
-        "both", "sound and gray depth", "SeveralDataModule", 2, {}, ("audio", "3d-gray"), patience=2
+        "both",
+        "sound and gray depth",
+        "ModalityDataModule",
+        2,
+        {},
+        ("audio", "3d-gray"),
+        patience=2,
     ),
 }
 
@@ -84,15 +90,19 @@ class Place:
     def _media(self, sense: Sense) -> list[str]:
         if not sense.parts:
             return [f"--data.root={self.data / sense.world}"]
-        modules = [
+        parts = [SENSES[part] for part in sense.parts]
+        modalities = [
             {
-                "class_path": f"datamodules.{part.data_module}",
+                "class_path": f"datamodules.{part.data_module.removesuffix('DataModule')}",
                 "init_args": {"root": str(self.data / part.world), "frames": part.frames}
                 | part.drawing,
             }
-            for part in map(SENSES.__getitem__, sense.parts)
+            for part in parts
         ]
-        return [f"--data.modules={json.dumps(modules)}"]
+        return [
+            f"--data.root={self.data / parts[0].world}",
+            f"--data.modalities={json.dumps(modalities)}",
+        ]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,12 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 from torchaudio.functional import resample
 
-from datamodules import FastLook, Hearing, VideoDataModule
-from datamodules.benchmarks import InstructJSON
-from datamodules.loading import EpisodeDataset, squash
-from datamodules.samples import Episode
+from datamodules import Audio, HighFrameRate
+from datamodules.loading.frame_cache import FrameCache
+from datamodules.loading.loader import SampleDataset
+from datamodules.loading.reading import ReadEpisode, resize_ignoring_aspect
+from datamodules.modalities.modality import FrameSpec, Modalities
+from datamodules.samples import Episode, EpisodeMedia
 from datamodules.signals import log_mel, tiling
 from experiments.speed.timing import timed
 
@@ -74,26 +76,25 @@ def plain(path: Path) -> dict[str, torch.Tensor]:
         wave = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], 1)
         rate = container.streams.audio[0].rate
     mono = resample(torch.from_numpy(wave).mean(0), rate, 16_000)
-    sound = squash(log_mel(mono, times), SIZE)
-    return {"video": squash(slow, SIZE), "audio": sound, "highfps": tiling(fast, SIZE)}
+    sound = resize_ignoring_aspect(log_mel(mono, times), SIZE)
+    return {
+        "video": resize_ignoring_aspect(slow, SIZE),
+        "audio": sound,
+        "highfps": tiling(fast, SIZE),
+    }
 
 
-def dataset(folder: Path, cache: bool) -> EpisodeDataset:
+def dataset(folder: Path, cache: bool) -> SampleDataset:
     """The clip as an episode of tuning."""
-    data = VideoDataModule(
-        folder,
-        [Hearing(), FastLook()],
-        frames=SLOW,
-        frame_size=SIZE,
-        benchmark=InstructJSON(folder / "train.json"),
-        objective="tuning",
-        cache_dir=folder / "cache" if cache else None,
-    )
+    modalities = Modalities((Audio(), HighFrameRate()), folder, FrameSpec(SLOW, SIZE))
+    made = modalities.preprocessing
+    kept = FrameCache(folder / "cache", made) if cache else None
     episode = Episode("clip", {"video": "clip.mp4"}, ())
-    return data.dataset("train", [(episode, data.streams(data.locate(folder, episode)))])
+    media = EpisodeMedia(episode, modalities.streams(episode))
+    return SampleDataset([media], ReadEpisode(SIZE, made, kept))
 
 
-def touched(episodes: EpisodeDataset) -> int:
+def touched(episodes: SampleDataset) -> int:
     """Read the episode and look at every byte, since a file may be mapped and not yet read."""
     return sum(int(stream.sum()) for stream in episodes[0]["streams"].values())
 
@@ -101,7 +102,7 @@ def touched(episodes: EpisodeDataset) -> int:
 class Weighed(Dataset[float]):
     """Reads an episode again and again; an item is what the process holds after it, in MiB."""
 
-    def __init__(self, episodes: EpisodeDataset, samples: int) -> None:
+    def __init__(self, episodes: SampleDataset, samples: int) -> None:
         self.episodes, self.samples = episodes, samples
 
     def __len__(self) -> int:
@@ -115,7 +116,7 @@ class Weighed(Dataset[float]):
         return pages * resource.getpagesize() / 2**20
 
 
-def memory(episodes: EpisodeDataset, samples: int) -> list[float]:
+def memory(episodes: SampleDataset, samples: int) -> list[float]:
     """MiB that a loader's worker holds after each tenth of so many samples."""
     loader = DataLoader(
         Weighed(episodes, samples), None, num_workers=1, multiprocessing_context="spawn"

@@ -78,7 +78,7 @@ def epochs(world: str, root: Path, folder: Path, repeats: int) -> Epochs:
         num_workers=1,
     )
     module = InstructionTuning(
-        backbone, "task", AlignedStreams({data.modalities[0]: "base"}), lora=Lora(16, 16)
+        backbone, "task", AlignedStreams({data.modalities[0].name: "base"}), lora=Lora(16, 16)
     )
     data.setup("fit")
     plain_tokens = seconds_of_tokens(data, module)

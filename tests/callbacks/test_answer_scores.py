@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from callbacks.kept_answers import KeptAnswers
-from datamodules.loading import EpisodeDataset
+from datamodules.loading.reading import ReadEpisode
 from tests.conftest import REPOSITORY
 from vlynx_pl import cli
 from vlynx_pl.adapters import Lora, save_adapter
@@ -111,15 +111,15 @@ def test_val_is_asked_where_the_answers_of_test_are_kept_back_and_goes_on_when_s
     vlynx, options, data, tmp_path, monkeypatch, signals, quick_meteor
 ):
     asked, answers = [], InstructionTuning.answers
-    read, load = [], EpisodeDataset.__getitem__
+    read, load = [], ReadEpisode.__call__
 
     def answering(self, episode):
         asked.append(episode["name"])
         os.kill(os.getpid(), signal.SIGTERM)
         return answers(self, episode)
 
-    def loading(self, index):
-        loaded = load(self, index)
+    def loading(self, media):
+        loaded = load(self, media)
         read.append(list(loaded["streams"]))
         return loaded
 
@@ -131,7 +131,7 @@ def test_val_is_asked_where_the_answers_of_test_are_kept_back_and_goes_on_when_s
     assert [path.name for path in (tmp_path / "run").glob("*unfinished*")] == [
         "answers-val.0.unfinished.jsonl"
     ]
-    monkeypatch.setattr(EpisodeDataset, "__getitem__", loading)
+    monkeypatch.setattr(ReadEpisode, "__call__", loading)
     assert vlynx(*command) == 0
     assert asked == ["scene0002_00"]
     assert read == [[], ["video", "3d"]], "not read to be asked, but to be shown"

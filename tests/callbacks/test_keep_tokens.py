@@ -8,7 +8,7 @@ import torch
 from lightning import Trainer
 
 from callbacks import KeepTokens
-from datamodules import DepthDataModule
+from datamodules import Depth, DepthDataModule
 from datamodules.benchmarks import ScanQA
 from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora
@@ -22,10 +22,10 @@ from vlynx_pl.tuning import InstructionTuning
 def counted(monkeypatch):
     """How often a scene was read, and how often frames were encoded."""
     counts = {"read": 0, "encoded": 0}
-    read, encode = DepthDataModule.streams, AlignedStreams.encode
+    read, encode = Depth.streams, AlignedStreams.encode
 
-    def streams(self, source):
-        found = read(self, source)
+    def streams(self, source, spec):
+        found = read(self, source, spec)
 
         def counting():
             counts["read"] += 1
@@ -33,7 +33,7 @@ def counted(monkeypatch):
 
         return type(found)(counting, found.files)
 
-    monkeypatch.setattr(DepthDataModule, "streams", streams)
+    monkeypatch.setattr(Depth, "streams", streams)
 
     def encoding(self, episode):
         counts["encoded"] += 1

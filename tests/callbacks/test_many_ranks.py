@@ -14,7 +14,7 @@ from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from callbacks import AlignmentReport, AnswerScores, RunCheckpoint, meeting
-from datamodules.order import Batches
+from datamodules.loading.order import Batches
 from datamodules.samples import Episode, Question
 from tests.conftest import MINIATURE
 from tests.processes import meet, together

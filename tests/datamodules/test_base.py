@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from PIL import Image
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks.base import Asked, Benchmark
 from datamodules.benchmarks.records import read_records
-from datamodules.coverage import check
+from datamodules.loading.coverage import check
+from datamodules.modalities.modality import Modality
 from datamodules.samples import BadSample, Clip, Frames, Question, Streams
-from datamodules.several import SeveralDataModule
 from datamodules.splits import hold_out
 from tests.processes import together
 from vlynx_pl.errors import UserError
@@ -55,9 +56,8 @@ def both(path: Path, stream: str) -> dict[str, Frames]:
     return {"video": Frames(picture, (0.0, 1.0)), stream: Frames(255 - picture, (0.0, 0.5))}
 
 
-class TextDataModule(ModalityDataModule):
-    stream = "text"
-    modalities = ("text",)
+class Texts(Modality):
+    name = "text"
 
     def find(self, root):
         train, val = hold_out([Text(path.stem, path) for path in sorted(root.glob("*.txt"))])
@@ -69,13 +69,17 @@ class TextDataModule(ModalityDataModule):
             raise BadSample(path, "is not there", "Write it", "missing")
         return Text(episode.name, path)
 
-    def modality_clips(self, source):
+    def clips(self, source, spec):
         return [Clip(source.name, partial(grey, source.path), (source.path,))]
 
-    reference_clips = modality_clips
+    reference_clips = clips
 
-    def streams(self, source):
-        return Streams(partial(both, source.path, self.stream), (source.path,))
+    def streams(self, source, spec):
+        return Streams(partial(both, source.path, self.name), (source.path,))
+
+
+def texts(root, kind=Texts, **options):
+    return ModalityDataModule(root, [kind()], **SMALL | options)
 
 
 class Quiz(Benchmark):
@@ -106,7 +110,7 @@ def quiz(root) -> Quiz:
 
 
 def ready(root, stage="fit", **options):
-    data = TextDataModule(root, **SMALL | options)
+    data = texts(root, **options)
     data.setup(stage)
     return data
 
@@ -163,12 +167,12 @@ def test_a_benchmark_without_val_file_holds_out_training_clips(root, quiz):
 
 def test_tuning_needs_questions(root):
     with pytest.raises(ValueError, match=r"objective=tuning .*data\.benchmark"):
-        TextDataModule(root, objective="tuning")
+        texts(root, objective="tuning")
 
 
 def test_no_modality_is_asked_for_one():
-    with pytest.raises(NotImplementedError, match=r"experiments/align/<modality>\.yaml"):
-        ModalityDataModule("anywhere").setup("fit")
+    with pytest.raises(UserError, match=r"experiments/align/<modality>\.yaml"):
+        ModalityDataModule("anywhere")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -198,12 +202,12 @@ def test_a_cached_episode_keeps_streams_times_and_questions(root, quiz, tmp_path
 
 
 def test_modality_and_video_of_one_name_are_two_entries(root, tmp_path):
-    class Inverted(TextDataModule):
-        def reference_clips(self, source):
+    class Inverted(Texts):
+        def reference_clips(self, source, spec):
             read = partial(torch.full, (2, 3, 8, 8), 255, dtype=torch.uint8)
             return [Clip(source.name, read, (source.path,))]
 
-    data = Inverted(root, cache_dir=tmp_path / "cache", **SMALL)
+    data = texts(root, Inverted, cache_dir=tmp_path / "cache")
     data.setup("fit")
     for _ in range(2):
         assert max(batch["frames"].max() for batch in data.train_dataloader()) < 255
@@ -231,14 +235,14 @@ def test_a_damaged_entry_is_made_again(root, tmp_path):
     assert entry.read_bytes() == whole
 
 
-def test_entries_of_one_class_of_data_are_not_those_of_another(root, tmp_path):
-    class Inverted(TextDataModule):
-        def modality_clips(self, source):
+def test_entries_of_one_modality_are_not_those_of_another(root, tmp_path):
+    class Inverted(Texts):
+        def clips(self, source, spec):
             read = partial(torch.full, (2, 3, 8, 8), 255, dtype=torch.uint8)
             return [Clip(source.name, read, (source.path,))]
 
-    for kind, level in ((TextDataModule, 80), (Inverted, 255), (TextDataModule, 80)):
-        data = kind(root, cache_dir=tmp_path / "cache", **SMALL)
+    for kind, level in ((Texts, 80), (Inverted, 255), (Texts, 80)):
+        data = texts(root, kind, cache_dir=tmp_path / "cache")
         data.setup("fit")
         assert (next(iter(data.val_dataloader()))["frames"][0] == level).all()
 
@@ -293,7 +297,7 @@ def test_the_share_that_is_held_out_can_be_chosen(root, quiz):
 
 
 def test_who_asks_to_stop_does_not_wait_for_the_whole_check(root, monkeypatch):
-    monkeypatch.setattr("datamodules.inspection.asked_to_stop", lambda: True)
+    monkeypatch.setattr("datamodules.loading.inspection.asked_to_stop", lambda: True)
     with pytest.raises(Interrupted, match="while checking the data, as asked"):
         ready(root, on_bad_sample="skip")
 
@@ -317,8 +321,8 @@ def test_tuning_data_are_not_for_alignment(root, quiz):
 def test_what_breaks_does_not_wait_for_the_queue(root, monkeypatch):
     read, shut_down = [], Event()
 
-    class Broken(TextDataModule):
-        def modality_clips(self, source):
+    class Broken(Texts):
+        def clips(self, source, spec):
             read.append(source)
             if len(read) > 1:
                 shut_down.wait()
@@ -330,11 +334,11 @@ def test_what_breaks_does_not_wait_for_the_queue(root, monkeypatch):
             shut_down.set()
             super().shutdown(wait)
 
-    monkeypatch.setattr("datamodules.inspection.ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("datamodules.loading.inspection.ThreadPoolExecutor", Pool)
     for i in range(200):
         (root / f"1{i:03}.txt").write_text("1")
     with pytest.raises(RuntimeError, match="a mistake"):
-        Broken(root, **SMALL).setup("fit")
+        texts(root, Broken).setup("fit")
     assert len(read) < 150
 
 
@@ -342,12 +346,12 @@ def test_one_recording_alone_is_not_enough(tmp_path):
     (tmp_path / "0.txt").write_text("1")
     with pytest.raises(BadSample, match=r"leaves no train clip of 1 recordings.* held out"):
         ready(tmp_path)
-    assert not check(TextDataModule(tmp_path, **SMALL))
+    assert not check(texts(tmp_path))
 
 
 def test_a_benchmark_without_training_clips_can_be_checked(root, quiz):
     (root / "train.json").unlink()
-    assert check(TextDataModule(root, benchmark=quiz, **SMALL))
+    assert check(texts(root, benchmark=quiz))
 
 
 def test_past_a_share_of_bad_recordings_the_run_stops(root):
@@ -374,7 +378,7 @@ def test_batches_of_episodes_travel_through_lightning(root, quiz):
         def configure_optimizers(self):
             return None
 
-    data = TextDataModule(root, benchmark=quiz, objective="tuning", **SMALL)
+    data = texts(root, benchmark=quiz, objective="tuning")
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **options).fit(
         Count(), datamodule=data
@@ -386,7 +390,7 @@ def test_coverage_counts_each_kind_of_trouble(root, quiz, tmp_path, capsys):
     (root / "1.txt").write_text("loud")
     (root / "2.txt").write_text("")
     (root / "3.txt").unlink()
-    data = TextDataModule(root, benchmark=quiz, objective="tuning", **SMALL)
+    data = texts(root, benchmark=quiz, objective="tuning")
     assert not check(data, tmp_path / "list.csv", coverage=0.5)
     rows = (tmp_path / "list.csv").read_text().splitlines()
     assert rows[0] == "part,name,status,file,reason,remedy"
@@ -399,12 +403,12 @@ def test_coverage_counts_each_kind_of_trouble(root, quiz, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "train: 1" not in shown
     assert "val: 0 of 1 recordings can be used, fewer than 50%: " in shown
-    assert check(TextDataModule(root, benchmark=quiz, objective="tuning", **SMALL), coverage=0)
+    assert check(texts(root, benchmark=quiz, objective="tuning"), coverage=0)
 
 
 @pytest.mark.parametrize("objective", ["alignment", "tuning"])
 def test_a_picture_shows_the_first_frames(root, quiz, tmp_path, objective):
-    data = TextDataModule(root, benchmark=quiz, objective=objective, **SMALL)
+    data = texts(root, benchmark=quiz, objective=objective)
     check(data, picture=tmp_path / "frames.png")
     picture = np.asarray(Image.open(tmp_path / "frames.png").convert("L"))
     # Frames of levels 0, 10, 20 and 30 are the only large dark areas on white.
@@ -416,26 +420,36 @@ def test_nothing_usable_is_no_picture(root, tmp_path):
     for path in root.glob("*.txt"):
         path.write_text("loud")
     with pytest.raises(BadSample, match="nothing usable to draw"):
-        check(TextDataModule(root, **SMALL), picture=tmp_path / "frames.png")
+        check(texts(root), picture=tmp_path / "frames.png")
 
 
-def test_several_modalities_of_one_clip(root, quiz):
-    class Other(TextDataModule):
-        stream = "other"
-        modalities = ("other",)
+class Others(Texts):
+    name = "other"
 
-    modules = [TextDataModule(root), Other(root)]
-    data = SeveralDataModule(modules, benchmark=quiz, **SMALL)
+
+def test_several_modalities_of_one_clip(root, quiz, tmp_path):
+    elsewhere = shutil.copytree(root, tmp_path / "elsewhere")
+    (elsewhere / "2.txt").write_text("70")
+    both_of = [Texts(), Others(root=elsewhere)]
+    data = ModalityDataModule(root, both_of, benchmark=quiz, objective="tuning", **SMALL)
     data.setup("fit")
     [[episode]] = data.val_dataloader()
     assert list(episode["streams"]) == ["video", "text", "other"]
     assert all(stream.shape == (2, 3, 4, 6) for stream in episode["streams"].values())
-    assert [name for name, _ in data.preprocessing["modules"]] == ["TextDataModule", "Other"]
+    assert [int(stream[0, 0, 0, 0]) for stream in episode["streams"].values()] == [20, 235, 185]
+    assert [kind.split(".")[-1] for kind, _ in data.preprocessing["modalities"]] == [
+        "Texts",
+        "Others",
+    ]
 
 
-def test_two_modalities_of_one_name_are_refused(root, quiz):
-    with pytest.raises(UserError, match=r"one name \(text, text\)"):
-        SeveralDataModule([TextDataModule(root), TextDataModule(root)], benchmark=quiz)
+def test_modalities_that_make_no_clip_together_are_refused(root, quiz):
+    with pytest.raises(UserError, match=r"two modalities have one name \(text, text\)"):
+        ModalityDataModule(root, [Texts(), Texts()], benchmark=quiz, objective="tuning")
+    with pytest.raises(UserError, match="one modality at a time, not 2"):
+        ModalityDataModule(root, [Texts(), Others()])
+    with pytest.raises(UserError, match="frames=0 of text must be 1 or more"):
+        ModalityDataModule(root, [Texts(frames=0)])
 
 
 def fill(rank, root, cache):
@@ -456,7 +470,7 @@ def unfit(question, learnt):
 
 
 def test_a_bad_question_stops_before_anything_is_read(root, quiz):
-    data = TextDataModule(root, **SMALL, benchmark=quiz, objective="tuning")
+    data = texts(root, benchmark=quiz, objective="tuning")
     data.unfit = unfit
     with pytest.raises(BadSample, match=r"train\.json: question train1 is odd\. Correct the ann"):
         data.setup("fit")
@@ -465,7 +479,7 @@ def test_a_bad_question_stops_before_anything_is_read(root, quiz):
 
 def test_a_bad_question_is_skipped_and_its_clip_is_not(root, quiz):
     skip = {"on_bad_sample": "skip", "max_bad_share": 1.0}
-    data = TextDataModule(root, **SMALL, **skip, benchmark=quiz, objective="tuning")
+    data = texts(root, **skip, benchmark=quiz, objective="tuning")
     data.unfit = lambda question, learnt: unfit(question, learnt=False)
     data.setup("fit")
     asked = [[one.id for one in episode.questions] for episode in data.episodes("train")]
@@ -481,7 +495,7 @@ def test_a_question_is_judged_by_what_is_done_with_it(root, quiz):
     more = [records[0] | {"id": "test1"}]
     (root / "test.json").write_text(json.dumps(records + more))
     skip = {"on_bad_sample": "skip", "max_bad_share": 1.0}
-    data = TextDataModule(root, **SMALL, **skip, benchmark=quiz, objective="tuning")
+    data = texts(root, **skip, benchmark=quiz, objective="tuning")
     data.unfit = unfit
     data.setup("test")
     assert [one.id for one in data.episodes("test")[0].questions] == ["test1"]
@@ -492,7 +506,7 @@ def test_a_question_is_judged_by_what_is_done_with_it(root, quiz):
 
 
 def test_check_names_bad_questions(root, quiz, capsys):
-    data = TextDataModule(root, **SMALL, benchmark=quiz, objective="tuning")
+    data = texts(root, benchmark=quiz, objective="tuning")
     data.unfit = unfit
     assert not check(data, root / "found.csv")
     rows = list(csv.reader((root / "found.csv").open(encoding="utf-8")))
@@ -524,7 +538,7 @@ def test_check_takes_files_of_any_name(root, tmp_path, monkeypatch):
     screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("COLUMNS", "300")
-    data = TextDataModule(folder, **SMALL)
+    data = texts(folder)
     assert check(data, tmp_path / "found.csv", picture=tmp_path / "drawn.png")
     rows = list(csv.reader((tmp_path / "found.csv").open(encoding="utf-8", newline="")))[1:]
     wanted = {

@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule, Trainer
 from PIL import Image
 
-from datamodules import AudioDataModule, DepthDataModule, SeveralDataModule
+from datamodules import Audio, Depth, DepthDataModule, ModalityDataModule
 from datamodules.benchmarks import ScanQA
 from datamodules.media.scannet import open_scene
 from datamodules.samples import BadSample
@@ -165,14 +165,23 @@ def test_dropped_frames_are_told(root):
 
 def test_preprocessing_says_how_frames_are_made(root):
     assert DepthDataModule(root, encoding="gray", far_mm=4000, **SMALL).preprocessing == {
-        "encoding": "gray",
-        "near_mm": 200,
-        "far_mm": 4000,
-        "normal_frame": "camera",
-        "depth_scale": 1000,
-        "frames_per_sample": 1,
         "frames": 20,
         "frame_size": [12, 16],
+        "modalities": [
+            [
+                "datamodules.modalities.depth.Depth",
+                {
+                    "frames": None,
+                    "encoding": "gray",
+                    "near_mm": 200,
+                    "far_mm": 4000,
+                    "normal_frame": "camera",
+                    "depth_scale": 1000,
+                    "frames_per_sample": 1,
+                    "reference_frames": 20,
+                },
+            ]
+        ],
     }
 
 
@@ -184,15 +193,15 @@ def in_tenths_of_mm(root):
 
 def test_depth_in_another_unit_is_doubted_or_drawn_as_in_mm(root, tmp_path):
     expected = [batch["frames"] for batch in module(root).val_dataloader()]
-    assert module(root).doubts() == []
+    assert module(root).joined.doubts() == []
     in_tenths_of_mm(root)
     with pytest.warns(UserWarning, match=r"not that of depth_scale=1000, but 10000 \(0\.1 mm\)"):
         doubted = module(root)
-    [doubt] = doubted.doubts()
+    [doubt] = doubted.joined.doubts()
     assert doubt.startswith(str(root / "scans" / "scene0000_00"))
     assert doubt.endswith("(5 of 5 scenes looked at are doubtful)")
     data = module(root, depth_scale=10_000)
-    assert data.doubts() == []
+    assert data.joined.doubts() == []
     for batch, other in zip(data.val_dataloader(), expected, strict=True):
         assert torch.equal(batch["frames"], other)
     assert data.drawing == doubted.drawing  # of the pictures, which are those of mm
@@ -390,9 +399,11 @@ def test_sound_and_depth_of_one_room_make_one_episode(root):
         frames = np.full((8, 32, 32, 3), 10 * number, np.uint8)
         wave = np.sin(np.arange(32_000) / 9).astype(np.float32)
         write_video(root / "videos" / f"scene000{number}_00.mp4", frames, 4, wave)
-    data = SeveralDataModule(
-        [DepthDataModule(root), AudioDataModule(root, frames=2)],
+    data = ModalityDataModule(
+        root,
+        [Depth(), Audio(frames=2)],
         benchmark=scanqa(root, "scene0003_00", "scene0002_00"),
+        objective="tuning",
         **SMALL,
     )
     data.setup("fit")

@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from datamodules.base import ModalityDataModule
-from datamodules.coverage import check
-from datamodules.loading import FrameDataset
-from datamodules.readers import read_all
+from datamodules.loading.coverage import check
+from datamodules.loading.readers import Job, read_all
+from datamodules.loading.reading import ReadClip
+from datamodules.modalities.modality import Modality
 from datamodules.samples import BadSample, Clip
 from datamodules.splits import hold_out
 from tests.datamodules.test_base import Text
@@ -59,19 +60,21 @@ def draw(path: Path) -> torch.Tensor:
     return torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
 
 
-class Planted(ModalityDataModule):
+class Planted(Modality):
     """Two clips a file, the second of which is always good."""
+
+    name = "planted"
 
     def find(self, root):
         train, val = hold_out([Text(path.name, path) for path in sorted(root.glob("*.txt"))])
         return {"train": train, "val": val}
 
-    def modality_clips(self, source):
+    def clips(self, source, spec):
         good = source.path.with_suffix(".good")
         return [Clip(path.name, partial(draw, path), (path,)) for path in (source.path, good)]
 
-    def reference_clips(self, source):
-        return self.modality_clips(source)[:1]
+    def reference_clips(self, source, spec):
+        return self.clips(source, spec)[:1]
 
 
 def plant(root: Path, *contents: str) -> Path:
@@ -81,15 +84,15 @@ def plant(root: Path, *contents: str) -> Path:
     return root
 
 
-def samples(root: Path) -> FrameDataset:
+def job(root: Path, number: int = 0) -> Job:
     paths = sorted(root.glob("*.txt"))
-    return FrameDataset([Clip(p.name, partial(draw, p), (p,)) for p in paths], (4, 4))
+    return Job(number, [Clip(p.name, partial(draw, p), (p,)) for p in paths], ReadClip((4, 4)))
 
 
 @pytest.mark.parametrize("readers", [1, 3])
 def test_a_file_that_takes_its_reader_down_is_one_bad_recording(readers, tmp_path):
     root = plant(tmp_path, "good", *ENDINGS, *4 * ["good"])
-    data = Planted(root, frame_size=(4, 4), num_workers=readers)
+    data = ModalityDataModule(root, [Planted()], frame_size=(4, 4), num_workers=readers)
     assert not check(data, tmp_path / "list.csv", coverage=1.0)
     with (tmp_path / "list.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -109,7 +112,7 @@ def test_a_run_leaves_out_what_kills_its_reader_and_keeps_the_other_clip(tmp_pat
     root = plant(tmp_path, *9 * ["good"], "segv")
     (root / "09.txt").rename(root / "02.txt")
     skip = {"on_bad_sample": "skip", "max_bad_share": 0.2, "frame_size": (4, 4)}
-    data = Planted(root, num_workers=2, batch_size=1, **skip)
+    data = ModalityDataModule(root, [Planted()], num_workers=2, batch_size=1, **skip)
     data.setup("fit")
     assert [str(bad.path) for bad in data.bad_samples] == [str(root / "02.txt")]
     trained = [name for batch in data.train_dataloader() for name in batch["clips"]]
@@ -125,8 +128,8 @@ def test_a_file_that_takes_too_long_is_one_bad_sample(tmp_path, monkeypatch):
         now += (root / "01.begun").exists()
         return now
 
-    monkeypatch.setattr("datamodules.readers.monotonic", clock)
-    [(number, [good, bad])] = read_all([(7, samples(root))], 1, 0.4, lambda: None)
+    monkeypatch.setattr("datamodules.loading.readers.monotonic", clock)
+    [(number, [good, bad])] = read_all([job(root, 7)], 1, 0.4, lambda: None)
     assert (number, good, bad.path) == (7, None, root / "01.txt")
     assert "longer than data.timeout=0.4 s" in bad.reason and "raise data.timeout" in bad.remedy
 
@@ -135,11 +138,11 @@ def test_a_reader_that_is_killed_while_it_reads_nothing_costs_no_file(tmp_path):
     root = plant(tmp_path, "good")
 
     def jobs():
-        yield 0, samples(root)
+        yield job(root, 0)
         [reader] = multiprocessing.active_children()
         reader.kill()
         reader.join()
-        yield 1, samples(root)
+        yield job(root, 1)
 
     assert list(read_all(jobs(), 1, 0, lambda: None)) == [(0, [None]), (1, [None])]
 
@@ -152,32 +155,32 @@ def test_who_stops_a_check_leaves_no_reader(tmp_path):
             raise Interrupted("asked")
 
     with pytest.raises(Interrupted):
-        list(read_all([(0, samples(root))], 2, 0, look))
+        list(read_all([job(root, 0)], 2, 0, look))
     assert not multiprocessing.active_children()
 
 
 def test_a_mistake_in_the_code_is_no_bad_file(tmp_path):
     root = plant(tmp_path, "mistake")
     with pytest.raises(RuntimeError, match=r"(?s)in draw.*KeyError: 'planted'.*while 00\.txt"):
-        list(read_all([(0, samples(root))], 1, 0, lambda: None))
+        list(read_all([job(root, 0)], 1, 0, lambda: None))
 
 
 def test_what_cannot_travel_is_told(tmp_path):
     clip = Clip("a", lambda: torch.zeros(1, 3, 4, 4, dtype=torch.uint8))
     with pytest.raises(UserError, match=r"cannot be sent to another process .*num_workers=0"):
-        list(read_all([(0, FrameDataset([clip], (4, 4)))], 1, 0, lambda: None))
+        list(read_all([Job(0, [clip], ReadClip((4, 4)))], 1, 0, lambda: None))
 
 
 def test_readers_are_deaf_to_what_is_sent_to_a_whole_job(tmp_path):
     root = plant(tmp_path, "good", "good")
 
     def jobs():
-        yield 0, samples(root)
+        yield job(root, 0)
         [reader] = multiprocessing.active_children()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             os.kill(reader.pid, number)
         before.append(reader.pid)
-        yield 1, samples(root)
+        yield job(root, 1)
         [reader] = multiprocessing.active_children()
         before.append(reader.pid)
 

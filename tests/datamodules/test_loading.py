@@ -2,18 +2,19 @@ import pytest
 import torch
 from transformers import LlavaOnevisionVideoProcessor
 
-from datamodules.loading import Careful, FrameDataset, Loader, collate
+from datamodules.loading.loader import Loader, SampleDataset
+from datamodules.loading.reading import ReadClip, collate
 from datamodules.samples import BadSample, Clip
 
 
 @pytest.mark.parametrize("size", [(20, 20), (50, 64), (31, 47)])
-def test_frames_are_squashed_as_transformers_does(size):
+def test_frames_are_resized_as_transformers_does(size):
     frames = torch.randint(256, (2, 3, 31, 47), dtype=torch.uint8)
     processor = LlavaOnevisionVideoProcessor(
         size={"height": size[0], "width": size[1]}, do_rescale=False, do_normalize=False
     )
     expected = processor([frames], return_tensors="pt")["pixel_values_videos"][0]
-    resized, name = FrameDataset([Clip("scene/0,1", lambda: frames)], size)[0]
+    resized, name = ReadClip(size)(Clip("scene/0,1", lambda: frames))
     assert resized.dtype == torch.uint8 and name == "scene/0,1"
     assert torch.equal(resized, expected.to(torch.uint8))
 
@@ -34,7 +35,7 @@ def test_clips_of_two_lengths_name_both_and_the_remedy():
 def test_clips_may_hold_any_number_of_tensors_on_their_way_to_a_worker():
     pictures = [torch.full((1, 3, 4, 5), i % 256, dtype=torch.uint8) for i in range(300)]
     clips = [Clip(f"{i}", picture.clone) for i, picture in enumerate(pictures)]
-    dataset = Careful(FrameDataset(clips, (4, 5)))
+    dataset = SampleDataset(clips, ReadClip((4, 5)))
     (last,) = Loader(dataset, None, sampler=[299], num_workers=1)
     assert last[1] == "299" and torch.equal(last[0], pictures[299])
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datamodules.order import Batches
+from datamodules.loading.order import Batches
 from vlynx_pl.errors import UserError
 
 counts = st.integers(0, 40)

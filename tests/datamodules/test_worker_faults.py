@@ -22,16 +22,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.loading import (
-    Careful,
-    EpisodeDataset,
-    FrameDataset,
-    Loader,
-    collate,
-    gather,
-)
+from datamodules.loading.loader import Loader, SampleDataset, collate_or_error
+from datamodules.loading.reading import ReadClip, ReadEpisode, collate
 from datamodules.processes import Reader
-from datamodules.samples import BadSample, Clip, Episode, Frames, Streams
+from datamodules.samples import BadSample, Clip, Episode, EpisodeMedia, Frames, Streams
 from tests.processes import PATIENCE_S, begin, ended
 from vlynx_pl.errors import UserError
 
@@ -57,10 +51,10 @@ def loader(meddle, workers=1, batches=((0,), (1,), (2,), (3,)), timeout=60.0, **
     reads = [frames, frames, partial(read_after, meddle), frames]
     clips = [Clip(f"clip {i}", read, (Path(f"/data/{i}.mp4"),)) for i, read in enumerate(reads)]
     return Loader(
-        Careful(FrameDataset(clips, SIZE)),
+        SampleDataset(clips, ReadClip(SIZE)),
         batch_sampler=[list(batch) for batch in batches],
         num_workers=workers,
-        collate_fn=partial(gather, partial(collate, frame_size=SIZE)),
+        collate_fn=partial(collate_or_error, partial(collate, frame_size=SIZE)),
         persistent_workers=workers > 0,
         timeout=timeout if workers else 0,
         **options,
@@ -101,7 +95,7 @@ def looks(monkeypatch, look) -> None:
             look(self)
             return super().wait(timeout)
 
-    monkeypatch.setattr("datamodules.watching.Event", Looked)
+    monkeypatch.setattr("datamodules.loading.watching.Event", Looked)
 
 
 def wait_for(file, event=None) -> None:
@@ -199,7 +193,7 @@ def stop_after(file) -> None:
 
 def test_a_worker_that_dies_amid_a_long_message_is_told(tmp_path, monkeypatch):
     slow = loader(partial(stop_after, tmp_path / "go"))
-    clips = slow.dataset.dataset.clips
+    clips = slow.dataset.items
     clips[1] = Clip(1_000_000 * "x", clips[1].read)
     batches = iter(slow)
     next(batches)
@@ -253,7 +247,7 @@ def test_after_a_fault_one_can_try_again(tmp_path):
 @pytest.mark.slow
 def test_a_worker_that_cannot_be_killed_does_not_keep_the_process(tmp_path, monkeypatch):
     """As one that waits for a disk."""
-    monkeypatch.setattr("datamodules.watching._PATIENCE", 0.1)
+    monkeypatch.setattr("datamodules.loading.watching._PATIENCE", 0.1)
     monkeypatch.setattr(Reader, "kill", lambda self: os.kill(self.pid, signal.SIGTERM))
     looks(monkeypatch, lambda event: wait_for(tmp_path / "begun", event))
     forever = partial(hang, tmp_path / "begun", partial(time.sleep, 2 * PATIENCE_S))
@@ -358,8 +352,8 @@ def test_a_mistake_of_ours_keeps_its_traceback_and_names_the_clip(workers):
 
 def test_a_mistake_in_a_batch_is_one_message_too():
     clips = [Clip(name, partial(frames, n)) for name, n in (("a", 2), ("b", 3))]
-    stack = partial(gather, partial(collate, frame_size=SIZE))
-    batches = Loader(Careful(FrameDataset(clips, SIZE)), 2, num_workers=1, collate_fn=stack)
+    stack = partial(collate_or_error, partial(collate, frame_size=SIZE))
+    batches = Loader(SampleDataset(clips, ReadClip(SIZE)), 2, num_workers=1, collate_fn=stack)
     with pytest.raises(UserError, match=r"^a has 2 frames and b has 3, which make no batch"):
         list(batches)
 
@@ -417,10 +411,10 @@ def test_a_worker_that_dies_is_named_with_its_episode():
     episode = Episode("scene0000_00", {}, ())
     streams = Streams(read_streams, (Path("/data/a/1.png"), Path("/data/a/2/2.png")))
     batches = Loader(
-        Careful(EpisodeDataset([(episode, streams)], SIZE)),
+        SampleDataset([EpisodeMedia(episode, streams)], ReadEpisode(SIZE)),
         batch_sampler=[[0]],
         num_workers=1,
-        collate_fn=partial(gather, list),
+        collate_fn=partial(collate_or_error, list),
     )
     said = fault(batches)
     assert said.startswith("scene0000_00 (2 files in /data/a): its worker was killed by SIGKILL")

@@ -14,8 +14,8 @@ from datamodules.audio import AudioDataModule
 from datamodules.base import ModalityDataModule
 from datamodules.depth import DepthDataModule
 from datamodules.ego import EgoDataModule
-from datamodules.frame_cache import FrameCache
 from datamodules.high_frame_rate import HighFrameRateDataModule
+from datamodules.loading.frame_cache import FrameCache
 from datamodules.media.audio import Sound, read_sound
 from datamodules.media.mesh_depth import prepare_depth_from_mesh
 from datamodules.media.prepare import prepare_scannet
@@ -121,7 +121,7 @@ def ask(folder: Path, official: Official) -> None:
         modality = EgoDataModule
     settings = {"objective": "tuning", "benchmark": benchmark, **_SMALL, **_SKIPPING}
     data = modality(folder / "media", **settings)
-    findings = data.inspect(data.parts(), read=True)
+    findings = data.inspect(data.serving.recordings.parts(), read=True)
     assert findings
     for finding in findings:
         assert bool(finding.usable) != bool(finding.bad)

@@ -11,11 +11,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from datamodules import AudioDataModule, DepthDataModule, EgoDataModule, HighFrameRateDataModule
+from datamodules import Audio, Depth, DepthDataModule, Ego, HighFrameRate
 from datamodules.benchmarks import ScanQA
-from datamodules.ego import Take
+from datamodules.modalities.ego import Take
+from datamodules.modalities.modality import FrameSpec, Modality
+from datamodules.modalities.video import VideoSource
 from datamodules.toyworld.video_files import write_video
-from datamodules.video import VideoSource
 from tests.conftest import MINIATURE
 from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
 from vlynx_pl import cli, lightning_cli
@@ -28,6 +29,7 @@ from vlynx_pl.tuning import InstructionTuning
 
 EXPERIMENTS = MINIATURE.parent
 SIZE = (64, 64)
+SPEC = FrameSpec(3, SIZE)
 QUESTION = "What colour is the box?"
 
 
@@ -117,8 +119,6 @@ def config_of(data: str, *modalities: str, **settings: object) -> dict:
     """What a configuration says of a run, read without adapters of modalities."""
     benchmark = {"class_path": "gone.Benchmark", "init_args": {"annotations": "gone"}}
     common = {"root": "gone", "objective": "tuning", "benchmark": benchmark, "frames": 3}
-    if data == "SeveralDataModule":
-        del common["root"]
     streams = {
         "class_path": "vlynx_pl.streams.AlignedStreams",
         "init_args": {"modalities": dict.fromkeys(modalities, "base")},
@@ -218,14 +218,14 @@ def test_a_video_with_sound_is_heard_as_in_training(tuned, tmp_path):
     module, read = open_run(tuned("AudioDataModule", "audio", window=0.5))
     assert not module.training and module.backbone.frame_size == SIZE
     streams = read({"video": video, "audio": None, "depth": None, "ego": None})
-    data = AudioDataModule(tmp_path, frames=3, frame_size=SIZE, window=0.5)
-    own = data.streams(VideoSource("a", video)).read()
+    audio = Audio(window=0.5)
+    own = audio.streams(VideoSource("a", video), SPEC).read()
     assert streams["audio"].times == own["audio"].times == streams["video"].times
     assert torch.equal(streams["video"].pictures, own["video"].pictures)
     assert streams["audio"].pictures.shape == (3, 3, *SIZE)
-    mixed = data.streams_of({"video": video, "audio": other}, ["audio"])
+    mixed = audio.streams_from({"video": video, "audio": other}, SPEC, wanted=True)
     assert mixed.files == (video, other)
-    foreign = data.streams(VideoSource("b", other)).read()["audio"]
+    foreign = audio.streams(VideoSource("b", other), SPEC).read()["audio"]
     assert same(mixed.read(), own | {"audio": foreign})
     assert not torch.equal(foreign.pictures, own["audio"].pictures)
 
@@ -240,51 +240,48 @@ def test_what_is_wrong_with_the_sound_names_its_file(tmp_path, tuned, vlynx_ask)
     assert code == 1 and "short.mp4: has sound for a part of the video only" in shown
 
 
-def test_only_senses_that_the_run_was_tuned_with_are_read(tmp_path):
+def test_only_modalities_that_the_run_was_tuned_with_are_read(tmp_path):
     mute = film(tmp_path / "mute.mp4", sound=False)
-    data = AudioDataModule(tmp_path, frames=3, frame_size=SIZE)
-    assert data.streams_of({"video": mute}, []).read().keys() == {"video"}
+    assert Audio().streams_from({"video": mute}, SPEC, wanted=False).read().keys() == {"video"}
     scene = write_scannet_scene(tmp_path / "scene0000_00")
-    depth = DepthDataModule(tmp_path, frames=3, frame_size=SIZE)
-    both = depth.streams_of({"depth": scene}, ["3d"]).read()
+    depth = Depth()
+    both = depth.streams_from({"depth": scene}, SPEC, wanted=True).read()
     assert both.keys() == {"video", "3d"}
     for path in (scene / "depth").iterdir():
         path.write_bytes(path.read_bytes()[:60])  # a header without pixels
-    assert same(depth.streams_of({"depth": scene}, []).read(), {"video": both["video"]})
-    ego = EgoDataModule(tmp_path, frames=3, frame_size=SIZE)
-    assert ego.streams_of({"video": mute}, []).read().keys() == {"video"}
+    alone = depth.streams_from({"depth": scene}, SPEC, wanted=False).read()
+    assert same(alone, {"video": both["video"]})
+    assert Ego().streams_from({"video": mute}, SPEC, wanted=False).read().keys() == {"video"}
 
 
 def test_views_and_fast_frames_are_those_of_the_files(tmp_path):
     exo, ego = film(tmp_path / "out.mp4", level=10), film(tmp_path / "in.mp4", level=80)
-    settings = {"frames": 3, "frame_size": SIZE}
     files = {"video": exo, "ego": ego}
     take = Take("take", tmp_path, (("exo1", exo), ("ego", ego)))
-    usual = EgoDataModule(tmp_path, **settings)
-    assert same(usual.streams_of(files, ["ego"]).read(), usual.streams(take).read())
-    turned = EgoDataModule(tmp_path, rgb_views=["ego"], modality_views=["exo2"], **settings)
-    streams, expected = turned.streams_of(files, ["ego"]).read(), usual.streams(take).read()
+    expected = Ego().streams(take, SPEC).read()
+    assert same(Ego().streams_from(files, SPEC, wanted=True).read(), expected)
+    turned = Ego(rgb_views=("ego",), modality_views=("exo2",))
+    streams = turned.streams_from(files, SPEC, wanted=True).read()
     assert torch.equal(streams["video"].pictures, expected["ego"].pictures)
     assert torch.equal(streams["ego"].pictures, expected["video"].pictures)
-    fast = HighFrameRateDataModule(tmp_path, **settings)
-    expected = fast.streams(VideoSource("out", exo)).read()
-    assert same(fast.streams_of({"video": exo}, ["highfps"]).read(), expected)
+    fast = HighFrameRate()
+    expected = fast.streams(VideoSource("out", exo), SPEC).read()
+    assert same(fast.streams_from({"video": exo}, SPEC, wanted=True).read(), expected)
 
 
 def several(**settings: object) -> dict:
-    made = {"root": "gone"} | settings
     return {
-        "modules": [
-            {"class_path": f"datamodules.{kind}DataModule", "init_args": made}
+        "modalities": [
+            {"class_path": f"datamodules.{kind}", "init_args": settings}
             for kind in ("Depth", "Audio")
         ]
     }
 
 
-def test_several_data_modules_each_take_their_files(tuned, tmp_path):
+def test_several_modalities_each_take_their_files(tuned, tmp_path):
     video = film(tmp_path / "a.mp4", seconds=6)
     scene = write_scannet_scene(tmp_path / "scene0000_00")
-    run = tuned("SeveralDataModule", "3d", "audio", **several(frames=3))
+    run = tuned("ModalityDataModule", "3d", "audio", **several(frames=3))
     _, read = open_run(run)
     assert read({"depth": scene, "video": video}).keys() == {"video", "3d", "audio"}
     with pytest.raises(UserError, match="run needs --video, a video file; add it"):
@@ -308,7 +305,7 @@ NEEDS = [
     ("HighFrameRateDataModule", ["highfps"], {}, ["video", "audio"], "no use for --audio"),
     ("EgoDataModule", [], {}, ["video", "ego"], "has no use for --ego, leave it out"),
     ("AudioDataModule", ["audio"], {}, ["video", "depth"], "has no use for --depth, leave it out"),
-    ("SeveralDataModule", ["3d"], several(), ["depth", "audio"], "has no use for --audio"),
+    ("ModalityDataModule", ["3d"], several(), ["depth", "audio"], "has no use for --audio"),
 ]
 
 
@@ -367,6 +364,19 @@ def test_folders_that_are_no_tuned_run(tuned, tmp_path, vlynx_ask):
     assert code == 1 and "llm-qa: is not there" in shown and "was not tuned to its end" in shown
 
 
-def test_a_data_module_of_ones_own_says_what_it_lacks(tuned, vlynx_ask):
-    run = tuned("ModalityDataModule", "smell")
-    assert "ModalityDataModule reads no files that a user names" in vlynx_ask(run, "Why?")[2]
+class Smell(Modality):
+    name = "smell"
+
+    def find(self, root):
+        return {}
+
+    def clips(self, source, spec):
+        return []
+
+    reference_clips = clips
+
+
+def test_a_modality_of_ones_own_says_what_it_lacks(tuned, vlynx_ask):
+    own = [{"class_path": f"{Smell.__module__}.Smell"}]
+    run = tuned("ModalityDataModule", "smell", modalities=own)
+    assert "Smell reads no files that a user names" in vlynx_ask(run, "Why?")[2]

@@ -3,11 +3,11 @@
 import pytest
 
 from datamodules.benchmarks import AVQA
-from datamodules.ego import Take
 from datamodules.media.files import find_media, media_file
 from datamodules.media.scannet import open_scene
 from datamodules.media.scannet_splits import find_scenes
 from datamodules.media.video import Request, Uniform, read_video
+from datamodules.modalities.ego import Take
 from datamodules.samples import BadSample
 
 

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, get_worker_info
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from typing_extensions import override
 
-from datamodules import mishaps
-from datamodules.mishaps import Reading
+from datamodules.loading import worker_errors
+from datamodules.loading.worker_errors import Reading
 from vlynx_pl.errors import UserError
 
 _IDLE: Final = -1
@@ -66,7 +66,7 @@ def share(batch: Any) -> None:
             try:
                 batch.share_memory_()  # type: ignore[no-untyped-call]
             except RuntimeError as error:
-                raise mishaps.no_room(batch.nbytes, error) from error
+                raise worker_errors.no_room(batch.nbytes, error) from error
         case dict():
             share(list(batch.values()))
         case list():
@@ -168,8 +168,8 @@ class Watched(_MultiProcessingDataLoaderIter):
     def _hang(self) -> UserError:
         for index, _ in self._board.tolist():
             if index != _IDLE:
-                return mishaps.hung(self._reading(index), self._timeout)
-        return mishaps.silent(self._timeout)
+                return worker_errors.hung(self._reading(index), self._timeout)
+        return worker_errors.silent(self._timeout)
 
     def _death(self) -> UserError | None:
         # The pipes of a process break a moment before it is gone.
@@ -179,7 +179,7 @@ class Watched(_MultiProcessingDataLoaderIter):
         index, number = max(lost)  # rather one that was reading than an idle one
         self._workers[number].join()
         exitcode = self._workers[number].exitcode
-        return mishaps.died(None if index == _IDLE else self._reading(index), exitcode)
+        return worker_errors.died(None if index == _IDLE else self._reading(index), exitcode)
 
     def _ended(self, seconds: float = 0) -> list[tuple[int, int]]:
         """What the workers that have ended were reading, and their numbers.

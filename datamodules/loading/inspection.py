@@ -1,15 +1,15 @@
 """Looking at every recording before it is needed: what can be used, and what is bad and why."""
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from datamodules.loading import EpisodeDataset, FrameDataset
-from datamodules.readers import read_all, verdict
-from datamodules.recordings import Part, Recording
+from datamodules.loading.readers import Job, read_all, verdict
+from datamodules.loading.recordings import Expected, Part
+from datamodules.loading.serving import Serving
 from datamodules.samples import BadSample, Episode
 from vlynx_pl.interruption import Interrupted, asked_to_stop
 from vlynx_pl.progress import track
@@ -25,7 +25,7 @@ class Finding:
     part: Part
     name: str
     episode: Episode | None = None
-    usable: list[Any] = field(default_factory=list)  # clips or episodes
+    usable: list[Any] = field(default_factory=list)  # clips or episodes, unread
     bad: list[BadSample] = field(default_factory=list)
 
     @property
@@ -33,45 +33,47 @@ class Finding:
         """Of an episode, the questions that are not asked, if there are any."""
         if self.episode is None:
             return None
-        asked = {question.id for episode, _ in self.usable for question in episode.questions}
+        asked = {question.id for item in self.usable for question in item.episode.questions}
         questions = tuple(one for one in self.episode.questions if one.id not in asked)
         return replace(self.episode, questions=questions) if questions else None
 
 
 def inspect(
-    jobs: Sequence[tuple[Part, Recording]],
-    candidates: Callable[[Part, Recording], tuple[list[Any], list[BadSample]]],
-    dataset: Callable[[Part, list[Any]], FrameDataset | EpisodeDataset] | None,
+    jobs: Sequence[tuple[Part, Expected]],
+    serving: Serving,
+    read: bool,
     stop: bool,
     title: str,
     readers: int = 0,
     timeout: float = 0,
+    learnt: bool = True,
 ) -> list[Finding]:
     """Look at recordings, with a progress bar.
 
     Args:
         jobs: what there should be.
-        candidates: clips or episodes of a recording, and what is bad about its questions.
-        dataset: decodes them; None leaves them unread.
+        serving: makes clips or episodes of a recording.
+        read: decode them, or leave them unread.
         stop: raise the first BadSample.
         title: of the progress bar.
         readers: processes that decode, so that one that dies of a file is a bad recording; 0
             decodes in threads of this one.
         timeout: s for a clip or an episode in such a process, 0 being forever.
+        learnt: whether questions are to be learnt, or asked only.
 
     Returns:
         What became of each, in order.
     """
 
-    def look(part: Part, recording: Recording) -> Finding:
+    def look(part: Part, recording: Expected) -> Finding:
         finding = Finding(part, recording.name, recording.episode)
         try:
-            finding.usable, finding.bad = candidates(part, recording)
+            finding.usable, finding.bad = serving.items(part, recording, learnt)
         except BadSample as bad:
             finding.bad.append(bad)
-        if dataset is not None and readers == 0:
-            samples = dataset(part, finding.usable)
-            _judge(finding, (verdict(samples, index) for index in range(len(samples))))
+        if read and readers == 0:
+            reader = serving.reader(part)
+            _judge(finding, [verdict(reader, item) for item in finding.usable])
         return finding
 
     findings: dict[int, Finding] = {}
@@ -79,8 +81,8 @@ def inspect(
     try:
         waiting = [pool.submit(look, *job) for job in jobs]
         outcomes = ((number, job.result()) for number, job in enumerate(waiting))
-        if dataset is not None and readers > 0:
-            outcomes = _read(outcomes, dataset, readers, timeout)
+        if read and readers > 0:
+            outcomes = _read(outcomes, serving, readers, timeout)
         with closing(outcomes):  # and the processes with it
             for number, finding in track(outcomes, title, len(waiting)):
                 _heed_signals()
@@ -94,19 +96,19 @@ def inspect(
 
 def _read(
     looked_at: Generator[tuple[int, Finding], None, None],
-    dataset: Callable[[Part, list[Any]], FrameDataset | EpisodeDataset],
+    serving: Serving,
     readers: int,
     timeout: float,
 ) -> Generator[tuple[int, Finding], None, None]:
     """Findings when all that they found was read, in the order in which that happens."""
     unread: dict[int, Finding] = {}
 
-    def samples() -> Iterator[tuple[int, FrameDataset | EpisodeDataset]]:
+    def jobs() -> Generator[Job, None, None]:
         for number, finding in looked_at:
             unread[number] = finding
-            yield number, dataset(finding.part, finding.usable)
+            yield Job(number, finding.usable, serving.reader(finding.part))
 
-    with closing(read_all(samples(), readers, timeout, _heed_signals)) as read:
+    with closing(read_all(jobs(), readers, timeout, _heed_signals)) as read:
         for number, verdicts in read:
             finding = unread.pop(number)
             _judge(finding, verdicts)

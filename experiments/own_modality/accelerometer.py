@@ -1,4 +1,4 @@
-"""A sense of one's own: the trace of an accelerometer as pictures of its spectrum."""
+"""A modality of one's own: the trace of an accelerometer as frames of its spectrum."""
 
 from functools import partial
 from pathlib import Path
@@ -6,16 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.base import ModalityDataModule
 from datamodules.media.files import find_media
 from datamodules.media.sampling import Uniform
+from datamodules.modalities.modality import Modality
+from datamodules.modalities.video import VideoSource, read_rgb
 from datamodules.samples import BadSample, Clip
 from datamodules.splits import hold_out
-from datamodules.video import VideoSource, read_rgb
 
 
-class AccelerometerDataModule(ModalityDataModule):
+class Accelerometer(Modality):
     """Files ``*.csv`` of rows ``x,y,z`` in m/s², and videos in ``reference_root``."""
+
+    name = "accelerometer"
 
     def find(self, root):
         traces = [(path.stem, path) for path in sorted(root.glob("*.csv"))]
@@ -23,11 +25,11 @@ class AccelerometerDataModule(ModalityDataModule):
         train, val = hold_out([VideoSource(name, path) for name, path in found])
         return {"train": train, "val": val}
 
-    def modality_clips(self, source):
+    def clips(self, source, spec):
         return [Clip(source.name, partial(draw, source.path), (source.path,))]
 
-    def reference_clips(self, source):
-        read = partial(read_rgb, source, Uniform(self.frames), self.frame_size)
+    def reference_clips(self, source, spec):
+        read = partial(read_rgb, source, Uniform(spec.count), spec.size)
         return [Clip(source.name, read, (source.path,))]
 
 

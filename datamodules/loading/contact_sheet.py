@@ -8,7 +8,7 @@ from textwrap import shorten, wrap
 from torch import Tensor
 
 from datamodules.base import ModalityDataModule
-from datamodules.inspection import Finding
+from datamodules.loading.inspection import Finding
 from datamodules.samples import BadSample, Question
 from vlynx_pl.files import atomic_file, readable
 
@@ -60,14 +60,13 @@ def save_contact_sheet(
 def _streams(data: ModalityDataModule, findings: Sequence[Finding]) -> Iterator[tuple[str, Tensor]]:
     """Label and pictures (T, 3, H, W) of every stream, in order."""
     for finding in findings:
-        for index in range(len(finding.usable)):
-            item = data.dataset(finding.part, finding.usable)[index]
-            if isinstance(item, tuple):
-                yield f"{finding.part}\n{_folded(item[1])}", item[0]
+        for sample in map(data.serving.reader(finding.part), finding.usable):
+            if isinstance(sample, tuple):
+                yield f"{finding.part}\n{_folded(sample[1])}", sample[0]
                 continue
-            asked = _words(item["questions"][0])
-            for name, pictures in item["streams"].items():
-                yield f"{finding.part} {name}\n{_folded(item['name'])}{asked}", pictures
+            asked = _words(sample["questions"][0])
+            for name, pictures in sample["streams"].items():
+                yield f"{finding.part} {name}\n{_folded(sample['name'])}{asked}", pictures
                 asked = ""
 
 

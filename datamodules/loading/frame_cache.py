@@ -21,7 +21,7 @@ class FrameCache:
         settings: what makes the pictures and how, in plain numbers and names.
     """
 
-    def __init__(self, folder: Path, settings: Sequence[Any]) -> None:
+    def __init__(self, folder: Path, settings: Any) -> None:
         self._store = TensorStore(folder)
         self._settings = json.dumps(settings, sort_keys=True)
 

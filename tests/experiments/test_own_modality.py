@@ -1,4 +1,4 @@
-"""The example of the README that adds a sense: it aligns, and it is as short as promised."""
+"""The example of the README that adds a modality: it aligns, and it is as short as promised."""
 
 import json
 import sys
@@ -9,11 +9,11 @@ import pytest
 
 from datamodules.samples import BadSample
 from datamodules.toyworld.video_files import write_video
-from experiments.own_sense.accelerometer import draw
+from experiments.own_modality.accelerometer import draw
 from tests.conftest import REPOSITORY
 from vlynx_pl import cli
 
-EXAMPLE = REPOSITORY / "experiments" / "own_sense"
+EXAMPLE = REPOSITORY / "experiments" / "own_modality"
 
 
 def write_trace(path: Path, hertz: float, axis: int) -> Path:
@@ -31,7 +31,7 @@ def test_an_accelerometer_is_aligned(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     arguments = [
         "--config=experiments/backbones/miniature.yaml",
-        "--config=experiments/own_sense/accelerometer.yaml",
+        "--config=experiments/own_modality/accelerometer.yaml",
         f"--data.root={tmp_path}",
         f"--data.reference_root={tmp_path / 'videos'}",
         f"--run={tmp_path / 'run'}",

@@ -12,19 +12,21 @@ import torch
 from PIL import Image
 
 from datamodules import (
+    Audio,
     AudioDataModule,
+    Ego,
     EgoDataModule,
-    FastLook,
-    Hearing,
+    HighFrameRate,
     HighFrameRateDataModule,
-    VideoDataModule,
+    ModalityDataModule,
 )
-from datamodules.audio import moments
 from datamodules.benchmarks import AVSD, EgoExo4D, InstructJSON
 from datamodules.libraries import import_library
 from datamodules.media.audio import read_sound
 from datamodules.media.sampling import Rate, Uniform
-from datamodules.samples import BadSample, Episode
+from datamodules.modalities.audio import timestamps
+from datamodules.modalities.modality import FrameSpec
+from datamodules.samples import BadSample, Episode, EpisodeMedia
 from datamodules.signals import log_mel
 from datamodules.toyworld.video_files import write_video
 from vlynx_pl.errors import UserError
@@ -92,9 +94,9 @@ def test_a_sound_is_in_the_middle_of_the_picture_of_its_moment(tmp_path):
     times = [0.0, 10 / 8, 20 / 8, 31 / 8]  # of four frames of 32
     film(tmp_path / "a.mp4", wave=clicks(times[1]))
     film(tmp_path / "b.mp4")
-    data = VideoDataModule(
+    data = ModalityDataModule(
         tmp_path,
-        [Hearing(window=1.0)],
+        [Audio(window=1.0)],
         **SMALL | {"frame_size": (128, 100)},
         benchmark=instruct(tmp_path, "a.mp4", "b.mp4"),
         objective="tuning",
@@ -102,7 +104,7 @@ def test_a_sound_is_in_the_middle_of_the_picture_of_its_moment(tmp_path):
         max_bad_share=1,
     )
     findings = data.inspect(("train",), read=False)
-    [episode] = data.dataset("train", [u for f in findings for u in f.usable])
+    [episode] = [data.serving.reader("train")(u) for f in findings for u in f.usable]
     assert episode["times"]["video"] == episode["times"]["audio"] == tuple(times)
     loudest = episode["streams"]["audio"][1, 0].float().mean(0).argmax()
     assert abs(int(loudest) - 50) <= 3
@@ -116,9 +118,9 @@ def test_all_streams_of_a_video_come_from_one_opening(root, monkeypatch):
         opened.append(arguments)
         return open_file(*arguments, **options)
 
-    data = VideoDataModule(
+    data = ModalityDataModule(
         root,
-        [Hearing(), FastLook()],
+        [Audio(), HighFrameRate()],
         **SMALL,
         benchmark=instruct(root, "0.mp4", "1.mp4"),
         objective="tuning",
@@ -142,13 +144,12 @@ def test_four_fast_frames_make_a_picture(root):
 
 def test_frames_a_second_leave_out_what_makes_no_whole_picture(tmp_path):
     film(tmp_path / "a.mp4")
-    sense = FastLook()
-    data = HighFrameRateDataModule(tmp_path, fps=0.75, **SMALL | {"batch_size": 1})
-    [source] = data.find(tmp_path / "a.mp4")["val"]
-    assert sense.request(Rate(0.75, 4), (32, 32)).sampling == Rate(3.0, 16)
-    assert len(sense.read(source, Rate(0.75, 4), (32, 32))) == 3  # 12 frames in 4 s
+    fast, spec = HighFrameRate(fps=0.75), FrameSpec(4, (32, 32))
+    [source] = fast.find(tmp_path / "a.mp4")["val"]
+    assert fast.request(spec).sampling == Rate(3.0, 16)
+    assert len(fast.read(source, spec)) == 3  # 12 frames in 4 s
     with pytest.raises(BadSample, match="not four for one picture") as caught:
-        sense.read(source, Rate(0.1, 4), (32, 32))
+        HighFrameRate(fps=0.1).read(source, spec)
     assert caught.value.trouble == "too short"
 
 
@@ -159,7 +160,7 @@ def test_no_sound_track_silence_and_damage_are_three_things(root):
     data = (videos / "3.mp4").read_bytes()
     (videos / "3.mp4").write_bytes(data[: len(data) // 2])
     with pytest.raises(BadSample, match="has no sound track"):
-        ready(AudioDataModule, root, batch_size=5).train_dataloader().dataset.dataset[1]
+        ready(AudioDataModule, root)
     found = ready(AudioDataModule, root, on_bad_sample="skip", max_bad_share=1)
     assert [bad.trouble for bad in found.bad_samples] == ["no audio", "silent", "unreadable"]
     assert len(found.train_dataloader().dataset) == 1
@@ -207,7 +208,7 @@ def test_a_mixed_folder_is_one_message_and_one_command(root, tmp_path):
     assert f"add {options} (with make: ARGS='{options}')" in message
     data = ready(AudioDataModule, root, on_bad_sample="skip", max_bad_share=share, batch_size=1)
     loaders = (data.train_dataloader(), data.val_dataloader(), data.reference_dataloader())
-    train, val, reference = ([c.name for c in loader.dataset.dataset.clips] for loader in loaders)
+    train, val, reference = ([c.name for c in loader.dataset.items] for loader in loaders)
     assert val == ["5.WAV"] and "5.WAV" not in train and not {"5.WAV", "9.mp4"} & {*reference}
     assert "1.mp4" in reference and "1.mp4" not in train
     assert data.report()["left_out"] == ["5.WAV: is held out, since all that was is bad"]
@@ -222,8 +223,8 @@ def test_a_mixed_folder_is_one_message_and_one_command(root, tmp_path):
         (Rate(4.0, 3), (1.0, 2.0, 3.0)),
     ],
 )
-def test_moments_of_sound_alone(sampling, expected):
-    assert moments(sampling, 1.0, 3.0) == expected
+def test_timestamps_of_sound_alone(sampling, expected):
+    assert timestamps(sampling, 1.0, 3.0) == expected
 
 
 def test_a_benchmark_says_which_videos_are_for_training(root):
@@ -252,8 +253,8 @@ def test_pictures_in_a_folder_are_a_video_of_three_a_second(root):
     for i in range(1, 13):
         Image.fromarray(np.full((32, 48, 3), 7 * i, np.uint8)).save(folder / f"{i:05}.png")
     episode = Episode("show@1-3", {"frames": "show"}, (), (1.0, 3.0))
-    data = HighFrameRateDataModule(root, **SMALL, benchmark=instruct(root), objective="tuning")
-    streams = data.streams(data.locate(root, episode)).read()
+    fast = HighFrameRate()
+    streams = fast.streams(fast.locate(root, episode), FrameSpec(4, (32, 32))).read()
     assert greys(streams["video"].pictures) == [4, 5, 7, 9]
     assert streams["video"].times[0] == 1.0
 
@@ -265,11 +266,12 @@ def test_pictures_in_a_folder_are_read_again_when_one_changes(root, tmp_path):
         Image.fromarray(np.full((32, 32, 3), 7 * i, np.uint8)).save(folder / f"{i}.png")
     options = {"benchmark": instruct(root), "objective": "tuning", "cache_dir": tmp_path / "cache"}
     data = HighFrameRateDataModule(root, **SMALL, **options)
-    episode = Episode("show", {"frames": "show"}, ())
+    [fast], episode = data.modalities, Episode("show", {"frames": "show"}, ())
 
     def shown():
-        dataset = data.dataset("train", [(episode, data.streams(data.locate(root, episode)))])
-        return greys(dataset[0]["streams"]["video"])
+        streams = fast.streams(fast.locate(root, episode), FrameSpec(4, (32, 32)))
+        read = data.serving.reader("train")(EpisodeMedia(episode, streams))
+        return greys(read["streams"]["video"])
 
     assert shown() == [0, 1, 2, 3]
     Image.fromarray(np.full((32, 32, 3), 70, np.uint8)).save(folder / "1.png")
@@ -277,42 +279,35 @@ def test_pictures_in_a_folder_are_read_again_when_one_changes(root, tmp_path):
 
 
 @pytest.mark.parametrize("setting", [{"window": 1.0}, {"scale": "min-max"}, {"frames": 3}])
-def test_every_setting_of_a_sense_makes_new_entries(root, tmp_path, setting):
+def test_every_setting_of_a_modality_makes_new_entries(root, tmp_path, setting):
     options = {"cache_dir": tmp_path / "cache"}
     first = next(iter(ready(AudioDataModule, root, **options).val_dataloader()))["frames"]
     other = next(iter(ready(AudioDataModule, root, **options | setting).val_dataloader()))["frames"]
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
-def test_the_order_of_senses_is_kept_by_the_cache(root, tmp_path):
-    for senses in ([Hearing(), FastLook()], [FastLook(), Hearing()]):
-        data = VideoDataModule(root, senses, **SMALL, benchmark=instruct(root, "0.mp4", "1.mp4"),
-                               objective="tuning", cache_dir=tmp_path / "cache")  # fmt: skip
+def test_the_order_of_modalities_is_kept_by_the_cache(root, tmp_path):
+    for both in ([Audio(), HighFrameRate()], [HighFrameRate(), Audio()]):
+        data = ModalityDataModule(root, both, **SMALL, benchmark=instruct(root, "0.mp4", "1.mp4"),
+                                  objective="tuning", cache_dir=tmp_path / "cache")  # fmt: skip
         data.setup("fit")
         for _ in range(2):
             [[episode]] = data.train_dataloader()
-            assert list(episode["streams"]) == ["video", *(sense.name for sense in senses)]
-
-
-def test_two_senses_of_one_name_are_refused(root):
-    with pytest.raises(UserError, match=r"two senses have one name \(audio, audio\)"):
-        VideoDataModule(root, [Hearing(), Hearing(1.0)], objective="tuning",
-                        benchmark=instruct(root))  # fmt: skip
+            assert list(episode["streams"]) == ["video", *(modality.name for modality in both)]
 
 
 def test_an_id_with_a_dot_is_its_own_file_and_no_other(root):
-    data = AudioDataModule(root, **SMALL, benchmark=instruct(root))
-    videos = root / "videos"
+    audio, videos = Audio(), root / "videos"
     (videos / "0.mp4").rename(videos / "take.mp4")
     (videos / "1.mp4").rename(videos / "take.1.mkv")
-    assert data.locate(root, Episode("x", {"video": "take.1"}, ())).path == videos / "take.1.mkv"
-    assert data.locate(root, Episode("x", {"video": "take.1.mp4"}, ())).path.suffix == ".mkv"
+    assert audio.locate(root, Episode("x", {"video": "take.1"}, ())).path == videos / "take.1.mkv"
+    assert audio.locate(root, Episode("x", {"video": "take.1.mp4"}, ())).path.suffix == ".mkv"
     with pytest.raises(BadSample, match=r"take\.2: is not there"):
-        data.locate(root, Episode("x", {"video": "take.2"}, ()))
+        audio.locate(root, Episode("x", {"video": "take.2"}, ()))
 
 
 def test_a_second_place_is_looked_at_where_the_first_has_nothing(root):
-    data = HighFrameRateDataModule(root, **SMALL)
+    data = HighFrameRate()
     at = partial(Episode, "x", questions=(), elsewhere={"video": "data0613/star/B.mp4"})
     first = film(root / "star" / "A.mp4")
     second = film(root / "data0613" / "star" / "B.mp4")
@@ -327,21 +322,19 @@ def test_a_second_place_is_looked_at_where_the_first_has_nothing(root):
 def test_links_that_an_annotation_reaches_stay_inside(root, elsewhere):
     outside = film(elsewhere / "secret.mp4")
     (root / "videos" / "bare.mkv").symlink_to(outside)
-    data = AudioDataModule(root, **SMALL, benchmark=instruct(root))
     for name in ("bare", "bare.mp4", "bare.mkv"):
         with pytest.raises(BadSample, match="no path inside"):
-            data.locate(root, Episode("x", {"video": name}, ()))
+            Audio().locate(root, Episode("x", {"video": name}, ()))
     small = root / "takes" / "t" / "frame_aligned_videos" / "downscaled" / "448"
     small.mkdir(parents=True)
     (small / "cam01.mp4").symlink_to(outside)
     for media in ({"exo1": "takes/t/frame_aligned_videos/cam01.mp4"}, {"take": "takes/t"}):
         with pytest.raises(BadSample, match="no path inside"):
-            EgoDataModule(root).locate(root, Episode("x", media, ())).views()
+            Ego().locate(root, Episode("x", media, ())).views()
 
 
 def test_names_may_begin_with_the_folder_of_the_videos(root):
-    data = AudioDataModule(root, **SMALL, benchmark=instruct(root))
-    source = data.locate(root, Episode("x", {"video": "videos/0.mp4"}, ()))
+    source = Audio().locate(root, Episode("x", {"video": "videos/0.mp4"}, ()))
     assert source.path == root / "videos" / "0.mp4"
 
 
@@ -350,17 +343,12 @@ def test_folders_behind_links_are_searched_once(root, tmp_path):
     linked.mkdir()
     (linked / "here").symlink_to(root / "videos")
     (root / "videos" / "loop").symlink_to(root / "videos")
-    assert len(AudioDataModule(linked, **SMALL).find(linked)["train"]) == 4
+    assert len(Audio().find(linked)["train"]) == 4
 
 
 def test_a_rate_of_frames_makes_no_batches_for_alignment(root):
     with pytest.raises(UserError, match=r"data\.fps=2\.0 gives clips of different lengths"):
         AudioDataModule(root, fps=2.0)
-
-
-def test_alignment_takes_one_modality(root):
-    with pytest.raises(ValueError, match="one modality at a time, not 2"):
-        VideoDataModule(root, [Hearing(), FastLook()])
 
 
 def test_an_empty_folder_says_what_it_looks_for(tmp_path):
@@ -486,7 +474,7 @@ def test_smaller_copies_of_takes_are_found(takes):
     for options in ({}, {"benchmark": benchmark}):
         data = ready(EgoDataModule, takes, **options)
         assert len(data.train_dataloader().dataset) == 4
-    take = EgoDataModule(takes).locate(takes, Episode("t1", {"take": "takes/t1"}, ()))
+    take = Ego().locate(takes, Episode("t1", {"take": "takes/t1"}, ()))
     assert sorted(take.views()) == ["ego", "exo1"]
     next(takes.rglob("aria*_214-1.mp4")).unlink()
     findings = EgoDataModule(takes, benchmark=benchmark).inspect(("train", "val"), False, False)

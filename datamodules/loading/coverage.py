@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from datamodules.base import ModalityDataModule
-from datamodules.contact_sheet import save_contact_sheet
-from datamodules.inspection import Finding
+from datamodules.loading.contact_sheet import save_contact_sheet
+from datamodules.loading.inspection import Finding
 from datamodules.samples import Trouble
 from vlynx_pl.files import write_rows
 
@@ -36,7 +36,7 @@ def check(
     Returns:
         Whether every part reaches ``coverage``.
     """
-    parts = data.parts()
+    parts = data.serving.recordings.parts()
     data.cache_dir = None  # what is in a cache says nothing of the files
     findings = data.inspect(parts, read=True, stop=False)
     if csv_path is not None:
@@ -47,7 +47,7 @@ def check(
     console = Console()
     console.print(f"Coverage of {escape(str(data.root))}", soft_wrap=True, highlight=False)
     console.print(table(findings, parts))
-    for doubt in data.doubts(thorough=True):
+    for doubt in data.joined.doubts(thorough=True):
         console.print(f"[bold yellow]doubtful[/]: {escape(doubt)}", soft_wrap=True, highlight=False)
     enough = True
     for part in parts:

@@ -1,49 +1,56 @@
-"""Samples that are read to learn whether they can be, in processes that a file may take down."""
+"""Items that are read to learn whether they can be, in processes that a file may take down."""
 
 import pickle
 import traceback
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing.connection import Connection, wait
 from time import monotonic
-from typing import Final
+from typing import Any, Final, NamedTuple
 
-from datamodules import mishaps
-from datamodules.loading import EpisodeDataset, FrameDataset
-from datamodules.mishaps import explained, starting
+from datamodules.loading import worker_errors
+from datamodules.loading.worker_errors import Reading, explained, starting
 from datamodules.processes import READERS
-from datamodules.samples import BadSample
+from datamodules.samples import BadSample, Clip, EpisodeMedia
 from vlynx_pl.errors import UserError
 
 _LOOK: Final = 1.0  # s between two looks at readers that say nothing
-Samples = FrameDataset | EpisodeDataset
+Reader = Callable[[Any], Any]
 
 
-def verdict(samples: Samples, index: int) -> BadSample | None:
-    """Read a sample and say what is bad about it.
+class Job(NamedTuple):
+    """Items to read, and what reads one."""
+
+    number: int
+    items: Sequence[Clip | EpisodeMedia]
+    reader: Reader
+
+
+def verdict(reader: Reader, item: Clip | EpisodeMedia) -> BadSample | None:
+    """Read an item and say what is bad about it.
 
     Raises:
         UserError: the system can no longer give it.
         Exception: a mistake of ours, with a note that names the sample.
     """
-    reading = samples.reading(index)
+    reading = Reading(item.name, item.files)
     try:
         with explained(reading):
             try:
-                samples[index]
+                reader(item)
             except MemoryError as error:
-                raise mishaps.too_large(reading) from error
+                raise worker_errors.too_large(reading) from error
     except BadSample as bad:
         return bad
     return None
 
 
 def read_all(
-    jobs: Iterable[tuple[int, Samples]], readers: int, timeout: float, look: Callable[[], None]
+    jobs: Iterable[Job], readers: int, timeout: float, look: Callable[[], None]
 ) -> Generator[tuple[int, list[BadSample | None]], None, None]:
-    """Read samples in processes; one that dies, or takes too long, costs its sample alone.
+    """Read items in processes; one that dies, or takes too long, costs its item alone.
 
     Args:
-        jobs: numbers and what to read, taken when there is a reader for it.
+        jobs: taken when there is a reader for it.
         readers: processes.
         timeout: s for a sample, 0 being forever.
         look: called once a second at least; what it raises ends all readers.
@@ -64,13 +71,12 @@ def read_all(
                 if (job := next(jobs, None)) is None:
                     more = False
                     break
-                number, samples = job
-                if len(samples) == 0:
-                    yield number, []
+                if not job.items:
+                    yield job.number, []
                     continue
                 reader = idle.pop() if idle else _Reader()
                 busy.append(reader)
-                reader.begin(number, samples)
+                reader.begin(job)
             before = monotonic()
             wait([reader.pipe for reader in busy], pause)
             look()
@@ -79,7 +85,7 @@ def read_all(
             for reader in list(busy):
                 reader.hear(passed, timeout)
                 if reader.is_done():
-                    yield reader.number, reader.verdicts
+                    yield reader.job.number, reader.verdicts
                     busy.remove(reader)
                     idle.append(reader)
     finally:
@@ -91,21 +97,20 @@ class _Reader:
     """A process that reads one job after the other; a new one takes the place of one that died."""
 
     def __init__(self) -> None:
-        self.number = -1
+        self.job: Job
         self.verdicts: list[BadSample | None] = []
-        self._samples: Samples
         self._quiet = 0.0  # s since it last said anything
         self._start()
 
-    def begin(self, number: int, samples: Samples) -> None:
-        self.number, self._samples, self.verdicts = number, samples, []
+    def begin(self, job: Job) -> None:
+        self.job, self.verdicts = job, []
         if not self.process.is_alive():  # while it read nothing
             self.pipe.close()
             self._start()
         self._send()
 
     def is_done(self) -> bool:
-        return len(self.verdicts) == len(self._samples)
+        return len(self.verdicts) == len(self.job.items)
 
     def hear(self, passed: float, timeout: float) -> None:
         """Take note of what it said in ``passed`` s, or that it died or is silent for too long."""
@@ -119,9 +124,9 @@ class _Reader:
                         raise error
         except (EOFError, ConnectionResetError):
             self.process.join()
-            self._replace(mishaps.died_of(self._reading, self.process.exitcode))
+            self._replace(worker_errors.died_of(self._reading, self.process.exitcode))
         if not self.is_done() and 0 < timeout <= self._quiet:
-            self._replace(mishaps.took_too_long(self._reading, timeout))
+            self._replace(worker_errors.took_too_long(self._reading, timeout))
 
     def end(self) -> None:
         self.process.kill()
@@ -129,8 +134,9 @@ class _Reader:
         self.pipe.close()
 
     @property
-    def _reading(self) -> mishaps.Reading:
-        return self._samples.reading(len(self.verdicts))
+    def _reading(self) -> Reading:
+        item = self.job.items[len(self.verdicts)]
+        return Reading(item.name, item.files)
 
     def _note(self, bad: BadSample | None) -> None:
         self.verdicts.append(bad)
@@ -153,29 +159,29 @@ class _Reader:
     def _send(self) -> None:
         self._quiet = 0.0
         try:
-            self.pipe.send((self._samples, len(self.verdicts)))
+            self.pipe.send((self.job.reader, self.job.items[len(self.verdicts) :]))
         except BrokenPipeError:
             pass  # it has died, which will be heard
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise mishaps.cannot_travel(error) from error
+            raise worker_errors.cannot_travel(error) from error
 
 
 def _serve(pipe: Connection) -> None:
     while True:
         try:
-            samples, first = pipe.recv()
+            reader, items = pipe.recv()
         except EOFError:
             return
         except (AttributeError, ImportError) as error:
-            pipe.send(mishaps.cannot_travel(error))
+            pipe.send(worker_errors.cannot_travel(error))
             return
-        for index in range(first, len(samples)):
-            pipe.send(_said(samples, index))
+        for item in items:
+            pipe.send(_said(reader, item))
 
 
-def _said(samples: Samples, index: int) -> BadSample | Exception | None:
+def _said(reader: Reader, item: Clip | EpisodeMedia) -> BadSample | Exception | None:
     try:
-        return verdict(samples, index)
+        return verdict(reader, item)
     except UserError as error:
         return error
     except Exception:  # noqa: BLE001  # it is raised where the check is

@@ -1,0 +1,1 @@
+"""How recordings become batches, whatever their modality: one subject per file."""

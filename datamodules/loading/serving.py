@@ -1,0 +1,161 @@
+"""What recordings are served as: clips of one modality for alignment, or episodes for tuning.
+
+Both list the recordings of a part (``recordings``), make unread ``items`` of one, and have a
+``reader`` of items and a ``batch`` of samples that can be pickled.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from datamodules.loading.frame_cache import FrameCache
+from datamodules.loading.loader import SampleDataset
+from datamodules.loading.reading import ReadClip, ReadEpisode, collate
+from datamodules.loading.recordings import (
+    BenchmarkRecordings,
+    Expected,
+    Part,
+    UnpairedRecordings,
+)
+from datamodules.loading.settings import LoadingSettings, Objective
+from datamodules.modalities.modality import Modalities
+from datamodules.samples import BadSample, Clip, Episode, EpisodeMedia
+from vlynx_pl.errors import UserError
+from vlynx_pl.tensor_store import TokenStore
+
+
+class Alignment:
+    """Frames of one modality, unpaired and without text, and plain video for the guidance.
+
+    Args:
+        modalities: one.
+        settings: of the data module.
+
+    Raises:
+        UserError: there are more, or their clips make no batches.
+    """
+
+    kind = "clips"
+
+    def __init__(self, modalities: Modalities, settings: LoadingSettings) -> None:
+        if (count := len(modalities.each)) > 1:
+            raise UserError(f"alignment takes one modality at a time, not {count}")
+        [self._modality] = modalities.each
+        self._modality.check_batches(settings.batch_size)
+        self._modalities, self._settings = modalities, settings
+        other = settings.reference_root
+        self.recordings = UnpairedRecordings(
+            modalities.root_of(self._modality),
+            settings.benchmark,
+            settings.held_out,
+            modality=self._modality,
+            reference_root=None if other is None else Path(other),
+        )
+        self.batch = partial(collate, frame_size=settings.frame_size)
+
+    def parts(self, stage: str) -> tuple[Part, ...]:
+        """What a stage of Lightning's reads."""
+        return ("train", "val", "reference") if stage == "fit" else ("val",)
+
+    def items(
+        self, part: Part, recording: Expected, learnt: bool
+    ) -> tuple[list[Clip], list[BadSample]]:
+        """Clips of a recording, unread; raises BadSample if it cannot be used."""
+        source, spec = recording.source, self._modalities.spec_of(self._modality)
+        if recording.episode is not None:
+            source = self._modality.locate(recording.root, recording.episode)
+        if part == "reference":
+            return self._modality.reference_clips(source, spec), []
+        return self._modality.clips(source, spec), []
+
+    def reader(self, part: Part) -> ReadClip:
+        """What reads a clip of a part."""
+        kind = "reference" if part == "reference" else "modality"
+        return ReadClip(self._settings.frame_size, _cache(self._modalities, self._settings), kind)
+
+
+class Tuning:
+    """Episodes: a clip's video, its modalities, and all its questions.
+
+    Args:
+        modalities: those of each clip.
+        settings: of the data module.
+
+    Raises:
+        UserError: there are no questions.
+    """
+
+    kind = "episodes"
+    batch: Callable[[list[Any]], Any] = list
+
+    def __init__(self, modalities: Modalities, settings: LoadingSettings) -> None:
+        if settings.benchmark is None:
+            raise UserError("objective=tuning needs questions; give data.benchmark")
+        self._benchmark = settings.benchmark
+        self._modalities, self._settings = modalities, settings
+        self.recordings = BenchmarkRecordings(
+            modalities.root, settings.benchmark, settings.held_out
+        )
+        self.unread: frozenset[str] = frozenset()
+        self._tokens: TokenStore | None = None
+
+    def parts(self, stage: str) -> tuple[Part, ...]:
+        """What a stage of Lightning's reads."""
+        by_stage: dict[str, tuple[Part, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
+        return by_stage.get(stage, (self._settings.test_split,))
+
+    def items(
+        self, part: Part, recording: Expected, learnt: bool
+    ) -> tuple[list[EpisodeMedia], list[BadSample]]:
+        """The episode of a recording, unread, and what is bad about its questions.
+
+        Args:
+            part: the recording's.
+            recording: as a benchmark names it.
+            learnt: whether the questions are to be learnt, or asked only.
+
+        Raises:
+            BadSample: the recording cannot be used.
+        """
+        assert recording.episode is not None
+        streams = self._modalities.streams(recording.episode)
+        episode, bad = self._fit(part, recording.episode, learnt)
+        return [EpisodeMedia(episode, streams)] if episode.questions else [], bad
+
+    def reader(self, part: Part) -> ReadEpisode:
+        """What reads an episode of a part."""
+        return replace(self.frame_reader(), tokens=self._tokens, unread=self.unread)
+
+    def frame_reader(self) -> ReadEpisode:
+        """What reads the frames of any episode, whatever else is kept of it."""
+        cache = _cache(self._modalities, self._settings)
+        return ReadEpisode(self._settings.frame_size, self._modalities.preprocessing, cache)
+
+    def keep_tokens(self, store: TokenStore, items: Sequence[EpisodeMedia]) -> SampleDataset:
+        """From now on do not read what a store has tokens of; gives what it does not hold."""
+        self._tokens, reader = store, self.frame_reader()
+        return SampleDataset([one for one in items if not store.holds(reader.key(one))], reader)
+
+    def _fit(self, part: Part, episode: Episode, learnt: bool) -> tuple[Episode, list[BadSample]]:
+        """An episode with the questions that can be used, and what is bad about the others."""
+        if (unfit := self._settings.unfit) is None:
+            return episode, []
+        assert part != "reference"
+        files = self._benchmark.files(part)
+        path = files[0] if len(files) == 1 else self._benchmark.annotations
+        reasons = {one.id: unfit(one, learnt and part != "test") for one in episode.questions}
+        remedy = "Correct the annotation, or leave the question out with data.on_bad_sample=skip"
+        bad = [BadSample(path, reason, remedy, "question") for reason in reasons.values() if reason]
+        questions = tuple(one for one in episode.questions if reasons[one.id] is None)
+        return replace(episode, questions=questions), bad
+
+
+Serving: TypeAlias = Alignment | Tuning
+SERVING: Final[Mapping[Objective, type[Serving]]] = {"alignment": Alignment, "tuning": Tuning}
+
+
+def _cache(modalities: Modalities, settings: LoadingSettings) -> FrameCache | None:
+    folder = settings.cache_dir
+    return None if folder is None else FrameCache(Path(folder), modalities.preprocessing)

@@ -1,0 +1,86 @@
+"""Sound as a modality: log-mel spectrograms around the timestamps of the video's frames."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.media.audio import Sound, is_silent, read_sound
+from datamodules.media.sampling import Rate, Sampling, Uniform
+from datamodules.media.video import Recording
+from datamodules.modalities.modality import FrameSpec
+from datamodules.modalities.video import VideoModality, VideoSource
+from datamodules.samples import BadSample, Frames
+from datamodules.signals.log_mel import SAMPLE_RATE, Scale, log_mel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audio(VideoModality):
+    """The sound track as spectrograms, each centred on the timestamp of an RGB frame.
+
+    For alignment, files of sound alone will do too, with videos in ``reference_root``.
+
+    Args:
+        window: length of a spectrogram in s.
+        scale: brightness; ``fixed`` keeps loud and quiet apart, ``min-max`` is the released way,
+            see :func:`datamodules.signals.log_mel.log_mel`.
+        allow_silence: draw silent tracks, black, instead of raising BadSample.
+    """
+
+    name: ClassVar[str] = "audio"
+    hears: ClassVar[bool] = True
+
+    window: float = 2.0
+    scale: Scale = "fixed"
+    allow_silence: bool = False
+
+    @property
+    @override
+    def drawing(self) -> dict[str, Any]:
+        return {"window": self.window, "scale": self.scale}
+
+    @override
+    def draw(
+        self, source: VideoSource, recording: Recording, frames: Frames, size: tuple[int, int]
+    ) -> Frames:
+        assert recording.sound is not None
+        return Frames(self._spectrograms(source, recording.sound, frames.times), frames.times)
+
+    @override
+    def read(self, source: VideoSource, spec: FrameSpec) -> Tensor:
+        sound = read_sound(source.path, source.span)
+        end = sound.start + len(sound.waveform) / SAMPLE_RATE
+        return self._spectrograms(source, sound, timestamps(self.sampling(spec), sound.start, end))
+
+    def _spectrograms(self, source: VideoSource, sound: Sound, times: tuple[float, ...]) -> Tensor:
+        if not self.allow_silence and is_silent(sound):
+            raise BadSample(
+                source.path,
+                "has a silent sound track",
+                "Leave it out (data.on_bad_sample=skip), or set allow_silence=true",
+                "silent",
+            )
+        try:
+            since_start = [time - sound.start for time in times]
+            return log_mel(sound.waveform, since_start, self.window, self.scale)
+        except ValueError as error:
+            raise BadSample(
+                source.path,
+                f"has sound for a part of the video only ({error})",
+                "Leave it out, or cut the video to where it has sound",
+                "too short",
+            ) from error
+
+
+def timestamps(sampling: Sampling, start: float, end: float) -> tuple[float, ...]:
+    """When RGB frames would be taken from ``start`` to ``end`` in s, where only sound is read."""
+    if isinstance(sampling, Rate):
+        count = max(1, math.ceil((end - start) * sampling.fps))
+        if sampling.max_frames is None or count <= sampling.max_frames:
+            return tuple(start + i / sampling.fps for i in range(count))
+        sampling = Uniform(sampling.max_frames)
+    assert isinstance(sampling, Uniform)
+    step = (end - start) / max(sampling.frames - 1, 1)
+    return tuple(start + i * step for i in range(sampling.frames))

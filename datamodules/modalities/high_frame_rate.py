@@ -1,0 +1,60 @@
+"""High frame rate as a modality: the frames between the frames, four tiled into one."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from torch import Tensor
+from typing_extensions import override
+
+from datamodules.media.sampling import Rate, Uniform
+from datamodules.media.video import Recording, Request
+from datamodules.modalities.modality import FrameSpec
+from datamodules.modalities.video import VideoModality, VideoSource, decode
+from datamodules.samples import BadSample, Frames
+from datamodules.signals.tiling import tiling
+
+_TILES: Final = 4  # fast frames in a tiled one
+
+
+@dataclass(frozen=True, kw_only=True)
+class HighFrameRate(VideoModality):
+    """Four times as many frames as the RGB stream has, tiled 2 × 2 in reading order.
+
+    The timestamp of a tiled frame is that of its first.
+    """
+
+    name: ClassVar[str] = "highfps"
+
+    @property
+    @override
+    def drawing(self) -> dict[str, Any]:
+        return {}
+
+    @override
+    def request(self, spec: FrameSpec) -> Request:
+        sampling, (height, width) = self.sampling(spec), spec.size
+        half = (height // 2, width // 2)  # each frame is reduced once, as it is decoded
+        if isinstance(sampling, Uniform):
+            return Request(Uniform(_TILES * sampling.frames), half)
+        assert isinstance(sampling, Rate)
+        most = None if sampling.max_frames is None else _TILES * sampling.max_frames
+        return Request(Rate(_TILES * sampling.fps, most), half)
+
+    @override
+    def draw(
+        self, source: VideoSource, recording: Recording, frames: Frames, size: tuple[int, int]
+    ) -> Frames:
+        whole = len(frames.pictures) // _TILES * _TILES
+        if not whole:
+            raise BadSample(
+                source.path,
+                f"gives {len(frames.pictures)} fast frames, not four for one picture",
+                "Leave it out, or raise data.fps",
+                "too short",
+            )
+        return Frames(tiling(frames.pictures[:whole], size), frames.times[:whole:_TILES])
+
+    @override
+    def read(self, source: VideoSource, spec: FrameSpec) -> Tensor:
+        recording = decode(source, [self.request(spec)])
+        return self.draw(source, recording, recording.streams[0], spec.size).pictures

@@ -1,0 +1,77 @@
+"""Which modalities there are: our own, and those of installed packages.
+
+A package adds one by an entry point: ``[project.entry-points."vlynx.modalities"]`` and a line
+``radar = "package.module:Radar"``.
+"""
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Final, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from datamodules.modalities.modality import Modality
+from vlynx_pl.errors import UserError
+
+GROUP: Final = "vlynx.modalities"
+_OWN: Final[Mapping[str, str]] = {
+    "3d": "datamodules.modalities.depth:Depth",
+    "audio": "datamodules.modalities.audio:Audio",
+    "ego": "datamodules.modalities.ego:Ego",
+    "highfps": "datamodules.modalities.high_frame_rate:HighFrameRate",
+}
+
+
+class Installed(NamedTuple):
+    """A modality that can be given by its name."""
+
+    name: str
+    place: str  # "package.module:Class"
+    distribution: str
+
+
+def installed() -> list[Installed]:
+    """All modalities, by name; the classes are not imported."""
+    found = {Installed(name, place, "vlynx") for name, place in _OWN.items()}
+    for point in entry_points(group=GROUP):
+        found.add(Installed(point.name, point.value, point.dist.name if point.dist else "?"))
+    return sorted(found)
+
+
+def print_installed() -> None:
+    """Print a table of all modalities."""
+    table = Table("name", "class", "distribution", box=SIMPLE_HEAD)
+    for one in installed():
+        table.add_row(*map(escape, one))
+    Console().print(table)
+
+
+def modality_named(name: str) -> Modality:
+    """An installed modality with its default settings.
+
+    Raises:
+        UserError: no installed modality has the name, or two have; or it cannot be loaded.
+    """
+    everything = installed()
+    found = [one for one in everything if one.name == name]
+    if len(found) != 1:
+        names = ", ".join(one.name for one in everything)
+        raise UserError(
+            f"{len(found) or 'no'} modalities are called {name!r}; installed are {names}. Give "
+            "another name, or the class (class_path: package.module.Class); vlynx modalities says "
+            "where each comes from"
+        )
+    [(_, place, distribution)] = found
+    try:
+        kind = EntryPoint(name, place, GROUP).load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"modality {name!r} of {distribution} cannot be loaded from {place} ({error}). Repair "
+            "or remove that package"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Modality)):
+        raise UserError(f"{place} of {distribution} is not a Modality; remove that package")
+    return kind()

@@ -1,0 +1,72 @@
+"""Modalities that packages bring are found by their entry points, and listed with their origin."""
+
+import sys
+
+import pytest
+
+from datamodules import Depth, ModalityDataModule
+from datamodules.modalities.installed import installed, modality_named
+from vlynx_pl import cli
+from vlynx_pl.errors import UserError
+
+RADAR = """
+from datamodules.modalities.modality import Modality
+
+class Radar(Modality):
+    name = "radar"
+    def find(self, root): return {}
+    def clips(self, source, spec): return []
+    reference_clips = clips
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Installs a distribution: (its name, lines of entry points)."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "radar_of_ours.py").write_text(RADAR)
+
+    def install(distribution: str, *lines: str) -> None:
+        folder = tmp_path / f"{distribution}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\n")
+        (folder / "entry_points.txt").write_text("\n".join(["[vlynx.modalities]", *lines]))
+
+    return install
+
+
+def test_ours_are_there_whatever_is_installed():
+    ours = {one.name for one in installed() if one.distribution == "vlynx"}
+    assert ours == {"3d", "audio", "ego", "highfps"}
+    for name in ours:
+        assert modality_named(name).name == name
+    assert modality_named("3d") == Depth()
+
+
+def test_a_package_brings_one(install, tmp_path, monkeypatch, capsys):
+    install("radar", "radar = radar_of_ours:Radar")
+    assert ("radar", "radar_of_ours:Radar", "radar") in installed()
+    [modality] = ModalityDataModule(tmp_path, ["radar"]).modalities
+    assert type(modality).__name__ == "Radar"
+    monkeypatch.setattr(sys, "argv", ["vlynx", "modalities"])
+    with pytest.raises(SystemExit, match="0"):
+        cli.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["radar", "radar_of_ours:Radar", "radar"] in rows
+    assert ["audio", "datamodules.modalities.audio:Audio", "vlynx"] in rows
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "message"),
+    [
+        ("radar = radar_of_ours:Rador", "radar", r"of radar cannot be loaded from .*Rador"),
+        ("radar = radar_of_yours:Radar", "radar", r"of radar cannot be loaded .*radar_of_yours"),
+        ("radar = pathlib:Path", "radar", "pathlib:Path of radar is not a Modality"),
+        ("audio = radar_of_ours:Radar", "audio", "2 modalities are called 'audio'"),
+        ("radar = radar_of_ours:Radar", "rader", "no modalities are called 'rader'.*, highfps, r"),
+    ],
+)
+def test_what_cannot_be_had_by_its_name_is_told(install, line, name, message):
+    install("radar", line)
+    with pytest.raises(UserError, match=message):
+        modality_named(name)
