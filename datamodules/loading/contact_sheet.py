@@ -1,9 +1,10 @@
 """Pictures of what a data module gives, to be looked at before a model is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from textwrap import shorten, wrap
+from typing import Any
 
 from torch import Tensor
 
@@ -60,7 +61,8 @@ def save_contact_sheet(
 def _streams(data: ModalityDataModule, findings: Sequence[Finding]) -> Iterator[tuple[str, Tensor]]:
     """Label and pictures (T, 3, H, W) of every stream, in order."""
     for finding in findings:
-        for sample in map(data.serving.reader(finding.part), finding.usable):
+        read: Callable[[Any], Any] = data.serving.reader(finding.part)
+        for sample in map(read, finding.usable):
             if isinstance(sample, tuple):
                 yield f"{finding.part}\n{_folded(sample[1])}", sample[0]
                 continue

@@ -161,7 +161,7 @@ class Depth(Modality):
     @override
     def streams(self, source: SceneFolder, spec: FrameSpec) -> Streams:
         scene = self._open(source)
-        chosen = spread_out(scene, spec.count)
+        chosen = spread_out(scene, spec.frames)
         read = partial(read_scene, scene, chosen, self._drawn_with)
         return Streams(read, _files(scene, chosen, "colour", "depth", "pose"))
 
@@ -171,7 +171,7 @@ class Depth(Modality):
         if wanted:
             return self.streams(source, spec)
         scene = self._open(source)
-        chosen = spread_out(scene, spec.count)
+        chosen = spread_out(scene, spec.frames)
         return Streams(partial(read_colour, scene, chosen), _files(scene, chosen, "colour", "pose"))
 
     @override

@@ -177,7 +177,7 @@ def read_views(
 
 def _streams(take: Take, wanted: Mapping[str, Sequence[str]], spec: FrameSpec) -> Streams:
     streams = {name: _there(take, views) for name, views in wanted.items()}
-    read = partial(read_views, streams, spec.count, spec.size)
+    read = partial(read_views, streams, spec.frames, spec.size)
     return Streams(read, tuple(path for paths in streams.values() for path in paths))
 
 
@@ -190,7 +190,7 @@ def _clips(take: Take, wanted: Sequence[str], spec: FrameSpec) -> list[Clip]:
 
 
 def _read_view(path: Path, spec: FrameSpec) -> Tensor:
-    return read_video(path, [Request(Uniform(spec.count), spec.size)]).streams[0].pictures
+    return read_video(path, [Request(Uniform(spec.frames), spec.size)]).streams[0].pictures
 
 
 def _videos(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from vlynx_pl.errors import UserError
 class FrameSpec(NamedTuple):
     """Which frames are wanted of a recording."""
 
-    count: int  # timestamps
+    frames: int  # timestamps
     size: tuple[int, int]  # (H, W) in pixels
 
 
@@ -147,7 +147,7 @@ class Modalities:
         """How frames are made, to be stored beside results; plain numbers and names."""
         kinds = [(type(one), one.settings) for one in self.each]
         return {
-            "frames": self.spec.count,
+            "frames": self.spec.frames,
             "frame_size": list(self.spec.size),
             "modalities": [[f"{k.__module__}.{k.__qualname__}", made] for k, made in kinds],
         }
@@ -163,7 +163,7 @@ class Modalities:
 
     def spec_of(self, modality: Modality) -> FrameSpec:
         """The frames that it draws."""
-        return self.spec._replace(count=modality.frames or self.spec.count)
+        return self.spec._replace(frames=modality.frames or self.spec.frames)
 
     def streams(self, episode: Episode) -> Streams:
         """The video and all modalities of an episode; raises BadSample if one is not there."""

@@ -83,7 +83,7 @@ class VideoModality(Modality):
 
     def sampling(self, spec: FrameSpec) -> Sampling:
         """Which RGB frames are read."""
-        return Uniform(spec.count) if self.fps is None else Rate(self.fps, spec.count)
+        return Uniform(spec.frames) if self.fps is None else Rate(self.fps, spec.frames)
 
     def request(self, spec: FrameSpec) -> Request:
         """The frames to decode: the RGB frames, where a modality says nothing else."""

@@ -29,7 +29,7 @@ class Accelerometer(Modality):
         return [Clip(source.name, partial(draw, source.path), (source.path,))]
 
     def reference_clips(self, source, spec):
-        read = partial(read_rgb, source, Uniform(spec.count), spec.size)
+        read = partial(read_rgb, source, Uniform(spec.frames), spec.size)
         return [Clip(source.name, read, (source.path,))]
 
 
