@@ -133,7 +133,7 @@ class AdapterTraining(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._trained()}
         checkpoint["seed"] = self._seed
-        checkpoint["resume_invariants"] = self.resume_invariants()
+        checkpoint["invariants"] = self.resume_invariants()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ class AdapterTraining(LightningModule):
                 "saved with"
             )
         for what, now in self.resume_invariants().items():
-            if (then := checkpoint["resume_invariants"].get(what)) != now:
+            if (then := checkpoint["invariants"].get(what)) != now:
                 raise AdapterError(
                     f"the checkpoint was saved with {what} {then}, this run has {now}; go on with "
                     "what it was begun with, or begin a new run in another folder"

@@ -24,14 +24,7 @@ _TORCHS: Final = (
     MemoryError,
 )
 """What torch raises at a file that is not its own."""
-_PARTS: Final = (
-    "state_dict",
-    "optimizer_states",
-    "lr_schedulers",
-    "loops",
-    "resume_invariants",
-    "seed",
-)
+_PARTS: Final = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "invariants", "seed")
 
 
 def checkpoint_path(run: Path, step: int) -> Path:

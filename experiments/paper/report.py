@@ -59,7 +59,7 @@ def health(alignment: Alignment, place: Place) -> Figures:
         "stat": after["stat"],
         "variance": 100 * after["sample_variance"] / video["sample_variance"],  # % of RGB video's
         "rank": 100 * after["effective_rank"] / video["effective_rank"],
-        "warned": bool(health_warnings(gaps, AlignmentReport().healthy_share)),
+        "warned": bool(health_warnings(gaps, AlignmentReport().healthy_share, "")),
     }
     return {name: round(value, 4) for name, value in found.items()}
 

@@ -19,7 +19,7 @@ from vlynx_pl.errors import UserError
 
 WHOLE = {
     "state_dict": {"w": torch.arange(999.0)}, "optimizer_states": [], "lr_schedulers": [],
-    "loops": {"fit_loop": {"epoch": 1}}, "resume_invariants": {}, "seed": 0,
+    "loops": {"fit_loop": {"epoch": 1}}, "invariants": {}, "seed": 0,
 }  # fmt: skip
 
 
