@@ -111,4 +111,4 @@ system-libraries:
 	fi
 
 data/toyworld/%/toyworld.json: | $(INSTALLED)
-	$(BIN)/vlynx toyworld $* --out data/toyworld/$* --scenes $(or $(SCENES),$(if $(filter 3d,$*),1200,600)) --seed 0 --workers 2
+	$(BIN)/python -m experiments.toyworld $* --out data/toyworld/$* --scenes $(or $(SCENES),$(if $(filter 3d,$*),1200,600)) --seed 0 --workers 2

@@ -2,7 +2,7 @@
 
 A process that has used torch must not be forked: its thread pools are lost in the copy, while the
 copy believes that it has them. So all readers come from a fork server, which is started once and
-serves loaders, checks and toy worlds alike.
+serves loaders and checks alike.
 """
 
 import os

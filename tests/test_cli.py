@@ -316,7 +316,7 @@ def test_params_for_machines(vlynx):
 def test_help_lists_every_command(vlynx):
     code, out = vlynx("--help")
     assert code == 0
-    for command in ("fit", "toyworld", "prepare", "params"):
+    for command in ("fit", "check", "prepare", "params"):
         assert command in out
 
 

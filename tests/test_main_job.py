@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.toyworld import generate_toyworld
+from experiments.toyworld import generate_toyworld
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.slow

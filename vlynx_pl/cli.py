@@ -74,22 +74,6 @@ def check(
         sys.exit(1)
 
 
-@app.command()
-def toyworld(
-    world: Annotated[
-        Literal["3d", "audio", "highfps", "ego"], typer.Argument(help="what it is for")
-    ],
-    out: Annotated[Path, typer.Option(help="folder to write")],
-    scenes: Annotated[int, typer.Option(min=3, help="number of clips")] = 600,
-    seed: Annotated[int, typer.Option(help="same seed, same bytes")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
-) -> None:
-    """Make a built-in toy world, in the benchmarks' own formats."""
-    from datamodules.toyworld import generate_toyworld
-
-    generate_toyworld(out, world, scenes=scenes, seed=seed, workers=workers)
-
-
 @prepare.command("7scenes")
 def prepare_7scenes(
     source: Path,

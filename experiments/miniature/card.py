@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from rich.progress import track
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
-from datamodules.toyworld.questions import COMPARISONS, ONE_OBJECT
 from experiments.miniature.world import make_rooms
+from experiments.toyworld.questions import COMPARISONS, ONE_OBJECT
 
 TEST_SEED = 1003  # neither trained on nor looked at while training
 TEST_SCENES = 500

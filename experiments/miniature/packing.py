@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from datamodules.toyworld.questions import ToyQuestion
-from datamodules.toyworld.scene import COLOURS, SHAPES
+from experiments.toyworld.questions import ToyQuestion
+from experiments.toyworld.scene import COLOURS, SHAPES
 
 
 class Packed(NamedTuple):

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from datamodules.toyworld.questions import COMPARISONS, ONE_OBJECT, ToyQuestion, questions
-from datamodules.toyworld.scene import SHAPES, sample_scene
 from experiments.miniature.build import build_model, build_processor, build_tokenizer
 from experiments.miniature.packing import Packed, Packer, draw
 from experiments.miniature.world import COLOUR_NAMES, Rooms, make_rooms
+from experiments.toyworld.questions import COMPARISONS, ONE_OBJECT, ToyQuestion, questions
+from experiments.toyworld.scene import SHAPES, sample_scene
 
 
 class Heads(nn.Module):

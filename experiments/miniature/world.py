@@ -13,10 +13,10 @@ from rich.progress import track
 from torch import Tensor
 
 from datamodules.processes import READERS
-from datamodules.toyworld.files import jpeg
-from datamodules.toyworld.questions import THREE_D, ToyQuestion, questions
-from datamodules.toyworld.render import render_scene
-from datamodules.toyworld.scene import COLOURS, SHAPES, sample_scene
+from experiments.toyworld.files import jpeg
+from experiments.toyworld.questions import THREE_D, ToyQuestion, questions
+from experiments.toyworld.render import render_scene
+from experiments.toyworld.scene import COLOURS, SHAPES, sample_scene
 
 _COVERED = 16  # pixels of a patch or cell that an object must cover to be its label
 COLOUR_NAMES = list(COLOURS)

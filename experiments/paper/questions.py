@@ -15,14 +15,14 @@ from typing_extensions import override
 from datamodules.benchmarks.base import Asked, Benchmark, Names
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
-from datamodules.toyworld.blink_questions import COUNTS, blink_questions
-from datamodules.toyworld.blinks import sample_clip
-from datamodules.toyworld.ego_annotations import video_paths
-from datamodules.toyworld.hearing import heard_questions
-from datamodules.toyworld.questions import ToyQuestion, questions
-from datamodules.toyworld.scene import sample_scene
-from datamodules.toyworld.sound import add_sound
-from datamodules.toyworld.takes import SKILLS, sample_take
+from experiments.toyworld.blink_questions import COUNTS, blink_questions
+from experiments.toyworld.blinks import sample_clip
+from experiments.toyworld.ego_annotations import video_paths
+from experiments.toyworld.hearing import heard_questions
+from experiments.toyworld.questions import ToyQuestion, questions
+from experiments.toyworld.scene import sample_scene
+from experiments.toyworld.sound import add_sound
+from experiments.toyworld.takes import SKILLS, sample_take
 from vlynx_pl.files import atomic_file
 
 ASKED: Final = {

@@ -22,11 +22,11 @@ from typing import Final
 import torch
 
 from datamodules.processes import PRELOAD, end_with_parent
-from datamodules.toyworld import generate_toyworld
 from experiments.paper.questions import write_questions
 from experiments.paper.report import write_report
 from experiments.paper.study import SENSES, WORLD_SEED, Alignment, Place, Tuning
 from experiments.paper.tables import SINGLE, TABLES, USUAL, Row
+from experiments.toyworld import generate_toyworld
 from vlynx_pl.interruption import INTERRUPTED, NOTED, PREEMPTED
 from vlynx_pl.progress import say, track
 from vlynx_pl.provenance import nameless

@@ -28,7 +28,8 @@ def make_world(folder: Path, scenes: int) -> None:
     Raises:
         RuntimeError: it could not be made.
     """
-    making = [VLYNX, "toyworld", "3d", f"--out={folder}", f"--scenes={scenes}"]
+    making = [sys.executable, "-m", "experiments.toyworld", "3d"]
+    making += [f"--out={folder}", f"--scenes={scenes}"]
     made = subprocess.run(making, env=environment(), capture_output=True, text=True, check=False)
     if made.returncode:
         raise RuntimeError(f"no toy world: {made.stderr[-_SHOWN:]}")

@@ -21,7 +21,7 @@ from callbacks import KeepTokens
 from datamodules import AudioDataModule, DepthDataModule, HighFrameRateDataModule
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks import LLaVAVideo, MusicAVQA, ScanQA
-from datamodules.toyworld import generate_toyworld
+from experiments.toyworld import generate_toyworld
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.streams import AlignedStreams

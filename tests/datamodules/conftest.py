@@ -1,4 +1,4 @@
-"""Little scenes in ScanNet's exported layout, and rendered toy rooms."""
+"""Little scenes in ScanNet's exported layout."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,10 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-
-from datamodules.toyworld import render_scene, sample_scene
-from datamodules.toyworld.render import Rendered
-from datamodules.toyworld.scene import Scene
 
 WriteScene = Callable[..., Path]
 
@@ -62,8 +58,3 @@ def root(tmp_path: Path) -> Path:
         frames = [100 * number + 20 * i for i in range(3)]
         write_scannet_scene(tmp_path / "scans" / f"scene000{number}_00", frames)
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def rooms() -> list[tuple[Scene, Rendered]]:
-    return [(scene, render_scene(scene)) for scene in (sample_scene(5, i) for i in range(60))]

@@ -13,7 +13,7 @@ from datamodules.benchmarks import ScanQA
 from datamodules.media.scannet import open_scene
 from datamodules.samples import BadSample
 from datamodules.signals import disparity, normals
-from datamodules.toyworld.video_files import write_video
+from experiments.toyworld.video_files import write_video
 
 SMALL = {"frame_size": (12, 16), "num_workers": 0, "batch_size": 2, "max_bad_share": 1.0}
 

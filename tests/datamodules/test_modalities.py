@@ -28,7 +28,7 @@ from datamodules.modalities.audio import timestamps
 from datamodules.modalities.modality import FrameSpec
 from datamodules.samples import BadSample, Episode, EpisodeMedia
 from datamodules.signals import log_mel
-from datamodules.toyworld.video_files import write_video
+from experiments.toyworld.video_files import write_video
 from vlynx_pl.errors import UserError
 
 FPS, SECONDS, RATE = 8, 4, 16_000

@@ -10,11 +10,11 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
-from datamodules.toyworld.questions import ONE_OBJECT, questions
-from datamodules.toyworld.render import render_scene
-from datamodules.toyworld.scene import sample_scene
 from experiments.miniature.card import Reader
 from experiments.miniature.packing import Packer
+from experiments.toyworld.questions import ONE_OBJECT, questions
+from experiments.toyworld.render import render_scene
+from experiments.toyworld.scene import sample_scene
 from tests.conftest import MINIATURE
 
 LOAD = """

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from datamodules.samples import BadSample
-from datamodules.toyworld.video_files import write_video
 from experiments.own_modality.accelerometer import draw
+from experiments.toyworld.video_files import write_video
 from tests.conftest import REPOSITORY
 from vlynx_pl import cli
 

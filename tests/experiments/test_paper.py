@@ -13,7 +13,6 @@ from statistics import stdev
 
 import pytest
 
-from datamodules.toyworld.takes import SKILLS
 from experiments.paper import report
 from experiments.paper.published import PUBLISHED
 from experiments.paper.questions import ASKED, clip
@@ -21,6 +20,7 @@ from experiments.paper.report import interval, write_csv, write_report
 from experiments.paper.run import WORKERS, begin_worker, execute, outdated, prepare
 from experiments.paper.study import SENSES, Alignment, Place, Tuning
 from experiments.paper.tables import TABLES, Row, aligned, plain, together
+from experiments.toyworld.takes import SKILLS
 from tests.processes import APART, begin
 from vlynx_pl.interruption import NOTED, note_signals
 from vlynx_pl.provenance import nameless

@@ -228,7 +228,8 @@ def test_a_world_is_as_large_whoever_asks_for_it(sense, tmp_path):
             text=True,
             check=True,
         )
-        assert f"toyworld {sense} --out data/toyworld/{sense} --scenes {scenes} " in made.stdout
+        command = f"-m experiments.toyworld {sense} --out data/toyworld/{sense} --scenes {scenes} "
+        assert command in made.stdout
 
 
 def test_ranks_follow_from_what_slurm_gave(submit):

@@ -4,9 +4,9 @@ import torch
 from torch.testing import assert_close
 
 from datamodules.samples import Question
-from datamodules.toyworld.questions import THREE_D, questions
-from datamodules.toyworld.render import render_scene
-from datamodules.toyworld.scene import sample_scene
+from experiments.toyworld.questions import THREE_D, questions
+from experiments.toyworld.render import render_scene
+from experiments.toyworld.scene import sample_scene
 from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora, adapter_parameters
 from vlynx_pl.answering import SharedCache, answer, choose, generate, score_options

@@ -16,7 +16,7 @@ from datamodules.benchmarks import ScanQA
 from datamodules.modalities.ego import Take
 from datamodules.modalities.modality import FrameSpec, Modality
 from datamodules.modalities.video import VideoSource
-from datamodules.toyworld.video_files import write_video
+from experiments.toyworld.video_files import write_video
 from tests.conftest import MINIATURE
 from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
 from vlynx_pl import cli, lightning_cli

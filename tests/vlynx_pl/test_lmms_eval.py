@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datamodules.samples import Question
-from datamodules.toyworld.video_files import write_video
+from experiments.toyworld.video_files import write_video
 from tests.conftest import MINIATURE, REPOSITORY
 from vlynx_pl.adapters import Lora, adapter_parameters, save_adapter
 from vlynx_pl.asking_command import open_run

@@ -7,7 +7,7 @@ from official_layouts import Official, scanqa, sqa3d
 
 from datamodules.benchmarks import SQA3D, ScanQA
 from datamodules.samples import BadSample
-from datamodules.toyworld import annotations, sample_scene
+from experiments.toyworld import annotations, sample_scene
 
 QUESTIONS, ANSWERS = sqa3d("What?")
 TEST = "ScanQA_v1.0_test_w_obj.json"

@@ -9,8 +9,8 @@ from datamodules.media.geometry import Mesh
 from datamodules.media.mesh_depth import depth_renderer, prepare_depth_from_mesh
 from datamodules.media.scannet import open_scene
 from datamodules.samples import BadSample
-from datamodules.toyworld.files import write_scene
-from datamodules.toyworld.scene import sample_scene
+from experiments.toyworld.files import write_scene
+from experiments.toyworld.scene import sample_scene
 
 SIZE = (24, 32)
 CAMERA = torch.tensor([[30.0, 0, 15.5], [0, 30, 11.5], [0, 0, 1]])
