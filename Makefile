@@ -56,11 +56,11 @@ test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on
 test-slow: $(INSTALLED)  ## tests that take minutes (6 on 2 cores)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
 
-crash-test: $(INSTALLED)  ## kill runs N=50 times at random moments; each must end like one that nobody killed (10 minutes)
-	$(BIN)/python -m experiments.robustness.crash_test --kills $(N) $(ARGS)
+crash-test: $(INSTALLED)  ## kill runs at N=50 of their places; each must end like one that nobody killed (10 minutes)
+	$(ROBUSTNESS) -n 2 -m crash --kills=$(N) $(ARGS)
 
 slurm-test: $(INSTALLED)  ## stop jobs of a real SLURM in every way (a few minutes); as root it is installed if missing
-	$(BIN)/python -m experiments.slurm.trial
+	$(ROBUSTNESS) -m slurm -rs
 
 bench: $(INSTALLED)  ## speed and memory of alignment, tuning, answering and reading, as ratios to the plain ways
 	$(BIN)/python -m experiments.speed.alignment_step
@@ -75,7 +75,7 @@ fuzz: $(INSTALLED)  ## thousands of damaged files and annotations; none may cras
 	$(ROBUSTNESS) -n 2 -m fuzz $(ARGS)
 
 faults: $(INSTALLED)  ## full disks, lost mounts, hanging workers, signals, killed ranks: what a run says and what it leaves
-	OMP_NUM_THREADS=1 $(BIN)/python -m experiments.robustness.faults $(ARGS)
+	$(ROBUSTNESS)/test_faults.py -n 2 -m "" $(ARGS)
 
 backbone: $(INSTALLED)  ## train the miniature backbone anew (about an hour) and write its card, in data/backbone
 	$(BIN)/python -m experiments.miniature.train --config experiments/miniature/recipe.yaml \

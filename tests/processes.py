@@ -5,6 +5,7 @@ What runs in them is a function of a module, with arguments that can be pickled.
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
@@ -31,7 +32,7 @@ APART.set_forkserver_preload(
         "vlynx_pl.tuning",
     ]
 )
-PATIENCE_S = 600  # against hanging for ever; no test depends on it
+PATIENCE_S = 1800  # against hanging for ever; no test depends on it
 
 
 def begin(function: Callable[..., object], *arguments: Any) -> ForkServerProcess:
@@ -54,6 +55,19 @@ def ended(*processes: ForkServerProcess) -> list[int | None]:
 def together(function: Callable[..., object], ranks: int, *arguments: Any) -> list[int | None]:
     """Exit codes of processes that each call ``function(rank, *arguments)``."""
     return ended(*[begin(function, rank, *arguments) for rank in range(ranks)])
+
+
+def wait_until(
+    holds: Callable[[], object],
+    otherwise: Callable[[], str] = lambda: "waited in vain",
+    pause_s: float = 0.05,
+) -> None:
+    """Wait until something holds; raises TimeoutError where it truly never does."""
+    for _ in range(int(PATIENCE_S / pause_s)):  # a suspended machine does not count
+        if holds():
+            return
+        time.sleep(pause_s)
+    raise TimeoutError(otherwise())
 
 
 def meet(rank: int, ranks: int, file: str | Path) -> None:

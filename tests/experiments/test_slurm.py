@@ -10,8 +10,6 @@ from itertools import pairwise
 
 import pytest
 
-from experiments.slurm import trial
-from experiments.slurm.cluster import UnavailableError
 from tests.conftest import REPOSITORY
 
 FOLDER = REPOSITORY / "experiments" / "slurm"
@@ -246,12 +244,3 @@ def test_mistakes_are_told(submit, tmp_path):
     code, said, words, _ = submit("align", SLURM_SUBMIT_DIR=str(tmp_path))
     assert (code, words) == (2, [])
     assert "experiments/slurm/job.sh" in said
-
-
-def test_the_trial_says_why_it_is_skipped(monkeypatch, capsys):
-    def install():
-        raise UnavailableError("there is no apt-get")
-
-    monkeypatch.setattr(trial, "install", install)
-    assert trial.main() == 0
-    assert capsys.readouterr().out == "skipped because there is no apt-get\n"

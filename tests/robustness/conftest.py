@@ -1,6 +1,10 @@
-"""What the robustness tests share: options, and figures for a table."""
+"""What the robustness tests share: options, figures for a table, a miniature world and its runs."""
 
+import json
+import os
+import signal
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +13,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tests.datamodules.conftest import write_scannet_scene
+from tests.robustness.commands import Runs
+from tests.robustness.in_process import sessions
+from vlynx_pl.interruption import forget_signals
+
 
 def pytest_addoption(parser):
     group = parser.getgroup("robustness")
-    group.addoption("--seed", type=int, default=0, help="of damaged inputs")
+    group.addoption("--kills", type=int, default=50, help="of tests marked crash, all together")
+    group.addoption("--seed", type=int, default=0, help="of damaged inputs and of kills")
 
 
 @pytest.fixture(scope="session")
@@ -69,3 +79,71 @@ def _drawn(title, rows) -> str:
     with console.capture() as captured:
         console.print(table)
     return captured.get()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """Seven scenes to train on, which make no whole number of batches; two to validate on."""
+    root = tmp_path_factory.mktemp("world")
+    for number in range(9):
+        write_scannet_scene(root / "scans" / f"scene000{number}_00", range(1))
+    for split, file, scenes in (
+        ("train", "train", range(7)),
+        ("val", "val", (7, 8)),
+        ("test", "test_w_obj", (7, 8)),
+    ):
+        records = [
+            {
+                "scene_id": f"scene000{scene}_00",
+                "question_id": f"{split}-{scene}-{i}",
+                "question": f"What is the colour of thing {i}?",
+                "answers": ["grey"],
+                "object_ids": [],
+                "object_names": [],
+            }
+            for scene in scenes
+            for i in range(1 + scene % 3)
+        ]
+        (root / f"ScanQA_v1.0_{file}.json").write_text(json.dumps(records))
+        if split != "test":  # which are those of val
+            listed = "".join(f"scene000{scene}_00\n" for scene in scenes)
+            (root / f"scannetv2_{split}.txt").write_text(listed)
+    return root
+
+
+@pytest.fixture(scope="session")
+def runs(world, tmp_path_factory):
+    """Runs of the command line on the world."""
+    made = Runs(tmp_path_factory.mktemp("runs"), world)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(world, tmp_path_factory):
+    """(stage, ranks) → folder of a run in this process that was not stopped.
+
+    It never saved between validations.
+    """
+    made: dict[tuple, Path] = {}
+
+    def run(stage: str, ranks: int = 1, **options) -> Path:
+        key = (stage, ranks, *options.items())
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("run")
+            sessions(ranks, world, made[key], stage, minutes=1000, **options)
+        return made[key]
+
+    return run
+
+
+@pytest.fixture
+def own_process(monkeypatch):
+    """For runs in this process: its signal handlers are put back, and no disk is waited for."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no test pulls the plug
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    forget_signals()
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)

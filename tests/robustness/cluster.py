@@ -1,4 +1,4 @@
-"""A SLURM of one node on this machine, for as long as a trial needs it.
+"""A SLURM of one node on this machine, for as long as a test needs it.
 
 Its three daemons, their configuration and all they write lie in one folder, and its ports are its
 own, so that it neither sees nor disturbs another SLURM.
@@ -12,10 +12,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from tests.conftest import REPOSITORY
+from tests.processes import wait_until
 
 _PACKAGES: Final = ("slurm-wlm", "munge")  # Debian's
 _PROGRAMS: Final = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "scancel")
@@ -23,6 +25,7 @@ _PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _OTHERS: Final = ("SLURM_", "SBATCH_", "SRUN_")  # variables, of jobs of another SLURM
 _POLL: Final = 0.2  # s
 # Two partitions, that a job of the one can preempt jobs of the other, as many clusters have them.
+# A busy machine may take its time to answer and to save.
 _CONFIGURATION: Final = """\
 ClusterName=trial
 SlurmctldHost={host}(127.0.0.1)
@@ -48,6 +51,8 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 JobRequeue=1
+KillWait=1800
+MessageTimeout=60
 ReturnToService=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -57,12 +62,8 @@ PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF
 """
 
 
-class UnavailableError(Exception):
-    """There is no SLURM here, and none can be installed."""
-
-
 class Cluster:
-    """What :func:`running` gives: a SLURM to submit jobs to.
+    """A SLURM to submit jobs to.
 
     Args:
         folder: for everything it writes; must exist.
@@ -78,17 +79,14 @@ class Cluster:
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def run(self, *command: str, **variables: str) -> str:
-        """What a command of SLURM prints.
-
-        Raises:
-            RuntimeError: it fails.
-        """
+        """What a command of SLURM prints; raises RuntimeError if it fails."""
+        environment = self.environment | variables
         done = subprocess.run(
             command,
-            env=self.environment | variables,
+            cwd=REPOSITORY,
+            env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
             check=False,
         )
         if done.returncode:
@@ -100,20 +98,14 @@ class Cluster:
         shown = self.run("scontrol", "--oneliner", "show", "job", job)
         return dict(item.split("=", 1) for item in shown.split() if "=" in item)
 
-    def wait_for_state(self, job: str, state: str, seconds: float = 120) -> dict[str, str]:
-        """Wait until a job is in a state.
-
-        Raises:
-            TimeoutError: it is not, though so many seconds went by.
-        """
-        found: dict[str, str] = {}
-
-        def reached() -> bool:
-            found.update(self.job(job))
-            return found["JobState"] == state
-
-        wait_until(reached, seconds, lambda: f"job {job} is {found['JobState']}, not {state}")
-        return found
+    def wait_for_state(self, job: str, state: str) -> dict[str, str]:
+        """Wait until a job is in a state; what SLURM then knows of it."""
+        wait_until(
+            lambda: self.job(job)["JobState"] == state,
+            lambda: f"job {job} is {self.job(job)['JobState']}, not {state}\n{self.last_words()}",
+            _POLL,
+        )
+        return self.job(job)
 
     def last_words(self) -> str:
         """The ends of the daemons' logs."""
@@ -145,10 +137,10 @@ class Cluster:
         # --force: it warns of folders that others may write into, such as /tmp.
         socket_path = self.folder / "munge.socket"
         self._daemon("munged", "--foreground", "--force", f"--socket={socket_path}", *options)
-        wait_until(socket_path.exists, 20, lambda: f"munged does not start\n{self.last_words()}")
+        wait_until(socket_path.exists, self.last_words, _POLL)
         self._daemon("slurmctld", "-D")
         self._daemon("slurmd", "-D")
-        wait_until(self._is_up, 60, lambda: f"the node does not come up\n{self.last_words()}")
+        wait_until(self._is_up, self.last_words, _POLL)
 
     def _daemon(self, *command: str) -> None:
         # A session of its own: Ctrl-C in a terminal is not for them.
@@ -172,7 +164,7 @@ class Cluster:
     def end(self) -> None:
         """End everything that it started, jobs too."""
         # SLURM's steps outlive its daemons, so everything is ended that knows the configuration.
-        while found := list(self._processes()):
+        while found := self._processes():
             for process in found:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
@@ -180,41 +172,25 @@ class Cluster:
         for daemon in self._daemons:
             daemon.wait()
 
-    def _processes(self) -> Iterator[int]:
+    def _processes(self) -> list[int]:
+        found = []
         for folder in Path("/proc").glob("[0-9]*"):
-            try:
+            with suppress(OSError):  # it has ended, or is another user's
                 if self._mark in (folder / "environ").read_bytes().split(b"\0"):
-                    yield int(folder.name)
-            except OSError:
-                continue  # it has ended, or is another user's
+                    found.append(int(folder.name))
+        return found
 
 
-@contextmanager
-def running(folder: Path) -> Iterator[Cluster]:
-    """A SLURM while the ``with`` block lasts; no process of it is left behind."""
-    cluster = Cluster(folder)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.end()
-
-
-def install() -> None:
-    """Install Debian's SLURM if there is none.
-
-    Raises:
-        UnavailableError: it cannot be installed; says why.
-    """
+def install() -> str:
+    """Install Debian's SLURM if there is none; gives the reason why there can be none."""
     missing = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
     if not missing:
-        return
+        return ""
     by_hand = f"apt-get install {' '.join(_PACKAGES)}"
     if shutil.which("apt-get") is None:
-        raise UnavailableError(f"{missing[0]} is missing, and there is no apt-get to install it")
+        return f"{missing[0]} is missing, and there is no apt-get to install it"
     if os.getuid() != 0:
-        raise UnavailableError(f"{missing[0]} is missing; as root: {by_hand}")
-    print(f"Installing {' and '.join(_PACKAGES)}", flush=True)
+        return f"{missing[0]} is missing; as root: {by_hand}"
     quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     for command in (["update", "-qq"], ["install", "-y", "-qq", *_PACKAGES]):
         done = subprocess.run(
@@ -222,20 +198,8 @@ def install() -> None:
         )
         if done.returncode:
             reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-            raise UnavailableError(f"{by_hand} does not succeed: {reason}")
-
-
-def wait_until(holds: Callable[[], object], seconds: float, otherwise: Callable[[], str]) -> None:
-    """Wait until something holds.
-
-    Raises:
-        TimeoutError: it does not, though so many seconds went by.
-    """
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            raise TimeoutError(f"after {seconds:.0f} s {otherwise()}")
-        time.sleep(_POLL)
+            return f"{by_hand} does not succeed: {reason}"
+    return ""
 
 
 def _free_ports(count: int) -> list[int]:

@@ -3,9 +3,8 @@
 import csv
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from safetensors import safe_open
@@ -26,14 +25,11 @@ def differences(run: Path, whole: Path, within: float = 0.0) -> list[str]:
     wrong = [f"{name} is missing" for name in sorted(others - files)]
     wrong += [f"{name} should not be there" for name in sorted(files - others)]
     for name in sorted(files & others):
-        for unlike in _unlike(_content(run / name), _content(whole / name), within, name):
-            wrong.append(unlike)
-            break
+        wrong += list(_unlike(_content(run / name), _content(whole / name), within, name))[:1]
     return wrong
 
 
 def _files(run: Path) -> set[str]:
-    """Names of a run's files that should be alike."""
     names = (path.relative_to(run) for path in run.rglob("*") if path.is_file())
     return {
         str(name)
@@ -42,7 +38,7 @@ def _files(run: Path) -> set[str]:
     }
 
 
-def _content(path: Path) -> Any:
+def _content(path):
     """What is compared of a file; without what is by chance in every run, such as an order."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
@@ -53,6 +49,8 @@ def _content(path: Path) -> Any:
         step = head.index("step")
         # A row has figures of one kind, which may be written before or after another's.
         return [head, sorted(numbers, key=lambda row: ([c is None for c in row], row[step], row))]
+    if path.name.startswith("seen-"):  # what is done again counts, and must be the last of its kind
+        return {tuple(row[:2]): row for row in map(json.loads, path.read_text().splitlines())}
     if path.suffix == ".json" and isinstance(known := json.loads(path.read_bytes()), dict):
         known.pop("provenance", None)  # of the session that wrote it
         # Sorted, since PEFT writes a set.
@@ -60,7 +58,7 @@ def _content(path: Path) -> Any:
     return None if path.suffix == ".png" else path.read_bytes()
 
 
-def _unlike(one: Any, other: Any, within: float, place: str) -> Iterator[str]:
+def _unlike(one, other, within, place):
     """Where two contents are not alike."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         for key in one:
@@ -77,6 +75,6 @@ def _unlike(one: Any, other: Any, within: float, place: str) -> Iterator[str]:
         yield f"{place} differs: {one!r:.100} and not {other!r:.100}"
 
 
-def _close(one: Any, other: Any, within: float) -> bool:
+def _close(one, other, within) -> bool:
     numbers = isinstance(one, float) and isinstance(other, float)
     return numbers and math.isclose(one, other, rel_tol=within, abs_tol=within)

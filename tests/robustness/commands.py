@@ -1,0 +1,185 @@
+"""Runs of ``vlynx`` on a miniature world, each in a process that begins at once and may be halted.
+
+Importing takes a process longer than a small run, so each is a copy of one that has imported
+everything and computed nothing.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from tests.conftest import REPOSITORY
+from tests.processes import begin, wait_until
+
+EPOCHS, BATCHES = 3, 3
+VLYNX: Final = str(Path(sys.executable).with_name("vlynx"))
+_SCANQA: Final = ("tune/scanqa", "tune/toyworld/scanqa")
+_CONFIGS: Final = {"alignment": ("align/3d",), "tuning": _SCANQA, "answers": _SCANQA}
+_OPTIONS: Final = {
+    "data.num_workers": 0,
+    "data.batch_size": 3,
+    "model.lora.dropout": 0.1,
+    "checkpoint.minutes": 0,
+    "trainer.max_epochs": EPOCHS,
+    "trainer.log_every_n_steps": 7,  # not the last step, where Lightning saves what is logged
+}
+
+
+class Ended(NamedTuple):
+    """Exit code and output of a command."""
+
+    code: int
+    said: str
+
+
+class Session:
+    """A running ``vlynx``, which leads a process group of its own.
+
+    Args:
+        command: its command line, with a :class:`tests.robustness.places.Halt`.
+        log: what it prints.
+        halt: the file of its Halt.
+        place: where it is to halt, if anywhere.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, halt: Path, place: str = "") -> None:
+        self._log, self._halt = log, halt
+        for suffix in (".halt", ".reached", ".asked"):
+            halt.with_suffix(suffix).unlink(missing_ok=True)
+        if place:
+            halt.write_text(place)
+        self._process = begin(_vlynx, list(command), log)
+        self.pid = self._process.pid
+
+    def wait_until_halted(self) -> None:
+        """Return when it is at its place."""
+        self._wait_for(".reached")
+
+    def ask(self, number: int) -> None:
+        """Send a signal that asks it to stop, while it halts."""
+        os.kill(self.pid, number)
+        self._wait_for(".asked")
+
+    def _wait_for(self, suffix: str) -> None:
+        file = self._halt.with_suffix(suffix)
+        wait_until(lambda: file.exists() or self._process.exitcode is not None)
+        if not file.exists():
+            raise RuntimeError(f"it ended before: ...{self.said[-3000:]}")
+
+    def end(self) -> Ended:
+        """Let it go on, and wait until all its processes have ended."""
+        self._halt.with_suffix(".reached").unlink(missing_ok=True)
+        try:
+            wait_until(lambda: self._process.exitcode is not None and not self.processes())
+        finally:
+            self.kill()
+        return Ended(self._process.exitcode, self.said)
+
+    def kill(self) -> None:
+        """End all its processes at once."""
+        if self.processes():
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.kill()
+        self._process.join()
+
+    def processes(self) -> list[int]:
+        """Ids of its process and those that it began: loader workers, ranks."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                _, _, fields = (entry / "stat").read_text().rpartition(") ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            state, _, group, *_ = fields.split()
+            if int(group) == self.pid and state != "Z":
+                found.append(int(entry.name))
+        return sorted(found)
+
+    @property
+    def said(self) -> str:
+        """All that it has printed."""
+        return self._log.read_text(errors="replace")
+
+
+def _vlynx(command: Sequence[str], log: Path) -> None:
+    os.setsid()
+    os.chdir(REPOSITORY)
+    os.environ |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    for number, file in ((0, os.devnull), (1, log), (2, log)):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.argv = list(command)
+
+    from vlynx_pl.cli import main
+
+    main()
+
+
+class Runs:
+    """Runs on a world, one after another.
+
+    Args:
+        folder: empty; runs are written into it.
+        data: the world.
+    """
+
+    def __init__(self, folder: Path, data: Path) -> None:
+        self.folder, self.data = folder, data
+        self._sessions: list[Session] = []
+
+    def begin(self, run: Path, place: str = "", **options: Any) -> Session:
+        """Start an alignment, or the ``kind`` in ``options``, and wait until it halts."""
+        command = self.command(run, **options)
+        log, halt = self.folder / f"{len(self._sessions)}.log", self.folder / "place.halt"
+        session = Session(command, log, halt, place)
+        self._sessions.append(session)
+        if place:
+            session.wait_until_halted()
+        return session
+
+    def whole(self, run: Path, **options: Any) -> Ended:
+        """A session from its beginning to its end."""
+        return self.begin(run, **options).end()
+
+    def undisturbed(self, kind: str = "alignment", dropout: float = 0.1) -> Path:
+        """A run that nothing happens to."""
+        run = self.folder / f"undisturbed-{kind}-{dropout}"
+        if not run.exists():
+            ended = self.whole(run, kind=kind, **{"model.lora.dropout": dropout})
+            assert ended.code == 0, ended.said[-3000:]
+        return run
+
+    def close(self) -> None:
+        """End all processes."""
+        for session in self._sessions:
+            session.kill()
+
+    def command(self, run: Path, kind: str = "alignment", **options: Any) -> list[str]:
+        """The command line of a run, the same every time; adapters are of the undisturbed one."""
+        callbacks = {"tests.robustness.places.Halt": {"file": str(self.folder / "place.halt")}}
+        options = {"run": run, "data.root": self.data, **_OPTIONS, **options}
+        if kind == "alignment":
+            callbacks["callbacks.ReferenceGuidance"] = {"max_batches": 4}
+            callbacks["callbacks.AlignmentReport"] = {"max_batches": 2}
+        else:
+            options |= {"data.batch_size": 1} if kind == "answers" else {}
+            adapter = self.undisturbed() / "adapters" / "vision-3d"
+            options["model.streams.modalities"] = json.dumps({"3d": str(adapter)})
+            options["data.benchmark.init_args.annotations"] = self.data
+        own = Path(f"{run}.yaml")
+        listed = [{"class_path": name, "init_args": given} for name, given in callbacks.items()]
+        own.write_text(json.dumps({"trainer": {"callbacks": listed}}))
+        return [
+            *(VLYNX, "test" if kind == "answers" else "fit"),
+            *(
+                f"--config=experiments/{name}.yaml"
+                for name in ("backbones/miniature", *_CONFIGS[kind])
+            ),
+            f"--config={own}",
+            *(f"--{name}={value}" for name, value in options.items()),
+        ]

@@ -1,0 +1,189 @@
+"""A run that is stopped anywhere and started again ends as if it had not been."""
+
+import json
+import shutil
+from collections import Counter
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.robustness.in_process import STAGES, sessions
+from tests.robustness.same_run import differences
+from vlynx_pl.checkpoints import newest_checkpoint
+
+slow = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("own_process")
+
+ASKED = "in batch 1.1"  # to stop, by a signal; at all others a run dies
+MID_EPOCH = "after batch 1.1"
+PLACES = (
+    "before batch 0.0",
+    "after batch 0.2",
+    "before validation 0",
+    "end of epoch 0",
+    "start of epoch 1",
+    ASKED,
+    MID_EPOCH,
+    "in validation 2.0",
+    "end of training",
+)
+SOME = ("after batch 0.2", ASKED, MID_EPOCH, "in validation 2.0")
+
+
+def stopped_and_resumed(ranks, world, run, stage, place, **options):
+    sessions(ranks, world, run, stage, place, **options)
+    assert not (run / "trained.safetensors").exists(), "it was not stopped"
+    sessions(ranks, world, run, stage, **options)
+
+
+def steps(run):
+    """Epoch and number of every batch that was trained on, again and again."""
+    return [json.loads(line)[:2] for line in (run / "seen-0.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("stage", "place"),
+    [
+        *((stage, place) for stage in STAGES for place in SOME),
+        *(pytest.param("alignment", place, marks=slow) for place in PLACES if place not in SOME),
+    ],
+)
+def test_a_run_goes_on_as_if_it_had_not_been_stopped(place, stage, undisturbed, world, tmp_path):
+    stopped_and_resumed(1, world, tmp_path, stage, place)
+    assert not differences(tmp_path, undisturbed(stage))
+
+
+@pytest.mark.parametrize("stage", ["alignment", pytest.param("tuning", marks=slow)])
+def test_a_run_may_be_stopped_again_and_again(stage, undisturbed, world, tmp_path):
+    for place in PLACES:
+        sessions(1, world, tmp_path, stage, place)
+    sessions(1, world, tmp_path, stage)
+    assert not differences(tmp_path, undisturbed(stage))
+
+
+@pytest.mark.parametrize(
+    ("stage", "place"), [("alignment", MID_EPOCH), ("tuning", "in validation 1.0")]
+)
+def test_workers_read_on_where_they_were(place, stage, undisturbed, world, tmp_path):
+    stopped_and_resumed(1, world, tmp_path, stage, place, workers=2)
+    assert not differences(tmp_path, undisturbed(stage))
+
+
+# Ranks are copies of a fork server, so each of them starts another one for its workers.
+@pytest.mark.parametrize(
+    ("stage", "place", "workers"),
+    [
+        ("alignment", ASKED, 0),
+        pytest.param("alignment", "in validation 1.0", 0, marks=slow),
+        pytest.param("tuning", ASKED, 0, marks=slow),
+        pytest.param("tuning", MID_EPOCH, 2, marks=slow),
+    ],
+)
+def test_two_ranks_go_on_together(stage, place, workers, undisturbed, world, tmp_path):
+    stopped_and_resumed(2, world, tmp_path, stage, place, workers=workers)
+    assert not differences(tmp_path, undisturbed(stage, 2))
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        pytest.param({"val_check_interval": 2}, marks=slow),
+        {"val_check_interval": 2, "check_val_every_n_epoch": None},
+        pytest.param({"accumulate_grad_batches": 2}, marks=slow),
+        {"accumulate_grad_batches": 2, "val_check_interval": 1},  # validates amid summing up
+    ],
+    ids=str,
+)
+def test_validation_within_an_epoch_and_accumulation(trainer, undisturbed, world, tmp_path):
+    sessions(1, world, tmp_path, "alignment", "after batch 0.0", **trainer)
+    stopped_and_resumed(1, world, tmp_path, "alignment", MID_EPOCH, **trainer)
+    assert not differences(tmp_path, undisturbed("alignment", **trainer))
+
+
+@pytest.mark.parametrize(
+    ("stage", "place", "trainer", "count"),
+    [
+        ("alignment", "start of epoch 1", {"check_val_every_n_epoch": 2}, 9),
+        ("alignment", "end of training", {"limit_val_batches": 0}, 9),
+        ("alignment", "end of training", {"max_steps": 5}, 5),
+        pytest.param("tuning", "start of epoch 1", {"limit_val_batches": 0}, 9, marks=slow),
+    ],
+)
+def test_an_epoch_without_validation(place, trainer, count, stage, undisturbed, world, tmp_path):
+    stopped_and_resumed(1, world, tmp_path, stage, place, minutes=1000, **trainer)
+    assert not differences(tmp_path, undisturbed(stage, **trainer))
+    assert len(steps(tmp_path)) == count, "no step is done twice"
+
+
+def test_steps_since_the_last_checkpoint_are_done_again_alike(undisturbed, world, tmp_path):
+    stopped_and_resumed(1, world, tmp_path, "alignment", MID_EPOCH, minutes=1000)
+    assert not differences(tmp_path, undisturbed("alignment"))
+    assert steps(tmp_path).count([1, 0]) == 2  # the checkpoint before was at 1, 0
+
+
+@pytest.mark.parametrize("stage", ["alignment", pytest.param("tuning", marks=slow)])
+def test_another_number_of_ranks_takes_over_in_the_middle(stage, undisturbed, world, tmp_path):
+    exact = {"dropout": 0.0}  # which each rank draws for itself
+    sessions(1, world, tmp_path, stage, "after batch 0.1", **exact)
+    sessions(2, world, tmp_path, stage, "after batch 1.1", **exact)
+    sessions(1, world, tmp_path, stage, **exact)
+    alone = undisturbed(stage, **exact)
+    assert_near(tmp_path, alone)
+    # Of every batch, the ranks together saw what one alone does, once.
+    lines = [json.loads(x) for file in tmp_path.glob("seen-*") for x in file.open()]
+    for epoch, number, _, wanted in map(json.loads, (alone / "seen-0.jsonl").open()):
+        shares = {tuple(each[3]) for each in lines if each[:2] == [epoch, number]}
+        whole = {share for share in shares if len(share) == len(wanted)}
+        parts = shares - whole - {()}
+        assert Counter(name for share in parts or whole for name in share) == Counter(wanted)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_learn_what_one_does(stage, undisturbed):
+    assert_near(undisturbed(stage, 2, dropout=0.0), undisturbed(stage, dropout=0.0))
+
+
+def assert_near(run, whole):
+    """All but which rank saw what."""
+    wrong = differences(run, whole, within=1e-4)
+    assert all(what.startswith("seen-") for what in wrong), wrong
+    one, other = (load_file(each / "trained.safetensors") for each in (run, whole))
+    for name in other:
+        torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=0)
+
+
+def test_other_losses_are_of_all_ranks_too(undisturbed):
+    """Parts of a batch are of two samples and of one, and of one and of none."""
+    losses = (("attn_floor", True), ("stat_scale", "relative"))
+    runs = [undisturbed("alignment", ranks, dropout=0.0, losses=losses) for ranks in (1, 2)]
+    alone, together = (load_file(run / "trained.safetensors") for run in runs)
+    plain = load_file(undisturbed("alignment", dropout=0.0) / "trained.safetensors")
+    assert all(not torch.equal(alone[name], plain[name]) for name in plain)
+    apart = torch.cat([(together[name] - alone[name]).abs().flatten() for name in plain])
+    # Where a hinge leaves hardly any gradient, AdamW makes steps of its rounding.
+    assert apart.mean() < 1e-7 and apart.max() < 1e-4
+    assert not [w for w in differences(*runs, within=1e-4) if w.startswith("metrics.csv")]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(undisturbed, world, tmp_path):
+    sessions(1, world, tmp_path, "alignment", MID_EPOCH)
+    newest, before = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[: len(whole) // 2])
+    found, [wrong] = newest_checkpoint(tmp_path)
+    assert found == before
+    assert str(newest) in wrong
+    sessions(1, world, tmp_path, "alignment", "before batch 1.2", minutes=1000)
+    # It has gone on from the one before and saved, where the damaged one was a later step.
+    sessions(1, world, tmp_path, "alignment")
+    assert not differences(tmp_path, undisturbed("alignment"))
+
+
+def test_a_run_does_not_go_on_with_other_data(world, tmp_path):
+    root = shutil.copytree(world, tmp_path / "data")
+    sessions(1, root, tmp_path / "run", "tuning", MID_EPOCH)
+    annotations = root / "ScanQA_v1.0_train.json"
+    annotations.write_text(annotations.read_text().replace("scene0000_00", "scene0001_00"))
+    with pytest.raises(ValueError, match="number of clips was 7, now it is 6"):
+        sessions(1, root, tmp_path / "run", "tuning")
