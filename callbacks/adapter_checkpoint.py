@@ -5,8 +5,7 @@ import json
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.access import data, leaves_files, run_folder
-from callbacks.access import stage as as_stage
+from callbacks.trainer_access import data, expect_module, run_folder, writes_files
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.errors import UserError
 
@@ -22,7 +21,7 @@ class AdapterCheckpoint(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse pictures that are drawn otherwise than those a modality was aligned on."""
         here = json.loads(json.dumps(data(trainer).drawing))
-        for name, made_with in as_stage(pl_module, AdapterTraining).made_with.items():
+        for name, made_with in expect_module(pl_module, AdapterTraining).made_with.items():
             drawn, now = made_with.get("drawing", {}).get(name), here.get(name)
             if None not in (drawn, now) and drawn != now:
                 raise UserError(
@@ -40,8 +39,8 @@ class AdapterCheckpoint(Callback):
             self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if leaves_files(trainer):
-            module = as_stage(pl_module, AdapterTraining)
+        if writes_files(trainer):
+            module = expect_module(pl_module, AdapterTraining)
             made_with = {
                 "backbone": module.backbone.name,
                 "fingerprint": module.backbone.fingerprint,

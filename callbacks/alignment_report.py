@@ -16,10 +16,16 @@ from rich.table import Table
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from callbacks.access import data, is_trial, leaves_files, run_folder, save_logs
-from callbacks.access import stage as as_stage
 from callbacks.alignment_figure import save_figure
-from callbacks.meeting import Meeting
+from callbacks.interruptible_barrier import InterruptibleBarrier
+from callbacks.trainer_access import (
+    data,
+    expect_module,
+    is_fast_dev_run,
+    run_folder,
+    save_logs,
+    writes_files,
+)
 from vlynx_pl.adapter_training import evaluating
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.files import atomic_file
@@ -74,9 +80,9 @@ class AlignmentReport(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_trial(trainer) or self.gaps:
+        if is_fast_dev_run(trainer) or self.gaps:
             return
-        module, run_data = as_stage(pl_module, InterfaceAlignment), data(trainer)
+        module, run_data = expect_module(pl_module, InterfaceAlignment), data(trainer)
         positions = range(len(run_data.reference_names()))[: self.max_batches]
         share = positions[trainer.global_rank :: trainer.world_size]
         videos, held_out = run_data.reference_dataloader(share), run_data.val_dataloader()
@@ -86,11 +92,14 @@ class AlignmentReport(Callback):
     # Not on_train_end, which is left out where a run goes on that had ended its last epoch.
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_trial(trainer):
+        if is_fast_dev_run(trainer):
             return
-        module, held_out = as_stage(pl_module, InterfaceAlignment), data(trainer).val_dataloader()
+        module, held_out = (
+            expect_module(pl_module, InterfaceAlignment),
+            data(trainer).val_dataloader(),
+        )
         self.gaps["after"] = self._measure(module, held_out, module.modality, "After")
-        if not leaves_files(trainer):
+        if not writes_files(trainer):
             return
         run, self.modality = run_folder(trainer), module.modality
         self.safeguard, _ = module.objective.safeguard
@@ -126,7 +135,7 @@ class AlignmentReport(Callback):
     ) -> InterfaceGap:
         meter = InterfaceGapMeter(module.guidance, module.backbone.tokens_per_frame)
         meter.to(module.device)
-        meeting = Meeting()
+        barrier = InterruptibleBarrier()
         total = min(self.max_batches, len(loader))
         with evaluating(module):
             for batch in track(islice(loader, total), f"Measuring: {what}", total):
@@ -135,7 +144,7 @@ class AlignmentReport(Callback):
                 if len(batch["frames"]):  # a rank may have nothing of the last batch
                     encoded = module.encode(batch["frames"].to(module.device), adapter)
                     meter.update(encoded.tokens, encoded.attention_gaps)
-        meeting.wait(_KEPT)
+        barrier.wait(_KEPT)
         return meter.gap()
 
 

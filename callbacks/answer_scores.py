@@ -11,11 +11,17 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from typing_extensions import override
 
-from callbacks.access import data, is_trial, leaves_files, run_folder, save_logs
-from callbacks.access import stage as as_stage
-from callbacks.answer_sheet import draw_answers, pick
+from callbacks.answer_sheet import draw_answers, select_extremes
+from callbacks.interruptible_barrier import InterruptibleBarrier
 from callbacks.kept_answers import KeptAnswers
-from callbacks.meeting import Meeting
+from callbacks.trainer_access import (
+    data,
+    expect_module,
+    is_fast_dev_run,
+    run_folder,
+    save_logs,
+    writes_files,
+)
 from vlynx_pl.adapters import adapter_hash
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
@@ -25,8 +31,6 @@ from vlynx_pl.metrics import (
     Scores,
     failures,
     headline,
-    scores_for,
-    submission,
     table,
     told,
 )
@@ -49,31 +53,21 @@ class AnswerScores(Callback):
     about a clip whose questions were all answered.
 
     The data module's benchmark says how answers are scored.
-
-    Args:
-        benchmark: refused; configurations of former versions name the benchmark here once more.
     """
 
-    benchmark: str
     scores: Scores
 
-    def __init__(self, benchmark: str | None = None) -> None:
-        if benchmark is not None:
-            raise UserError(
-                f"AnswerScores.benchmark={benchmark} in trainer.callbacks is no longer given: "
-                "answers are scored by the rules of data.benchmark. Remove this callback from "
-                "trainer.callbacks (or add --trainer.callbacks=null); the command line adds it"
-            )
+    def __init__(self) -> None:
         self._kept: KeptAnswers | None = None  # nothing is, in a fast_dev_run
         self._earlier: dict[str, list[Answered]] = {}  # clip → answers of an earlier session
-        self._meeting: Meeting | None = None
+        self._barrier: InterruptibleBarrier | None = None
 
     # Not on_train_end, which is left out where a run goes on that had ended its last epoch.
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if is_trial(trainer):
+        if is_fast_dev_run(trainer):
             return
-        module = as_stage(pl_module, InstructionTuning)
+        module = expect_module(pl_module, InstructionTuning)
         self._recall(trainer, module, "val")
         self._begin(trainer, module)
         loader = data(trainer).val_dataloader()
@@ -91,16 +85,16 @@ class AnswerScores(Callback):
         # Before anything is computed, as it may be unknown, or need Java.
         if (benchmark := data(trainer).benchmark) is None:
             raise UserError("tuning needs questions; give data.benchmark and data.objective=tuning")
-        self.benchmark = benchmark.scored_as
-        self.scores = scores_for(self.benchmark)
+        self.scores = Scores(benchmark.rules())
+        self.scores.protocol.check()
         # Loaders begin to read before on_test_start.
         if stage == "test":
-            module = as_stage(pl_module, InstructionTuning)
+            module = expect_module(pl_module, InstructionTuning)
             self._recall(trainer, module, data(trainer).test_split)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer, as_stage(pl_module, InstructionTuning))
+        self._begin(trainer, expect_module(pl_module, InstructionTuning))
 
     @override
     def on_test_batch_start(
@@ -127,13 +121,13 @@ class AnswerScores(Callback):
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = as_stage(pl_module, InstructionTuning)
+        module = expect_module(pl_module, InstructionTuning)
         self._finish(trainer, module, data(trainer).test_split)
 
     def _recall(self, trainer: Trainer, module: InstructionTuning, split: str) -> None:
         """Find the clips that an earlier session has answered all questions of."""
         found: dict[str, Answered] = {}
-        if not is_trial(trainer):
+        if not is_fast_dev_run(trainer):
             made_with = {
                 "asking": module.asking,
                 "llm_adapter": adapter_hash(module.backbone.llm_adapters, module.task),
@@ -164,7 +158,7 @@ class AnswerScores(Callback):
             count = sum(map(len, self._earlier.values()))
             rank_zero_info(f"{count} questions were answered before and are not asked again")
         self.scores.to(module.device)
-        self._meeting = Meeting()
+        self._barrier = InterruptibleBarrier()
 
     def _unanswered(self, batch: Sequence[Any]) -> list[Any]:
         return [episode for episode in batch if episode["name"] not in self._earlier]
@@ -188,8 +182,8 @@ class AnswerScores(Callback):
         known += [_answered(e.name, question, None) for e in unusable for question in e.questions]
         if known and trainer.is_global_zero:
             self.scores.update(known)
-        assert self._meeting is not None
-        self._meeting.wait(_kept_in(trainer))
+        assert self._barrier is not None
+        self._barrier.wait(_kept_in(trainer))
         with self.scores.sync_context():
             everything = self.scores.answered()
         self.scores.reset()
@@ -203,7 +197,7 @@ class AnswerScores(Callback):
         failed = failures(figures)
         if trainer.logger is not None:
             trainer.logger.log_metrics(figures, trainer.global_step)
-        if leaves_files(trainer):
+        if writes_files(trainer):
             self._write(run_folder(trainer), split, everything, module.asking)
             try:
                 self._draw(trainer, split, everything, figures)
@@ -231,20 +225,17 @@ class AnswerScores(Callback):
         self, run: Path, split: str, answered: list[Answered], settings: Mapping[str, Any]
     ) -> None:
         with atomic_file(run / f"predictions-{split}.jsonl") as unfinished:
-            made_with = {"benchmark": self.benchmark, "settings": settings}
+            made_with = {"benchmark": self.scores.protocol.benchmark, "settings": settings}
             rows = [asdict(answer) | made_with for answer in answered]
             unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        try:
-            official = submission(self.benchmark, answered)
-        except UserError:  # a benchmark without a format of its own
-            return
-        with atomic_file(run / f"submission-{split}.json") as unfinished:
-            unfinished.write_text(json.dumps(official, indent=1))
+        if (submission := self.scores.protocol.submission) is not None:
+            with atomic_file(run / f"submission-{split}.json") as unfinished:
+                unfinished.write_text(json.dumps(submission(answered), indent=1))
 
     def _draw(
         self, trainer: Trainer, split: str, answered: list[Answered], figures: Mapping[str, float]
     ) -> None:
-        worst, best = pick(answered, self.scores.protocol.each(answered), 10)
+        worst, best = select_extremes(answered, self.scores.protocol.each(answered), 10)
         # Read again, for the few that are shown: frames don't stay in memory, nor does every clip's
         # come to this rank.
         episodes = data(trainer).loaded(split, sorted({one.answer.clip for one in worst + best}))
@@ -254,7 +245,7 @@ class AnswerScores(Callback):
             worst,
             best,
             episodes,
-            f"{self.benchmark} · {split} · {first} {figures[first]:.2f}",
+            f"{self.scores.protocol.benchmark} · {split} · {first} {figures[first]:.2f}",
             f"{len(answered)} questions, {failed} failed; on the left, each question's own figure",
             run_folder(trainer) / f"answers-{split}.png",
         )

@@ -35,16 +35,16 @@ _LINE: Final = 16  # from one line of text to the next
 _COLOURS: Final = {"worst": "tab:red", "best": "tab:green"}
 
 
-class Judged(NamedTuple):
+class ScoredAnswer(NamedTuple):
     """An answer with its own figure."""
 
     answer: Answered
     figure: float
 
 
-def pick(
+def select_extremes(
     answered: Sequence[Answered], figures: Sequence[float], count: int
-) -> tuple[list[Judged], list[Judged]]:
+) -> tuple[list[ScoredAnswer], list[ScoredAnswer]]:
     """The worst and the best answers, the most extreme first, none of them twice.
 
     Failed questions are the worst, but take half the places at most while there are other answers,
@@ -57,7 +57,7 @@ def pick(
         figures: one for each, more is better.
         count: of the worst and of the best; where there are fewer than twice as many, half.
     """
-    judged = [Judged(*pair) for pair in zip(answered, figures, strict=True)]
+    judged = [ScoredAnswer(*pair) for pair in zip(answered, figures, strict=True)]
     said = [one for one in judged if not one.answer.failed]
     best = _varied(said, min(count, len(said) // 2), -1)
     worst = _varied([one for one in said if one not in best], count)
@@ -65,11 +65,11 @@ def pick(
     return (failed[: max(count // 2, count - len(worst))] + worst)[:count], best
 
 
-def _varied(judged: Iterable[Judged], count: int, sign: int = 1) -> list[Judged]:
+def _varied(judged: Iterable[ScoredAnswer], count: int, sign: int = 1) -> list[ScoredAnswer]:
     """The lowest by ``sign`` × figure; of equal ones what was shown least."""
     # The last resort is a hash, since ids in their order would favour the first kind of question.
     left = sorted(judged, key=lambda one: hashlib.sha256(ascii(one.answer.id).encode()).digest())
-    chosen: list[Judged] = []
+    chosen: list[ScoredAnswer] = []
     clips, questions = Counter[str](), Counter[str]()
     while left and len(chosen) < count:
         one = min(
@@ -88,8 +88,8 @@ def _varied(judged: Iterable[Judged], count: int, sign: int = 1) -> list[Judged]
 
 
 def draw_answers(
-    worst: Sequence[Judged],
-    best: Sequence[Judged],
+    worst: Sequence[ScoredAnswer],
+    best: Sequence[ScoredAnswer],
     episodes: Mapping[str, Mapping[str, Any]],
     title: str,
     subtitle: str,
@@ -98,8 +98,8 @@ def draw_answers(
     """Draw a block of the worst and one of the best answers into a PNG, 1600 pixels wide.
 
     Args:
-        worst: as ``pick`` gives them.
-        best: as ``pick`` gives them.
+        worst: as ``select_extremes`` gives them.
+        best: as ``select_extremes`` gives them.
         episodes: clip → ``streams``, uint8 (T, 3, H, W) by name, and their ``times`` in s; of a
             clip that is not in it, the sheet says that there is no media.
         title: the first line.
@@ -137,7 +137,7 @@ def draw_answers(
         drawn.point(lambda level: level // 8 * 255 // 31).save(unfinished, format="png")
 
 
-def _draw_answer(sheet: Axes, top: float, one: Judged, colour: str) -> None:
+def _draw_answer(sheet: Axes, top: float, one: ScoredAnswer, colour: str) -> None:
     """The figure, and what was asked, said and wanted."""
     answer = one.answer
     _write(sheet, _FIGURE, top + 14, f"{one.figure:.1f}", fontsize=14, ha="right", color=colour)

@@ -7,8 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from callbacks.access import data, is_trial
-from callbacks.access import stage as as_stage
+from callbacks.trainer_access import data, expect_module, is_fast_dev_run
 from vlynx_pl.errors import UserError
 from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
@@ -28,9 +27,9 @@ class KeepTokens(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if is_trial(trainer):
+        if is_fast_dev_run(trainer):
             return
-        module = as_stage(pl_module, InstructionTuning)
+        module = expect_module(pl_module, InstructionTuning)
         keys = module.streams.token_cache_keys().items()
         store = TokenStore(self.folder, {name: f"{key} {trainer.precision}" for name, key in keys})
         missing = data(trainer).keep_tokens(store)

@@ -7,7 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from typing_extensions import override
 
-from callbacks.access import data, leaves_files, run_folder, stage
+from callbacks.trainer_access import data, expect_module, run_folder, writes_files
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.provenance import add_session, provenance
 
@@ -22,14 +22,14 @@ class Provenance(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not at the start of the fit, when Lightning has not yet gone to the step of a checkpoint.
-        if leaves_files(trainer):
+        if writes_files(trainer):
             add_session(run_folder(trainer), _session(trainer, pl_module))
 
     on_test_start = on_train_start
 
 
 def _session(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-    backbone = stage(module, AdapterTraining).backbone
+    backbone = expect_module(module, AdapterTraining).backbone
     return provenance() | {
         "stage": "test" if trainer.testing else "fit",
         "step": trainer.global_step,

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from callbacks.access import data, is_trial, leaves_files, run_folder, stage
+from callbacks.trainer_access import data, expect_module, is_fast_dev_run, run_folder, writes_files
 from vlynx_pl.adapter_training import evaluating
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.errors import UserError
@@ -48,31 +48,33 @@ class ReferenceGuidance(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = stage(pl_module, InterfaceAlignment)
+        module = expect_module(pl_module, InterfaceAlignment)
         if self.path is None:
             guidance = self._of_the_run(trainer, module)
         else:
             guidance = InterfaceGuidance.load(Path(self.path))
             guidance.check(module.backbone, module.objective.include_newline, Path(self.path))
-            if leaves_files(trainer):
+            if writes_files(trainer):
                 guidance.save(run_folder(trainer) / "guidance.safetensors")
         module.use_guidance(guidance)
         if module.objective.attn_floor:
             module.use_attention_floor(_video_gaps(trainer, module))
 
     def _of_the_run(self, trainer: Trainer, module: InterfaceAlignment) -> InterfaceGuidance:
-        videos = data(trainer).reference_names()[: 1 if is_trial(trainer) else self.max_batches]
+        videos = data(trainer).reference_names()[
+            : 1 if is_fast_dev_run(trainer) else self.max_batches
+        ]
         source = GuidanceSource.of(
             module.backbone, module.objective.include_newline, videos, data(trainer).preprocessing
         )
         path = run_folder(trainer) / "guidance.safetensors"
         # Only the first rank looks, since folders on network disks may not look alike from all.
-        if trainer.strategy.broadcast(leaves_files(trainer) and _fits(path, source)):
+        if trainer.strategy.broadcast(writes_files(trainer) and _fits(path, source)):
             guidance = InterfaceGuidance.load(path)
             guidance.check(module.backbone, module.objective.include_newline, path)
             return guidance
         guidance = replace(_read(trainer, module, len(videos)), source=source)
-        if leaves_files(trainer):
+        if writes_files(trainer):
             guidance.save(path)
         return guidance
 
@@ -99,7 +101,9 @@ def _read(trainer: Trainer, module: InterfaceAlignment, count: int) -> Interface
 @torch.no_grad()
 def _video_gaps(trainer: Trainer, module: InterfaceAlignment) -> Tensor:
     """(L,) attention gaps of the first reference videos, the same ones on every rank."""
-    videos = range(len(data(trainer).reference_names()))[: 1 if is_trial(trainer) else _FLOOR]
+    videos = range(len(data(trainer).reference_names()))[
+        : 1 if is_fast_dev_run(trainer) else _FLOOR
+    ]
     if not videos:
         raise UserError("attn_floor=true needs reference videos, of which the data has none")
     loader = data(trainer).reference_dataloader(videos)

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from typing_extensions import override
 
-from callbacks.access import is_trial, run_folder, save_logs
+from callbacks.trainer_access import is_fast_dev_run, run_folder, save_logs
 from vlynx_pl.checkpoints import checkpoint_path, checkpoints
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
@@ -82,7 +82,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx % trainer.accumulate_grad_batches or is_trial(trainer):
+        if batch_idx % trainer.accumulate_grad_batches or is_fast_dev_run(trainer):
             return  # gradients that are summed up are not kept
         self._take_over(trainer)
         wanted = self._agreed()
@@ -127,7 +127,7 @@ class RunCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._take_over(trainer)
         # What comes after the last one may take hours, or be stopped.
-        if self._saved_step != trainer.global_step and not is_trial(trainer):
+        if self._saved_step != trainer.global_step and not is_fast_dev_run(trainer):
             self._save(trainer)
 
     @override
@@ -157,7 +157,7 @@ class RunCheckpoint(Checkpoint):
 
         Lightning ends the epoch there, and takes its other batches for done.
         """
-        if not trainer.should_stop or is_trial(trainer):
+        if not trainer.should_stop or is_fast_dev_run(trainer):
             return
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if any(_has_stopped(one) for one in callbacks) or not trainer.fit_loop._can_stop_early:
@@ -209,7 +209,7 @@ def _has_stopped(callback: Callback) -> bool:
 
 def _between_steps(trainer: Trainer) -> bool:
     """In a validation: whether it is one of a fit, and no gradients are summed up so far."""
-    if trainer.state.fn != "fit" or trainer.sanity_checking or is_trial(trainer):
+    if trainer.state.fn != "fit" or trainer.sanity_checking or is_fast_dev_run(trainer):
         return False
     return not trainer.fit_loop.epoch_loop._should_accumulate()
 

@@ -14,8 +14,7 @@ from torch.distributed import DistError
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from callbacks.access import is_trial, run_folder
-from callbacks.access import stage as as_stage
+from callbacks.trainer_access import expect_module, is_fast_dev_run, run_folder
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.errors import UserError
 from vlynx_pl.files import atomic_file
@@ -57,7 +56,7 @@ class TrainingFaults(Callback):
             self._clips = []
             return
         kept = "nowhere, in a trial"
-        if not is_trial(trainer):
+        if not is_fast_dev_run(trainer):
             name = f"not-finite-step-{trainer.global_step}-rank-{trainer.global_rank}.safetensors"
             _save(self._batch, path := run_folder(trainer) / name)
             kept = str(path)
@@ -101,7 +100,7 @@ class TrainingFaults(Callback):
     def _sizes(self, pl_module: LightningModule) -> str:
         if self._batch is None:
             return "No step of training was under way; lower data.batch_size or data.frames"
-        sizes = as_stage(pl_module, AdapterTraining).batch_memory_hint(self._batch)
+        sizes = expect_module(pl_module, AdapterTraining).batch_memory_hint(self._batch)
         return f"The batch of {', '.join(_names(self._batch))} has {sizes}"
 
 

@@ -5,7 +5,6 @@ import yaml
 
 from datamodules import benchmarks
 from tests.conftest import CONFIGS, REPOSITORY
-from vlynx_pl.metrics.protocols import PROTOCOLS
 
 STAGES = [
     str(path.relative_to(REPOSITORY))
@@ -79,8 +78,7 @@ def test_every_task_of_the_toy_world_parses(vlynx, configs):
     reader = getattr(benchmarks, benchmark["class_path"].split(".")[-1])(**benchmark["init_args"])
     split = config["data"]["init_args"]["test_split"]
     assert reader.files(split) or (split == "val" and not reader.files("test"))
-    assert benchmark["class_path"].endswith(f".{reader.scored_as}")
-    assert reader.scored_as in PROTOCOLS
+    assert benchmark["class_path"].endswith(f".{reader.rules().benchmark}")
 
 
 @pytest.mark.parametrize("configs", TOYWORLD, ids=lambda configs: configs[0])

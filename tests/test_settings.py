@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, Timer
 from safetensors.torch import load_file
 
 from callbacks import AdapterCheckpoint, AlignmentReport, AnswerScores, ReferenceGuidance
-from datamodules.benchmarks import InstructJSON, ScanQA
+from datamodules.benchmarks import AVSD, InstructJSON, ScanQA
 from tests.conftest import CONFIGS
 from tests.datamodules.conftest import write_scannet_scenes
 from vlynx_pl.alignment import InterfaceAlignment
@@ -129,17 +129,10 @@ def test_scores_are_those_of_the_benchmark_that_is_asked(tmp_path):
     class Mine(ScanQA):
         pass
 
-    assert ScanQA(tmp_path).scored_as == Mine(tmp_path).scored_as == "ScanQA"
-    assert InstructJSON(tmp_path, scored_as="AVSD").scored_as == "AVSD"
-    with pytest.raises(UserError, match=r"ScanQA in trainer\.callbacks is no longer given"):
-        AnswerScores("ScanQA")
-
-
-def test_an_old_configuration_of_scores_gets_one_message(vlynx, command):
-    old = "[{class_path: callbacks.AnswerScores, init_args: {benchmark: ScanQA}}]"
-    code, said = vlynx(*command, f"--trainer.callbacks={old}")
-    assert code == 1 and "Traceback" not in said
-    assert "Error: AnswerScores.benchmark=ScanQA in trainer.callbacks is no longer given" in said
+    assert Mine(tmp_path).rules() is ScanQA(tmp_path).rules() is ScanQA.protocol
+    assert InstructJSON(tmp_path, scored_as="AVSD").rules() is AVSD.protocol
+    with pytest.raises(UserError, match=r"no scores for 'InstructJSON'.*scored_as=ScanQA"):
+        InstructJSON(tmp_path).rules()
 
 
 SETTINGS = {

@@ -8,12 +8,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from datamodules import benchmarks
-from datamodules.benchmarks.base import SPLITS, Benchmark
+from datamodules.benchmarks.avsd import AVSD
+from datamodules.benchmarks.base import SPLITS, protocol_of, readers
 from datamodules.benchmarks.records import Record, read_records, read_values
+from datamodules.benchmarks.video_mme import VideoMME
 from datamodules.samples import BadSample, Episode, Split
 from vlynx_pl.errors import UserError
-from vlynx_pl.metrics import Answered, failures, headline, scores_for, table, told
+from vlynx_pl.metrics import Answered, Scores, failures, headline, table, told
 
 # The fields of an id and of what was said, in the files of others as well.
 _FORMS: Final = (
@@ -56,7 +57,7 @@ def score(
         UserError: a file can't be used, the predictions aren't those of the split, or there is no
             such figure; or, once all others are printed, one could not be computed.
     """
-    scores = scores_for(benchmark, complete=False)
+    scores = Scores(protocol_of(benchmark))
     episodes = read_references(benchmark, references, split)
     said = read_predictions(predictions, benchmark)
     scores.update(matched(said, episodes, predictions, references))
@@ -130,15 +131,15 @@ def _prediction(record: Record) -> tuple[str, str | None]:
 
 def read_references(benchmark: str, path: Path, split: Split | None = None) -> list[Episode]:
     """A split's episodes, of an annotation file or of a folder of them; raises UserError."""
-    reader: type[Benchmark] = getattr(benchmarks, benchmark)
-    if path.is_dir() or reader is benchmarks.VideoMME:
+    reader = readers()[benchmark]
+    if path.is_dir() or reader is VideoMME:
         opened = reader(path)
         there = opened.splits()
         if split is None and len(there) > 1:
             raise UserError(f"{path} has the splits {', '.join(there)}; say which by --split")
         return opened.episodes(split or (there[0] if there else "test"))
-    if reader is benchmarks.AVSD and _MULTIPLE in path.name:
-        opened = benchmarks.AVSD(path.parent, references="multiple")
+    if reader is AVSD and _MULTIPLE in path.name:
+        opened = AVSD(path.parent, references="multiple")
     else:
         opened = reader(path.parent)
     for name in SPLITS:

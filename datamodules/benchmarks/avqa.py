@@ -10,6 +10,8 @@ from datamodules.benchmarks import prompts
 from datamodules.benchmarks.base import Asked, Benchmark, Names
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import named_answers, protocols, submissions
+from vlynx_pl.metrics.protocols import Protocol, verdicts
 
 
 class AVQA(Benchmark):
@@ -21,6 +23,14 @@ class AVQA(Benchmark):
         annotations: the folder of the files, with their official names.
     """
 
+    modality = "audio"
+    protocol = Protocol(
+        "AVQA",
+        "avqa",
+        protocols.avqa,
+        verdicts(named_answers.contains),
+        submissions.avqa_rows,
+    )
     names: ClassVar[Names] = {"train": ("train_qa.json",), "val": ("val_qa.json",)}
     absent = "its answers were never published, so the field reports val"
 

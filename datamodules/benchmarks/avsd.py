@@ -13,6 +13,9 @@ from typing_extensions import override
 from datamodules.benchmarks.base import Asked, Benchmark, Names
 from datamodules.benchmarks.records import Record, read_object
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import protocols, submissions
+from vlynx_pl.metrics.captions import cider_of_each
+from vlynx_pl.metrics.protocols import Protocol
 
 _V01: Final = "avsd_train.json"
 _UNDISCLOSED: Final = "__UNDISCLOSED__"
@@ -41,6 +44,10 @@ class AVSD(Benchmark):
             which DSTC7 and most of the literature do.
     """
 
+    modality = "audio"
+    protocol = Protocol(
+        "AVSD", "avsd", protocols.avsd, cider_of_each, submissions.avsd_dialogs, java=True
+    )
     names: ClassVar[Names] = {
         "train": (_V01, "train_set4DSTC7-AVSD.json"),
         "val": ("valid_set4DSTC7-AVSD.json",),

@@ -10,6 +10,8 @@ from datamodules.benchmarks import prompts
 from datamodules.benchmarks.base import Asked, Benchmark
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import protocols
+from vlynx_pl.metrics.protocols import Protocol, verdicts
 
 _LETTERS: Final = prompts.LETTERS[:4]
 
@@ -25,6 +27,8 @@ class AVUT(Benchmark):
         filtered: whether train is ``AV_Gemini_filtered_data.json``.
     """
 
+    modality = "audio"
+    protocol = Protocol("AVUT", "avut", protocols.avut, verdicts(protocols.letter_first))
     absent = "AV-Gemini is train, AV-Human is test"
 
     def __init__(self, annotations: str | Path, filtered: bool = False) -> None:

@@ -1,4 +1,8 @@
-"""What all benchmarks share: official files in, one Episode a clip with all its questions out."""
+"""What all benchmarks share: official files in, one Episode per clip with all its questions out.
+
+A benchmark also says which modality it asks about, which task is tuned on before it is answered,
+and by whose published rules its answers are scored.
+"""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -10,6 +14,8 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias, get_args
 from datamodules.benchmarks.records import Record
 from datamodules.media.paths import check_folder
 from datamodules.samples import BadSample, Episode, Question, Split
+from vlynx_pl.errors import UserError
+from vlynx_pl.metrics.protocols import Protocol
 
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 Names: TypeAlias = Mapping[Split, tuple[str, ...]]
@@ -36,17 +42,27 @@ class Benchmark(ABC):
         annotations: the folder of the files, with their official names.
     """
 
-    names: ClassVar[Names] = {}  # the official files
-    absent: ClassVar[str] = ""  # why a split has none
-    scored_as: str = ""  # the benchmark by whose rules answers are scored
+    modality: ClassVar[str] = ""
+    """The stream, beside the video, that its questions are about."""
 
-    def __init_subclass__(cls) -> None:
-        """By its own, unless it says otherwise or derives from one that does."""
-        super().__init_subclass__()
-        cls.scored_as = cls.scored_as or cls.__name__
+    tuned_on: ClassVar[str] = ""
+    """The task whose tuning answers it, where it has nothing to tune on."""
+
+    protocol: ClassVar[Protocol | None] = None
+    """How its answers are scored and handed in."""
+
+    names: ClassVar[Names] = {}
+    """The official files."""
+
+    absent: ClassVar[str] = ""
+    """Why a split has none."""
 
     def __init__(self, annotations: str | Path) -> None:
         self.annotations = Path(annotations)
+
+    def rules(self) -> Protocol:
+        """How its answers are scored; raises UserError where nothing says so."""
+        return self.protocol or protocol_of(type(self).__name__)
 
     def files(self, split: Split) -> list[Path]:
         """The annotation files of a split, there or not; none where there is no such split."""
@@ -93,7 +109,33 @@ class Benchmark(ABC):
         return _group(self.read(split, files))
 
 
-def chosen(tasks: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]:
+def protocol_of(benchmark: str) -> Protocol:
+    """How the answers to a benchmark are scored, by the name of its reader, such as ``ScanQA``.
+
+    Raises:
+        UserError: there is no such benchmark, or its answers have no rules of their own.
+    """
+    known = [reader.protocol for reader in readers().values() if reader.protocol is not None]
+    protocols = {protocol.benchmark: protocol for protocol in known}
+    if benchmark not in protocols:
+        raise UserError(
+            f"there are no scores for {benchmark!r:.60}; there are for "
+            f"{', '.join(sorted(protocols))}. Another benchmark says whose rules score "
+            "it: InstructJSON by --data.benchmark.scored_as=ScanQA, a class of your own by "
+            "protocol = ScanQA.protocol"
+        )
+    return protocols[benchmark]
+
+
+def readers(of: type[Benchmark] = Benchmark) -> dict[str, type[Benchmark]]:
+    """Name → every reader that has been imported."""
+    found: dict[str, type[Benchmark]] = {}
+    for reader in of.__subclasses__():
+        found |= {reader.__name__: reader} | readers(reader)
+    return found
+
+
+def validate_tasks(tasks: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]:
     """The tasks of a benchmark to read, each once; raises ValueError for one that is unknown."""
     names = tuple(known)
     if tasks is None:
@@ -103,7 +145,7 @@ def chosen(tasks: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]
     return tuple(dict.fromkeys(tasks))
 
 
-class Repeats:
+class UniqueIds:
     """Tells records apart that share an id: ``7``, ``7#2``, ``7#3``."""
 
     def __init__(self) -> None:

@@ -10,6 +10,9 @@ from datamodules.benchmarks import prompts
 from datamodules.benchmarks.base import Asked, Benchmark, Names
 from datamodules.benchmarks.records import Record, read_list, read_object
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import protocols, submissions
+from vlynx_pl.metrics.named_answers import same_level
+from vlynx_pl.metrics.protocols import Protocol, verdicts
 
 _VIEWS: Final = ("ego", "exo1", "exo2", "exo3", "exo4")
 
@@ -29,6 +32,10 @@ class EgoExo4D(Benchmark):
         annotations: the folder of the files, with their official names.
     """
 
+    modality = "ego"
+    protocol = Protocol(
+        "EgoExo4D", "egoexo", protocols.egoexo, verdicts(same_level), submissions.egoexo_rows
+    )
     names: ClassVar[Names] = {
         "train": ("proficiency_demonstrator_train.json",),
         "val": ("proficiency_demonstrator_val.json",),

@@ -11,9 +11,10 @@ from typing import Final
 
 from typing_extensions import override
 
-from datamodules.benchmarks.base import Asked, Benchmark, Repeats
+from datamodules.benchmarks.base import Asked, Benchmark, UniqueIds, protocol_of
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics.protocols import Protocol
 
 _PLACEHOLDERS: Final = ("<image>", "<video>")
 
@@ -37,7 +38,10 @@ class InstructJSON(Benchmark):
     ) -> None:
         super().__init__(annotations)
         self.role = role
-        self.scored_as = scored_as or self.scored_as
+        self.scored_as = scored_as or type(self).__name__
+
+    def rules(self) -> Protocol:
+        return protocol_of(self.scored_as)
 
     @override
     def files(self, split: Split) -> list[Path]:
@@ -59,7 +63,7 @@ def conversations(
         most_per_id: how many records of an id to take from a file; None takes all.
         folder: the field that names the folder of the video, if one does.
     """
-    repeats = Repeats()
+    ids = UniqueIds()
     for path in paths:
         taken: Counter[str] = Counter()
         for record in read_records(path, "id"):
@@ -68,7 +72,7 @@ def conversations(
             if most_per_id is not None and taken[identifier] > most_per_id:
                 continue
             *history, (prompt, answer) = _turns(record)
-            question = Question(repeats.name(identifier), prompt, (answer,), tuple(history))
+            question = Question(ids.name(identifier), prompt, (answer,), tuple(history))
             name = record.media("video")
             if folder is not None:
                 name = f"{record.media(folder)}/{name}"

@@ -1,6 +1,7 @@
 """LLaVA-Video-178K: what the high-frame-rate modality is tuned on; it has a training split only."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +10,8 @@ from typing_extensions import override
 from datamodules.benchmarks.base import Asked, Benchmark
 from datamodules.benchmarks.instruct import conversations
 from datamodules.samples import Split
+from vlynx_pl.metrics.captions import caption_figures, cider_of_each
+from vlynx_pl.metrics.protocols import Protocol
 from vlynx_pl.progress import track
 
 # PAVE's subset: 57k videos of one to three minutes with 114k open-ended questions.
@@ -31,6 +34,14 @@ class LLaVAVideo(Benchmark):
         by_source: the archives were unpacked where they lie, in a folder for each ``data_source``.
     """
 
+    modality = "highfps"
+    protocol = Protocol(
+        "LLaVAVideo",
+        "llava_video",
+        partial(caption_figures, "llava_video"),
+        cider_of_each,
+        java=True,
+    )
     absent = "LLaVA-Video-178K is for training"
 
     def __init__(

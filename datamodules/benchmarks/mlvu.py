@@ -7,9 +7,11 @@ from typing import Final, Literal
 from typing_extensions import override
 
 from datamodules.benchmarks import prompts
-from datamodules.benchmarks.base import Asked, Benchmark, chosen
+from datamodules.benchmarks.base import Asked, Benchmark, validate_tasks
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import protocols, submissions
+from vlynx_pl.metrics.protocols import Protocol, verdicts
 
 # The seven choice tasks make M-Avg, the paper's figure.
 _CHOICE: Final = {
@@ -38,6 +40,15 @@ class MLVU(Benchmark):
         videos: ``official`` has a folder for each task, ``flat`` all videos in one.
     """
 
+    modality = "highfps"
+    tuned_on = "llava_video"
+    protocol = Protocol(
+        "MLVU",
+        "mlvu",
+        protocols.mlvu,
+        verdicts(protocols.mlvu_released),
+        submissions.mlvu_rows,
+    )
     absent = "its dev set, test here, is for evaluation only"
 
     def __init__(
@@ -48,7 +59,7 @@ class MLVU(Benchmark):
     ) -> None:
         super().__init__(annotations)
         self.videos = videos
-        self.tasks = chosen(tuple(_CHOICE) if tasks is None else tasks, _FILES)
+        self.tasks = validate_tasks(tuple(_CHOICE) if tasks is None else tasks, _FILES)
 
     @override
     def files(self, split: Split) -> list[Path]:

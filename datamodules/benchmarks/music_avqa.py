@@ -7,9 +7,11 @@ from typing import ClassVar, Final, Literal
 
 from typing_extensions import override
 
-from datamodules.benchmarks.base import SPLITS, Asked, Benchmark, Names, Repeats
+from datamodules.benchmarks.base import SPLITS, Asked, Benchmark, Names, UniqueIds
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import named_answers, protocols, submissions
+from vlynx_pl.metrics.protocols import Protocol, verdicts
 
 _SLOT: Final = re.compile(r"<[^<>]+>")
 _REAL: Final = "MUSIC-AVQA-videos-Real/{}.mp4"
@@ -31,6 +33,14 @@ class MusicAVQA(Benchmark):
             ones have ids that begin with a digit), ``flat`` all in one.
     """
 
+    modality = "audio"
+    protocol = Protocol(
+        "MusicAVQA",
+        "music_avqa",
+        protocols.music_avqa,
+        verdicts(named_answers.contains_lower),
+        submissions.music_rows,
+    )
     names: ClassVar[Names] = {split: (f"avqa-{split}.json",) for split in SPLITS}
 
     def __init__(
@@ -44,7 +54,7 @@ class MusicAVQA(Benchmark):
 
     @override
     def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
-        repeats = Repeats()
+        ids = UniqueIds()
         for record in read_records(files[0], "question_id"):
             kind = record.texts_within("type")
             if len(kind) != 2:
@@ -52,7 +62,7 @@ class MusicAVQA(Benchmark):
             copies = 1 + (split == "train" and self.duplicate_audio and "Audio" in kind[0])
             for _ in range(copies):
                 question = Question(
-                    id=repeats.name(record.identifier("question_id")),
+                    id=ids.name(record.identifier("question_id")),
                     prompt=_filled(record),
                     answers=(record.text("anser"),),  # sic
                     labels={"modality": kind[0], "type": kind[1]},

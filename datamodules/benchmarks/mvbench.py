@@ -8,9 +8,11 @@ from typing import Final, Literal
 from typing_extensions import override
 
 from datamodules.benchmarks import prompts
-from datamodules.benchmarks.base import Asked, Benchmark, chosen
+from datamodules.benchmarks.base import Asked, Benchmark, validate_tasks
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import protocols
+from vlynx_pl.metrics.protocols import Protocol, verdicts
 
 # Task → folder of its videos, from MVBench's notebook.
 _FOLDERS: Final = {
@@ -66,6 +68,9 @@ class MVBench(Benchmark):
         videos: ``official`` has a folder for each source, ``flat`` all videos in one.
     """
 
+    modality = "highfps"
+    tuned_on = "llava_video"
+    protocol = Protocol("MVBench", "mvbench", protocols.mvbench, verdicts(protocols.mvbench_lmms))
     absent = "it is for evaluation only"
 
     def __init__(
@@ -76,7 +81,7 @@ class MVBench(Benchmark):
     ) -> None:
         super().__init__(annotations)
         self.videos = videos
-        self.tasks = chosen(tasks, _FOLDERS)
+        self.tasks = validate_tasks(tasks, _FOLDERS)
 
     @override
     def files(self, split: Split) -> list[Path]:

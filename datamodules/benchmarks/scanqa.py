@@ -1,6 +1,7 @@
 """ScanQA: questions about what is in a ScanNet scene, answered in a few words."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -9,6 +10,10 @@ from typing_extensions import override
 from datamodules.benchmarks.base import Asked, Benchmark, Names
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import protocols, submissions
+from vlynx_pl.metrics.captions import cider_of_each
+from vlynx_pl.metrics.protocols import Protocol
+from vlynx_pl.metrics.scene_answers import clean_answer
 
 
 class ScanQA(Benchmark):
@@ -18,6 +23,15 @@ class ScanQA(Benchmark):
         annotations: the folder of the files, with their official names.
     """
 
+    modality = "3d"
+    protocol = Protocol(
+        "ScanQA",
+        "scanqa",
+        protocols.scanqa,
+        partial(cider_of_each, clean=clean_answer),
+        submissions.scanqa_rows,
+        java=True,
+    )
     names: ClassVar[Names] = {
         "train": ("ScanQA_v1.0_train.json",),
         "val": ("ScanQA_v1.0_val.json",),

@@ -10,6 +10,8 @@ from datamodules.benchmarks import prompts
 from datamodules.benchmarks.base import SPLITS, Asked, Benchmark, Names
 from datamodules.benchmarks.records import Record, read_object
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import protocols, submissions
+from vlynx_pl.metrics.protocols import Protocol, verdicts
 
 # The official evaluation breaks accuracy down by these, case-sensitively.
 _FIRST_WORDS: Final = ("What", "Is", "How", "Can", "Which")
@@ -24,6 +26,14 @@ class SQA3D(Benchmark):
         annotations: the folder of the files, with their official names.
     """
 
+    modality = "3d"
+    protocol = Protocol(
+        "SQA3D",
+        "sqa3d",
+        protocols.sqa3d,
+        verdicts(protocols.sqa3d_refined),
+        submissions.sqa3d_rows,
+    )
     names: ClassVar[Names] = {
         split: (
             f"v1_balanced_questions_{split}_scannetv2.json",

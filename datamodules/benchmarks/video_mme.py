@@ -10,6 +10,8 @@ from datamodules.benchmarks import prompts
 from datamodules.benchmarks.base import Asked, Benchmark
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
+from vlynx_pl.metrics import protocols, submissions
+from vlynx_pl.metrics.protocols import Protocol, verdicts
 
 _LETTERS: Final = prompts.LETTERS[:4]
 
@@ -26,6 +28,15 @@ class VideoMME(Benchmark):
         annotations: the JSON or JSONL file.
     """
 
+    modality = "highfps"
+    tuned_on = "llava_video"
+    protocol = Protocol(
+        "VideoMME",
+        "videomme",
+        protocols.video_mme,
+        verdicts(protocols.video_mme_lmms),
+        submissions.video_mme_videos,
+    )
     absent = "it is for evaluation only"
 
     @override

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from typing_extensions import override
 
+from datamodules.benchmarks import MusicAVQA
 from datamodules.benchmarks.base import Asked, Benchmark, Names
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
@@ -79,7 +80,7 @@ class ToyQuestions(Benchmark):
     """``train.json`` and ``val.json``, as :func:`clip` gives them."""
 
     names: ClassVar[Names] = {"train": ("train.json",), "val": ("val.json",)}
-    scored_as = "MusicAVQA"  # counts answers that are the reference, by kind of question
+    protocol = MusicAVQA.protocol  # counts answers that are the reference, by kind of question
 
     @override
     def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from callbacks.answer_sheet import Judged, draw_answers, pick
+from callbacks.answer_sheet import ScoredAnswer, draw_answers, select_extremes
 from vlynx_pl.metrics import Answered
 
 COLOURS = {"purple": (150, 0, 150), "blue": (0, 0, 255), "lime": (0, 255, 0), "gold": (255, 200, 0)}
@@ -33,7 +33,7 @@ def runs(draw):
 @given(runs())
 def test_no_answer_is_shown_twice_and_as_many_as_there_can_be(run):
     answered, figures, count = run
-    worst, best = pick(answered, figures, count)
+    worst, best = select_extremes(answered, figures, count)
     ids = [one.answer.id for one in worst + best]
     assert len(set(ids)) == len(ids)
     said = sum(not answer.failed for answer in answered)
@@ -47,7 +47,7 @@ def test_no_answer_is_shown_twice_and_as_many_as_there_can_be(run):
 @given(runs())
 def test_best_are_the_highest_and_worst_the_lowest(run):
     answered, figures, count = run
-    worst, best = pick(answered, figures, count)
+    worst, best = select_extremes(answered, figures, count)
     said = sorted(f for a, f in zip(answered, figures, strict=True) if not a.failed)
     assert [one.figure for one in best] == said[::-1][: len(best)]
     spoken = [one.figure for one in worst if not one.answer.failed]
@@ -58,7 +58,7 @@ def test_best_are_the_highest_and_worst_the_lowest(run):
 @given(runs())
 def test_failed_ones_are_first_among_the_worst_and_leave_half_to_others(run):
     answered, figures, count = run
-    worst, best = pick(answered, figures, count)
+    worst, best = select_extremes(answered, figures, count)
     assert not any(one.answer.failed for one in best)
     failed = [one.answer.failed for one in worst]
     assert failed == sorted(failed, reverse=True)
@@ -73,15 +73,17 @@ def test_the_order_of_the_answers_makes_no_difference(run, random):
     answered, figures, count = run
     pairs = list(zip(answered, figures, strict=True))
     random.shuffle(pairs)
-    assert pick([a for a, _ in pairs], [f for _, f in pairs], count) == pick(*run)
+    assert select_extremes([a for a, _ in pairs], [f for _, f in pairs], count) == select_extremes(
+        *run
+    )
 
 
 @settings(max_examples=50)
 @given(runs())
 def test_of_equal_figures_the_clip_that_was_shown_least_comes_next(run):
     answered, figures, count = run
-    _, best = pick(answered, figures, count)
-    left = [Judged(a, f) for a, f in zip(answered, figures, strict=True) if not a.failed]
+    _, best = select_extremes(answered, figures, count)
+    left = [ScoredAnswer(a, f) for a, f in zip(answered, figures, strict=True) if not a.failed]
     shown: list[str] = []
     for one in best:
         rivals = [other for other in left if other.figure == one.figure]
@@ -96,14 +98,14 @@ def test_ties_are_of_ten_clips_and_of_all_questions_where_they_exist():
         for clip in range(30)
         for i in range(5)
     ]
-    for block in pick(answered, [100.0] * 150, 10):
+    for block in select_extremes(answered, [100.0] * 150, 10):
         assert len({one.answer.clip for one in block}) == 10
         assert {one.answer.question for one in block} == {f"question {i}?" for i in range(5)}
 
 
-def one(**changes) -> Judged:
+def one(**changes) -> ScoredAnswer:
     fields = {"prediction": "no", "references": ("yes",), "clip": "c", "question": "Is it?"}
-    return Judged(Answered(**({"id": "7"} | fields | changes)), 0.0)
+    return ScoredAnswer(Answered(**({"id": "7"} | fields | changes)), 0.0)
 
 
 def episode(*streams, frames=4, size=(64, 64), step=0.5):

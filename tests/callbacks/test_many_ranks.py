@@ -13,7 +13,8 @@ import torch
 from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
-from callbacks import AlignmentReport, AnswerScores, RunCheckpoint, meeting
+from callbacks import AlignmentReport, AnswerScores, RunCheckpoint, interruptible_barrier
+from datamodules.benchmarks import AVUT
 from datamodules.loading.order import Batches
 from datamodules.samples import Episode, Question
 from tests.conftest import MINIATURE
@@ -58,7 +59,7 @@ class Read(list):
 class Rooms(LightningDataModule):
     """Episodes of noise, shared by ranks as the contract of the loaders says, and a broken one."""
 
-    benchmark = SimpleNamespace(scored_as="AVUT")
+    benchmark = SimpleNamespace(rules=lambda: AVUT.protocol)
     test_split = "test"
     preprocessing = {"frames": 2}  # noqa: RUF012
     drawing = {}  # noqa: RUF012
@@ -325,7 +326,7 @@ def test_another_number_of_processes_goes_on(run, whole):
 
 
 def stop_when_it_waits():
-    meeting.time = SimpleNamespace(sleep=lambda _: stop())
+    interruptible_barrier.time = SimpleNamespace(sleep=lambda _: stop())
 
 
 def stop_after(file):

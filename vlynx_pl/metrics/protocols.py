@@ -1,4 +1,4 @@
-"""Which scores a benchmark has, and which of them is the paper's figure.
+"""The published rules by which answers are scored; readers of benchmarks say which are theirs.
 
 All figures are in percent, CIDEr times 100, and their names say the protocol: ``mlvu/macro7``,
 ``avsd/cider_1ref``. Failed questions count as wrong in all of them but those that end in
@@ -6,7 +6,7 @@ All figures are in percent, CIDEr times 100, and their names say the protocol: `
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -15,27 +15,38 @@ from vlynx_pl.errors import UserError
 from vlynx_pl.metrics import choices
 from vlynx_pl.metrics.accuracy import Figures, Rule, accuracies, is_right, macro
 from vlynx_pl.metrics.answered import Answered
-from vlynx_pl.metrics.captions import caption_figures, cider_of_each, without_stop_words
+from vlynx_pl.metrics.captions import caption_figures, without_stop_words
+from vlynx_pl.metrics.java import find_java
 from vlynx_pl.metrics.named_answers import contains, contains_lower, same_level, same_words
 from vlynx_pl.metrics.scene_answers import clean_answer, exact_match, refined_match
+from vlynx_pl.metrics.submissions import Submission
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a benchmark is scored.
+    """How the answers to a benchmark are scored and handed in.
 
     Args:
+        benchmark: the name of its reader, such as ``ScanQA``; stands beside predictions.
         name: the first part of its figures' names.
         figures: of a whole set of answers, each question once; the first is the one that the paper
             reports.
         each: a figure for each question, to tell the best answers from the worst.
+        submission: answers in the format of its own evaluation, where one is documented.
         java: whether it needs Java.
     """
 
+    benchmark: str
     name: str
     figures: Callable[[Sequence[Answered]], Figures]
     each: Callable[[Sequence[Answered]], list[float]]
+    submission: Callable[[Sequence[Answered]], Submission] | None = None
     java: bool = False
+
+    def check(self) -> None:
+        """Raise UserError where Java is needed and does not run."""
+        if self.java:
+            find_java()
 
 
 def avsd(answered: Sequence[Answered]) -> Figures:
@@ -169,7 +180,8 @@ def _letter(extract: Callable[[str], str]) -> Rule:
     return lambda said, references: extract(said) == references[0]
 
 
-def _verdicts(rule: Rule) -> Callable[[Sequence[Answered]], list[float]]:
+def verdicts(rule: Rule) -> Callable[[Sequence[Answered]], list[float]]:
+    """100 for each question that is answered right by a rule, 0 for each other."""
     return lambda answered: [100.0 * is_right(answer, rule) for answer in answered]
 
 
@@ -179,20 +191,3 @@ video_mme_official: Final = _letter(partial(choices.video_mme_letter, official=T
 mvbench_lmms: Final = _letter(choices.mvbench_lmms_letter)
 mlvu_official: Final = _letter(choices.mlvu_official_letter)
 mlvu_released: Final = _letter(choices.mlvu_released_letter)
-
-# By the names of the benchmarks' readers.
-PROTOCOLS: Final[Mapping[str, Protocol]] = {
-    "AVSD": Protocol("avsd", avsd, cider_of_each, java=True),
-    "AVQA": Protocol("avqa", avqa, _verdicts(contains)),
-    "MusicAVQA": Protocol("music_avqa", music_avqa, _verdicts(contains_lower)),
-    "ScanQA": Protocol("scanqa", scanqa, partial(cider_of_each, clean=clean_answer), java=True),
-    "SQA3D": Protocol("sqa3d", sqa3d, _verdicts(sqa3d_refined)),
-    "LLaVAVideo": Protocol(
-        "llava_video", partial(caption_figures, "llava_video"), cider_of_each, java=True
-    ),
-    "VideoMME": Protocol("videomme", video_mme, _verdicts(video_mme_lmms)),
-    "MVBench": Protocol("mvbench", mvbench, _verdicts(mvbench_lmms)),
-    "MLVU": Protocol("mlvu", mlvu, _verdicts(mlvu_released)),
-    "EgoExo4D": Protocol("egoexo", egoexo, _verdicts(same_level)),
-    "AVUT": Protocol("avut", avut, _verdicts(letter_first)),
-}

@@ -25,8 +25,9 @@ class Scores(Metric):
         protocol: how the benchmark is scored.
 
     Example:
-        >>> from vlynx_pl.metrics import Answered, scores_for
-        >>> scores = scores_for("AVUT")
+        >>> from datamodules.benchmarks import AVUT
+        >>> from vlynx_pl.metrics import Answered, Scores
+        >>> scores = Scores(AVUT.protocol)
         >>> labels = {"task": "Audio OCR Matching"}
         >>> scores.update([Answered("7", "B", ("B",), labels=labels)])
         >>> scores.update([Answered("8", None, ("C",), labels=labels)])

