@@ -3,26 +3,22 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 BACKBONE ?= miniature
 TASK ?= scanqa
-MODALITY ?= $(if $(filter scanqa sqa3d,$(TASK)),3d,$(if $(filter avsd avqa music_avqa avut,$(TASK)),audio,$(if $(filter egoexo,$(TASK)),ego,highfps)))
+# The world of a task's questions, as its configuration for the toy world names it.
+MODALITY ?= $(shell sed -n 's|.*root: data/toyworld/\([a-z0-9]*\).*|\1|p' experiments/*/toyworld/$(TASK).yaml 2>/dev/null)
 DATA ?= data/toyworld/$(MODALITY)
-TOY := $(filter data/toyworld/%,$(DATA))
 ANNOTATIONS ?=
-ON := $(BACKBONE)-$(if $(TOY),toyworld,$(notdir $(DATA:/=)))
-RUN ?= runs/$(MODALITY)-$(ON)
-ALIGNED ?= $(RUN)/adapters/vision-$(MODALITY)
-# VideoMME, MVBench and MLVU have nothing to tune on; what was tuned on LLaVA-Video answers them.
-TUNED_TASK := $(if $(filter videomme mvbench mlvu,$(TASK)),llava_video,$(TASK))
-TUNED ?= runs/$(TUNED_TASK)-$(ON)
+RUN ?=
+ALIGNED ?= $(RUN)
+TUNED ?=
 ARGS ?=
 N ?= 50
 BIN := .venv/bin
 INSTALLED := .venv/installed
-WORLD := $(if $(TOY),$(DATA:/=)/toyworld.json)
+WORLD := $(addsuffix /toyworld.json,$(filter data/toyworld/%,$(DATA:/=)))
 ROBUSTNESS := OMP_NUM_THREADS=1 $(BIN)/pytest tests/robustness
-BACKBONE_CONFIG := --config experiments/backbones/$(BACKBONE).yaml
-task = --config experiments/$(1)/$(2).yaml $(if $(TOY),--config experiments/$(1)/toyworld/$(2).yaml)
-TUNING := --model.streams.modalities='{$(MODALITY): "$(ALIGNED)"}' \
-  $(if $(TOY),,--data.root="$(DATA)" $(if $(ANNOTATIONS),--data.benchmark.init_args.annotations="$(ANNOTATIONS)"))
+option = $(if $(2),--$(1)="$(2)")
+CHOICES = --backbone="$(BACKBONE)" --data="$(DATA)"
+READS = $(CHOICES) $(call option,annotations,$(ANNOTATIONS)) $(call option,aligned,$(ALIGNED))
 
 .DEFAULT_GOAL := help
 .PHONY: help align tune eval test test-slow crash-test slurm-test bench fuzz faults backbone install doctor paper params system-libraries
@@ -34,17 +30,13 @@ help:  ## this list
 	@echo "  of tasks:   TASK=$(TASK) ANNOTATIONS=<folder> ALIGNED=$(ALIGNED) TUNED=$(TUNED)"
 
 align: $(INSTALLED) $(WORLD)  ## align MODALITY=3d|audio|highfps|ego to the video interface; DATA=<folder> for your own
-	$(BIN)/vlynx fit $(BACKBONE_CONFIG) --config experiments/align/$(MODALITY).yaml \
-	  $(addprefix --config ,$(if $(TOY),$(wildcard experiments/align/toyworld/$(MODALITY).yaml))) \
-	  --data.root="$(DATA)" --run="$(RUN)" $(ARGS)
+	$(BIN)/vlynx align $(MODALITY) $(CHOICES) $(call option,run,$(RUN)) $(ARGS)
 
-tune: $(INSTALLED) $(WORLD)  ## teach the LLM a TASK with the aligned sense: scanqa|sqa3d|avsd|avqa|music_avqa|avut|llava_video|egoexo
-	$(BIN)/vlynx fit $(BACKBONE_CONFIG) $(call task,tune,$(TUNED_TASK)) $(TUNING) --run="$(TUNED)" $(ARGS)
+tune: $(INSTALLED) $(WORLD)  ## teach the LLM a TASK with the aligned modality: scanqa|sqa3d|avsd|avqa|music_avqa|avut|llava_video|egoexo
+	$(BIN)/vlynx tune $(TASK) $(READS) $(call option,run,$(TUNED)) $(ARGS)
 
 eval: $(INSTALLED) $(WORLD)  ## answer and score the test questions of a tuned TASK; of videomme|mvbench|mlvu after llava_video
-	$(BIN)/vlynx test $(BACKBONE_CONFIG) $(call task,tune,$(TUNED_TASK)) \
-	  $(if $(filter-out $(TASK),$(TUNED_TASK)),$(call task,eval,$(TASK))) $(TUNING) \
-	  --run="$(TUNED)/eval-$(TASK)" --model.llm_adapter="$(TUNED)/adapters/llm-$(TUNED_TASK)" $(ARGS)
+	$(BIN)/vlynx eval $(TASK) $(READS) $(call option,tuned,$(TUNED)) $(ARGS)
 
 test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on 2 cores)
 	$(BIN)/ruff check .

@@ -19,13 +19,13 @@ class AdapterCheckpoint(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse pictures that are drawn otherwise than those a modality was aligned on."""
+        """Refuse frames that are drawn otherwise than those a modality was aligned on."""
         here = json.loads(json.dumps(data(trainer).drawing))
         for name, made_with in expect_module(pl_module, AdapterTraining).made_with.items():
             drawn, now = made_with.get("drawing", {}).get(name), here.get(name)
             if None not in (drawn, now) and drawn != now:
                 raise UserError(
-                    f"modality {name!r} was aligned on pictures drawn with {drawn}, this run draws "
+                    f"modality {name!r} was aligned on frames drawn with {drawn}, this run draws "
                     f"them with {now}; give data the same settings, or align anew"
                 )
 

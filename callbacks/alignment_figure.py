@@ -1,4 +1,4 @@
-"""The picture of an alignment: attention gap per layer, token means and variances."""
+"""The figure of an alignment: attention gap per layer, token means and variances."""
 
 from pathlib import Path
 

@@ -17,7 +17,7 @@ from PIL import Image
 from vlynx_pl.files import atomic_file, readable
 from vlynx_pl.metrics import Answered
 
-# All lengths are pixels of the picture, from its upper left corner.
+# All lengths are pixels of the sheet, from its upper left corner.
 _DPI: Final = 100
 _WIDTH: Final = 1600
 _MARGIN: Final = 32
@@ -169,19 +169,19 @@ def _draw_streams(sheet: Axes, top: float, episode: Mapping[str, Any] | None) ->
         _write(sheet, middle, top + _FRAME / 2 + 4, "no media", ha="center", color="0.5")
         return
     _box(sheet, _STREAMS, top, _STRIP_LINE, "white")  # over words that are too wide
-    for place, (name, pictures) in enumerate(episode["streams"].items()):
+    for place, (name, frames) in enumerate(episode["streams"].items()):
         x = _STREAMS + place % _STRIPS * _STRIP
         y = top + place // _STRIPS * _STRIP_LINE
         _write(sheet, x, y + 10, name, fontsize=8, weight="bold")
-        count = min(_FRAMES, len(pictures))
+        count = min(_FRAMES, len(frames))
         for i in range(count):
-            moment = round(i * (len(pictures) - 1) / max(1, count - 1))
-            picture = pictures[moment].permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
-            height, width = (_FRAME * side / max(picture.shape[:2]) for side in picture.shape[:2])
+            index = round(i * (len(frames) - 1) / max(1, count - 1))
+            frame = frames[index].permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
+            height, width = (_FRAME * side / max(frame.shape[:2]) for side in frame.shape[:2])
             extent = (x, x + width, y + 16 + height, y + 16)
-            sheet.imshow(picture, extent=extent, aspect="auto", zorder=1)
-            times = episode["times"][name]  # of one picture each, or of several
-            clock = f"{times[moment * len(times) // len(pictures)]:.2f} s"
+            sheet.imshow(frame, extent=extent, aspect="auto", zorder=1)
+            times = episode["times"][name]  # of one frame each, or of several
+            clock = f"{times[index * len(times) // len(frames)]:.2f} s"
             _write(sheet, x, y + 27 + height, clock, fontsize=7, color="0.4")
             x += _FRAME + 4
 

@@ -1,7 +1,7 @@
-"""Where ranks wait for each other, and still hear a signal that asks them to stop.
+"""A barrier for all ranks that a signal can interrupt.
 
-A rank that waits in a collective call hears nothing, and one that was told to stop never comes to
-the meeting: so both look at their signals while they wait.
+A rank that waits in a collective call does not notice signals, and a rank that was asked to stop
+never reaches the barrier; so ranks look at their signals while they wait.
 """
 
 import time
@@ -19,7 +19,7 @@ _PATIENCE: Final = timedelta(days=1)  # the share of one rank may take hours lon
 
 
 class InterruptibleBarrier:
-    """All ranks make one at the same place of the program, work, and wait for each other."""
+    """All ranks create one at the same place of the program, work, and wait for each other."""
 
     def __init__(self) -> None:
         # A group of its own, since the GPU's gives up after half an hour.
@@ -27,10 +27,10 @@ class InterruptibleBarrier:
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if several else None
 
     def wait(self, kept: str) -> None:
-        """Return when all ranks are here.
+        """Return when all ranks have arrived.
 
         Args:
-            kept: what is not lost if there is no meeting, and how to go on.
+            kept: what is not lost if another process ends first, and how to go on.
 
         Raises:
             Interrupted: this process was asked to stop.

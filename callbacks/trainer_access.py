@@ -34,7 +34,7 @@ class RunData(Protocol):
 
     @property
     def drawing(self) -> dict[str, object]:
-        """Modality → the settings that its pictures are drawn with."""
+        """Modality → the settings that its frames are drawn with."""
 
     def report(self) -> dict[str, list[str]]:
         """What was left out of the data, each with its reason."""

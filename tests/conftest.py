@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlynx_pl import cli
 from vlynx_pl.backbones import VideoBackbone, load_backbone
+from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
+from vlynx_pl.parameter_counts import published
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -21,6 +24,7 @@ MINIATURE = REPOSITORY / "experiments" / "miniature"
 CONFIGS = [
     "--config=experiments/backbones/miniature.yaml",
     "--config=experiments/align/3d.yaml",
+    "--config=experiments/align/backbones/miniature.yaml",
 ]
 
 
@@ -33,6 +37,13 @@ def loaded() -> VideoBackbone:
 def backbone(loaded) -> VideoBackbone:
     """The miniature without adapters, in float32; a new one for each test."""
     return copy.deepcopy(loaded)
+
+
+def published_backbone(model: str) -> VideoBackbone:
+    """One of the paper's models on the meta device: real shapes, no weights."""
+    with torch.device("meta"):
+        built = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**published(model)))
+    return LlavaOnevisionBackbone(model, built, None)
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def data(tmp_path_factory) -> Path:
 def finished(data, tmp_path_factory) -> tuple[Path, str]:
     """A finished run in a process of its own, and what it printed."""
     run = tmp_path_factory.mktemp("runs") / "3d"
-    command = ["fit", *CONFIGS, *QUICK, f"--data.root={data}", f"--run={run}"]
+    command = ["align", "3d", *QUICK, f"--data={data}", f"--run={run}"]
     printed = run.parent / "printed"
     process = begin(printing, printed, *command, "--trainer.log_every_n_steps=1")
     assert ended(process) == [0], printed.read_text()
@@ -316,7 +316,7 @@ def test_params_for_machines(vlynx):
 def test_help_lists_every_command(vlynx):
     code, out = vlynx("--help")
     assert code == 0
-    for command in ("fit", "check", "prepare", "params"):
+    for command in ("align", "tune", "eval", "fit", "check", "prepare", "params"):
         assert command in out
 
 

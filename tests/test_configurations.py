@@ -4,34 +4,164 @@ import pytest
 import yaml
 
 from datamodules import benchmarks
+from datamodules.benchmarks.base import Benchmark
 from tests.conftest import CONFIGS, REPOSITORY
 
-STAGES = [
-    str(path.relative_to(REPOSITORY))
-    for folder in ("align", "tune", "own_modality")
-    for path in sorted((REPOSITORY / "experiments" / folder).glob("*.yaml"))
-]
+
+def names(folder):
+    return sorted(path.stem for path in (REPOSITORY / "experiments" / folder).glob("*.yaml"))
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("backbone", ["miniature", "llava_ov_0.5b", "llava_ov_7b"])
-def test_every_shipped_configuration_parses(vlynx, backbone, stage):
-    code, out = vlynx(
-        "fit",
-        f"--config=experiments/backbones/{backbone}.yaml",
-        f"--config={stage}",
-        "--print_config",
-    )
-    assert code == 0, out
-    path = yaml.safe_load(out)["backbone"]["init_args"]["path"]
-    assert (
-        path
-        == {
-            "miniature": "experiments/miniature",
-            "llava_ov_0.5b": "llava-hf/llava-onevision-qwen2-0.5b-ov-hf",
-            "llava_ov_7b": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
-        }[backbone]
-    )
+MODALITIES, TUNED, EVALUATED = names("align"), names("tune"), names("eval")
+
+
+@pytest.fixture
+def assembled(vlynx):
+    """The configuration that a command assembles, and what of it classes are made with."""
+
+    def assemble(*command):
+        code, out = vlynx(*command, "--print_config")
+        assert code == 0, out
+        config = yaml.safe_load(out)
+        return config, config["model"]["init_args"], config["data"]["init_args"]
+
+    return assemble
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_an_alignment_on_the_toy_world(assembled, modality):
+    config, model, data = assembled("align", modality)
+    assert config["backbone"]["init_args"]["path"] == "experiments/miniature"
+    assert config["run"] == f"runs/{modality}-miniature-toyworld"
+    assert (model["modality"], model["lora"]["rank"], data["batch_size"]) == (modality, 16, 16)
+    assert data["root"] == f"data/toyworld/{modality}"
+    assert config["trainer"]["max_epochs"] == (1 if modality == "3d" else 2)
+
+
+@pytest.mark.parametrize(("backbone", "rate"), [("llava_ov_0.5b", 2e-5), ("llava_ov_7b", 5e-4)])
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_an_alignment_of_ones_own_data_has_the_papers_schedule(assembled, modality, backbone, rate):
+    config, model, data = assembled("align", modality, "--backbone", backbone, "--data=/d/mine/")
+    assert config["backbone"]["init_args"]["path"].startswith("llava-hf/llava-onevision-qwen2-")
+    assert config["run"] == f"runs/{modality}-{backbone}-mine"
+    assert (data["root"], data["batch_size"], data["frames"]) == ("/d/mine", 8, 20)
+    assert (model["lora"]["rank"], model["lora"]["alpha"]) == (64, 128)
+    assert model["learning_rate"] == rate
+    trainer = config["trainer"]
+    assert (trainer["max_epochs"], trainer["gradient_clip_val"]) == (10, 1.0)
+    assert (trainer["accelerator"], trainer["precision"]) == ("gpu", "bf16-mixed")
+
+
+def modalities_of(model):
+    return model["streams"]["init_args"]["modalities"]
+
+
+def reader_of(data):
+    settings = data["benchmark"]
+    kind = getattr(benchmarks, settings["class_path"].rpartition(".")[2])
+    return kind(**settings["init_args"])
+
+
+@pytest.mark.parametrize("task", TUNED)
+def test_a_tuning_on_the_toy_world(assembled, task):
+    config, model, data = assembled("tune", task)
+    reader = reader_of(data)
+    aligned = f"runs/{reader.modality}-miniature-toyworld/adapters/vision-{reader.modality}"
+    assert config["run"] == f"runs/{task}-miniature-toyworld"
+    assert modalities_of(model) == {reader.modality: aligned}
+    assert (model["task"], model["lora"]["rank"], model["learning_rate"]) == (task, 16, 3e-3)
+    assert data["root"] == f"data/toyworld/{reader.modality}"
+    assert str(reader.annotations).startswith("data/toyworld/")
+
+
+@pytest.mark.parametrize("task", TUNED)
+def test_a_tuning_on_ones_own_data_has_the_papers_schedule(assembled, task):
+    given = ["--data=/d/mine", "--annotations=/a", "--backbone=llava_ov_7b", "--aligned=/al"]
+    config, model, data = assembled("tune", task, *given)
+    reader = reader_of(data)
+    assert config["run"] == f"runs/{task}-llava_ov_7b-mine"
+    assert modalities_of(model) == {reader.modality: f"/al/adapters/vision-{reader.modality}"}
+    assert (model["lora"]["rank"], model["lora"]["alpha"], model["learning_rate"]) == (64, 16, 1e-4)
+    assert (data["root"], str(reader.annotations), data["frames"]) == ("/d/mine", "/a", 20)
+    assert config["trainer"]["precision"] == "bf16-mixed"
+
+
+@pytest.mark.parametrize("task", [*TUNED, *EVALUATED])
+def test_an_evaluation_on_the_toy_world(assembled, task):
+    config, model, data = assembled("eval", task)
+    reader = reader_of(data)
+    tuned = reader.tuned_on or task
+    assert (task in EVALUATED) == (tuned != task) and tuned in TUNED
+    run = f"runs/{tuned}-miniature-toyworld"
+    assert config["run"] == f"{run}/eval-{task}"
+    assert (model["llm_adapter"], model["lora"]["rank"]) == (f"{run}/adapters/llm-{tuned}", 16)
+    split = data["test_split"]
+    assert reader.files(split) or (split == "val" and not reader.files("test"))
+    assert reader.rules().benchmark == type(reader).__name__
+
+
+def test_every_benchmark_has_a_configuration():
+    configured = {
+        yaml.safe_load((REPOSITORY / f"experiments/{folder}/{name}.yaml").read_text())["data"][
+            "init_args"
+        ]["benchmark"]["class_path"]
+        for folder, tasks in (("tune", TUNED), ("eval", EVALUATED))
+        for name in tasks
+    }
+    scored = {each for each in vars(benchmarks).values() if isinstance(each, type)}
+    scored = {each.__name__ for each in scored if issubclass(each, Benchmark) and each.protocol}
+    assert configured == {f"datamodules.benchmarks.{name}" for name in scored}
+
+
+def test_what_is_given_comes_last_and_is_passed_on(assembled, tmp_path):
+    (tmp_path / "mine.yaml").write_text("model: {init_args: {lora: {rank: 4, alpha: 4}}}\n")
+    more = [f"--config={tmp_path}/mine.yaml", "--model.lora.rank=2", "--trainer.max_epochs", "9"]
+    config, model, _ = assembled("align", "3d", "--seed=7", "--runs=mine", *more)
+    assert (model["lora"]["rank"], model["lora"]["alpha"], config["trainer"]["max_epochs"]) == (2, 4, 9)
+    assert config["run"] == "mine/3d-miniature-toyworld-seed7" and config["seed_everything"] == 7
+    config, model, _ = assembled("tune", "scanqa", "--run=there", "--seed=7", "--runs=mine")
+    aligned = "mine/3d-miniature-toyworld-seed7/adapters/vision-3d"
+    assert config["run"] == "there" and modalities_of(model) == {"3d": aligned}
+    config, model, _ = assembled("eval", "mlvu", "--tuned=there", "--model.streams.modalities={}")
+    assert config["run"] == "there/eval-mlvu" and modalities_of(model) == {}
+
+
+def test_what_has_nothing_to_tune_on_is_tuned_on_another_task(assembled):
+    assert assembled("tune", "mlvu") == assembled("tune", "llava_video")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("align sound", "align/sound.yaml is not there; give one of 3d, audio, ego, highfps"),
+        ("tune nextqa", "tune/nextqa.yaml is not there; give one of avqa, avsd, avut, egoexo"),
+        (
+            "eval scanqa --backbone=gpt",
+            "backbones/gpt.yaml is not there; give one of llava_ov_0.5b",
+        ),
+    ],
+)
+def test_an_unknown_name_gets_those_that_are_there(vlynx, command, message):
+    code, said = vlynx(*command.split())
+    assert code == 1 and f"Error: experiments/{message}" in said
+
+
+def test_elsewhere_it_says_where_to_run(vlynx, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, said = vlynx("align", "3d")
+    assert code == 1 and "run vlynx where experiments/ is" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("data: [", "mine.yaml, line 1"), ("data: {init_args: {}}", "names no benchmark that says")],
+)
+def test_a_task_of_ones_own_needs_a_benchmark(vlynx, tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments" / "tune").mkdir(parents=True)
+    (tmp_path / "experiments" / "tune" / "mine.yaml").write_text(content)
+    code, said = vlynx("tune", "mine")
+    assert code == 1 and message in " ".join(said.split()) and "Traceback" not in said
 
 
 RECIPES = {
@@ -52,45 +182,10 @@ def test_a_recipe_changes_the_losses_and_nothing_else(vlynx, recipe):
     assert config == wanted
 
 
-TOYWORLD = [
-    (f"experiments/tune/{task}.yaml", f"experiments/tune/toyworld/{task}.yaml")
-    for task in sorted(path.stem for path in (REPOSITORY / "experiments/tune").glob("*.yaml"))
-    if task != "pave"  # a method, not a task
-]
-LLAVA_VIDEO = next(pair for pair in TOYWORLD if "llava_video" in pair[0])
-EVALUATIONS = [
-    (*LLAVA_VIDEO, f"experiments/eval/{task}.yaml", f"experiments/eval/toyworld/{task}.yaml")
-    for task in sorted(path.stem for path in (REPOSITORY / "experiments/eval").glob("*.yaml"))
-]
-
-
-@pytest.mark.parametrize("configs", [*TOYWORLD, *EVALUATIONS], ids=lambda configs: configs[-1])
-def test_every_task_of_the_toy_world_parses(vlynx, configs):
-    given = [f"--config={config}" for config in configs]
-    code, out = vlynx("test", CONFIGS[0], *given, "--print_config")
-    assert code == 0, out
-    config = yaml.safe_load(out)
-    assert config["model"]["init_args"]["lora"] == {
-        "rank": 16, "alpha": 16, "dropout": 0.0, "use_rslora": False, "use_dora": False
-    }  # fmt: skip
-    benchmark = config["data"]["init_args"]["benchmark"]
-    assert benchmark["init_args"]["annotations"].startswith("data/toyworld/")
-    reader = getattr(benchmarks, benchmark["class_path"].split(".")[-1])(**benchmark["init_args"])
-    split = config["data"]["init_args"]["test_split"]
-    assert reader.files(split) or (split == "val" and not reader.files("test"))
-    assert benchmark["class_path"].endswith(f".{reader.rules().benchmark}")
-
-
-@pytest.mark.parametrize("configs", TOYWORLD, ids=lambda configs: configs[0])
-def test_pave_takes_the_place_of_the_method_in_every_task(vlynx, configs):
-    given = [f"--config={config}" for config in configs]
-    plain, pave = (
-        yaml.safe_load(vlynx("fit", CONFIGS[0], *given, *added, "--print_config")[1])
-        for added in (
-            (),
-            ("--model.streams.modalities={a: b}", "--config=experiments/tune/pave.yaml"),
-        )
-    )
+@pytest.mark.parametrize("task", TUNED)
+def test_pave_takes_the_place_of_the_method_in_every_task(assembled, task):
+    given = "--model.streams.modalities={a: b}", "--config=experiments/tune/baselines/pave.yaml"
+    plain, pave = assembled("tune", task)[0], assembled("tune", task, *given)[0]
     model, other = pave.pop("model"), plain.pop("model")
     assert pave == plain, "all but the model is the task's"
     settings, kept = model["init_args"], other["init_args"]

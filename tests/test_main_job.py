@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments.toyworld import generate_toyworld
-from tests.conftest import REPOSITORY
+from tests.conftest import CONFIGS, REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -21,11 +21,7 @@ def world(tmp_path_factory):
 
 
 def align(world: Path, run: Path, *options: str) -> dict:
-    command = [sys.executable, "-m", "vlynx_pl.cli", "fit"]
-    command += [
-        "--config=experiments/backbones/miniature.yaml",
-        "--config=experiments/align/3d.yaml",
-    ]
+    command = [sys.executable, "-m", "vlynx_pl.cli", "fit", *CONFIGS]
     command += [f"--data.root={world}", f"--run={run}", *options]
     subprocess.run(command, cwd=REPOSITORY, check=True)
     return json.loads((run / "report.json").read_text())

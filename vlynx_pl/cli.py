@@ -20,8 +20,22 @@ from vlynx_pl.interruption import Interrupted, note_signals
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
 app.add_typer(prepare, name="prepare")
-# LightningCLI parses these commands itself, --help included.
-_LIGHTNING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+# LightningCLI parses what is behind these commands, of the first two --help included.
+_PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}
+_LIGHTNING = _PASSING | {"help_option_names": []}
+
+_Backbone = Annotated[str, typer.Option(help="a file of experiments/backbones")]
+_Data = Annotated[Path | None, typer.Option(help="folder of your media; else the toy world")]
+_Run = Annotated[Path | None, typer.Option(help="folder that the run is written into")]
+_Runs = Annotated[Path, typer.Option(help="folder of all runs that have no --run")]
+_Seed = Annotated[int | None, typer.Option(help="of everything; also in names of folders")]
+_Task = Annotated[
+    str, typer.Argument(help="such as scanqa; a file of experiments/tune or experiments/eval")
+]
+_Aligned = Annotated[
+    Path | None, typer.Option(help="folder of the alignment, else that of vlynx align")
+]
+_Annotations = Annotated[Path | None, typer.Option(help="the benchmark's own files")]
 
 _NUMBERS: Final = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
@@ -31,27 +45,94 @@ _NUMBERS: Final = (
 """Of the environment, what says where a process is among others."""
 
 
+@app.command(context_settings=_PASSING)
+def align(
+    context: typer.Context,
+    modality: Annotated[str, typer.Argument(help="such as 3d; a file of experiments/align")],
+    backbone: _Backbone = "miniature",
+    data: _Data = None,
+    run: _Run = None,
+    runs: _Runs = Path("runs"),
+    seed: _Seed = None,
+) -> None:
+    """Align a modality to the video interface; all options of vlynx fit are taken as well."""
+    _begin()
+    from vlynx_pl.stage_commands import Choices, align
+
+    _run_lightning([*align(modality, Choices(backbone, data, runs, seed), run), *context.args])
+
+
+@app.command(context_settings=_PASSING)
+def tune(
+    context: typer.Context,
+    task: _Task,
+    backbone: _Backbone = "miniature",
+    data: _Data = None,
+    annotations: _Annotations = None,
+    aligned: _Aligned = None,
+    run: _Run = None,
+    runs: _Runs = Path("runs"),
+    seed: _Seed = None,
+) -> None:
+    """Teach the LLM a task with the aligned modality; takes all options of vlynx fit."""
+    _begin()
+    from vlynx_pl.stage_commands import Choices, tune
+
+    choices = Choices(backbone, data, runs, seed)
+    _run_lightning([*tune(task, choices, run, aligned, annotations), *context.args])
+
+
+@app.command("eval", context_settings=_PASSING)
+def evaluate(
+    context: typer.Context,
+    task: _Task,
+    backbone: _Backbone = "miniature",
+    data: _Data = None,
+    annotations: _Annotations = None,
+    aligned: _Aligned = None,
+    tuned: Annotated[
+        Path | None, typer.Option(help="folder of the tuned run, else that of vlynx tune")
+    ] = None,
+    run: _Run = None,
+    runs: _Runs = Path("runs"),
+    seed: _Seed = None,
+) -> None:
+    """Answer and score a task's test questions; all options of vlynx test are taken as well."""
+    _begin()
+    from vlynx_pl.stage_commands import Choices, evaluate
+
+    choices = Choices(backbone, data, runs, seed)
+    arguments = evaluate(task, choices, run, aligned, annotations, tuned)
+    _run_lightning([*arguments, *context.args])
+
+
 @app.command(context_settings=_LIGHTNING)
 def fit() -> None:
     """Align or tune: --config BACKBONE.yaml --config STAGE.yaml (later --config wins)."""
-    note_signals()  # imports take seconds, in which a signal would end the process unheard
-    start_server()
-    from vlynx_pl.lightning_cli import run
-
-    run()
+    _begin()
+    _run_lightning(sys.argv[1:])
 
 
 @app.command(context_settings=_LIGHTNING)
 def test() -> None:
     """Answer and score the test questions of a tuned run: the --config of its fit, or its own."""
+    _begin()
+    _run_lightning(sys.argv[1:])
+
+
+def _begin() -> None:
+    """Before imports, which take seconds: a signal must not end the process without a word."""
     note_signals()
     start_server()
+
+
+def _run_lightning(arguments: list[str]) -> None:
     from vlynx_pl.lightning_cli import run
 
-    run()
+    run(arguments)
 
 
-@app.command(context_settings=_LIGHTNING | {"help_option_names": ["--help"]})
+@app.command(context_settings=_PASSING)
 def check(
     context: typer.Context,
     csv: Annotated[Path | None, typer.Option(help="write a row per file there")] = None,
@@ -62,8 +143,7 @@ def check(
 
     All --data options of vlynx fit are taken; so are whole configurations of runs.
     """
-    note_signals()
-    start_server()
+    _begin()
     from datamodules.loading.coverage import check as look
     from vlynx_pl.lightning_cli import data_module
     from vlynx_pl.question_texts import STRUCTURE, target, unfit

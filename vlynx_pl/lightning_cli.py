@@ -243,11 +243,11 @@ def _frame_size(backbone: VideoBackbone) -> tuple[int, int]:
     return backbone.frame_size
 
 
-def run() -> None:
-    """Run ``vlynx fit`` or ``vlynx test`` with the arguments of the process."""
+def run(arguments: list[str]) -> None:
+    """Run ``vlynx fit`` or ``vlynx test`` with these arguments, of which it is the first."""
     _quieten()
-    _refuse_bytes(sys.argv)
-    check_settings_files(sys.argv[1:])
+    _refuse_bytes(arguments)
+    check_settings_files(arguments)
     usage = "--config BACKBONE.yaml --config STAGE.yaml [--run DIR] [--KEY=VALUE ...]"
     VlynxCLI(
         LightningModule,
@@ -259,6 +259,7 @@ def run() -> None:
         save_config_callback=_KeptConfiguration,
         save_config_kwargs={"save_to_log_dir": False},
         parser_kwargs={name: {"usage": f"vlynx {name} {usage}"} for name in ("fit", "test")},
+        args=arguments,
     )
 
 
@@ -290,6 +291,7 @@ def _refuse_bytes(arguments: Iterable[str]) -> None:
 
 def _quieten() -> None:
     """Keep the screen for what matters: a frozen model is meant, advertisements are not."""
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
     warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")
     warnings.filterwarnings("ignore", ".*resuming from a checkpoint that ended before the epoch")
     warnings.filterwarnings("ignore", "The `srun` command is available")

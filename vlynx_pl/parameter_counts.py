@@ -1,61 +1,75 @@
-"""Trainable parameters of the paper's models, counted on real shapes without any weights."""
+"""Trained parameters of the paper's models, computed from the sizes that their authors published.
+
+Nothing is built, so nothing heavy is imported; tests compare with the layers of real models.
+"""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
-from transformers import AutoConfig
 
-from vlynx_pl.adapters import linear_names
-from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.backbones.loading import meta_backbone
-from vlynx_pl.baselines import TemporalPatch
-
-MODELS = {
+MODELS: Final = {
     "LLaVA-OV-0.5B": "llava-onevision-qwen2-0.5b-ov.json",
     "LLaVA-OV-7B": "llava-onevision-qwen2-7b-ov.json",
 }
-"""Display name → file with the dimensions that the model's authors published."""
+"""Display name → file with the model's configuration, in transformers' words."""
 
-VISION_RANKS = (8, 16, 32, 64)
+_VISION_RANKS: Final = (8, 16, 32, 64)
 
 
-def count_parameters(
-    model: VideoBackbone, vision_rank: int = 64, llm_rank: int = 64
+def published(model: str) -> dict[str, Any]:
+    """The configuration of one of :data:`MODELS`."""
+    path = resources.files("vlynx_pl.backbones") / "published" / MODELS[model]
+    configuration: dict[str, Any] = json.loads(path.read_text())
+    return configuration
+
+
+def count_lora(
+    configuration: Mapping[str, Any], vision_rank: int = 64, llm_rank: int = 64
 ) -> dict[str, int]:
-    """LoRA parameters per part: r rows and r columns beside each linear layer's matrix."""
-    vision = _lora(model.vision_tower, vision_rank)
-    llm = _lora(model.language_model, llm_rank)
+    """LoRA parameters of a LLaVA-OneVision: r rows and r columns beside each linear layer's matrix.
+
+    Args:
+        configuration: with ``vision_config`` (SigLIP) and ``text_config`` (Qwen2).
+        vision_rank: LoRA r in the vision encoder.
+        llm_rank: LoRA r in the LLM.
+    """
+    vision = vision_rank * _sides(_siglip_layer(configuration["vision_config"]))
+    llm = llm_rank * _sides(_qwen2_layer(configuration["text_config"]))
+    vision *= configuration["vision_config"]["num_hidden_layers"]
+    llm *= configuration["text_config"]["num_hidden_layers"]
     return {"vision": vision, "llm": llm, "total": vision + llm}
 
 
-def count_pave(model: VideoBackbone, side_dim: int = 1024) -> dict[str, int]:
+def count_pave(configuration: Mapping[str, Any], side_dim: int = 1024) -> dict[str, int]:
     """Parameters of PAVE: the patch for side tokens of that width, LoRA of rank 64 in the LLM.
 
-    As published: with weights for values, which the released code makes and does not use.
+    As published: two layers of width 512, with weights for values, which the released code makes
+    and does not use (see :class:`vlynx_pl.baselines.TemporalPatch`).
     """
-    with torch.device("meta"):
-        patch = TemporalPatch(side_dim, model.hidden_size, tied=False)
-    size, llm = sum(p.numel() for p in patch.parameters()), _lora(model.language_model, 64)
-    return {"patch": size, "llm": llm, "total": size + llm}
+    hidden, layers = 512, 2
+    query, out = (configuration[part]["hidden_size"] for part in ("vision_config", "text_config"))
+    norms = layers * 2 * hidden + 2 * out
+    without_bias = layers * 2 * [(hidden, 2 * hidden)]
+    with_bias = [(side_dim, hidden), (query, hidden), (hidden, 2 * hidden), (2 * hidden, out)]
+    with_bias += layers * 3 * [(hidden, hidden)]  # queries, keys and values
+    weights = sum(rows * columns for rows, columns in without_bias + with_bias)
+    patch = weights + sum(columns for _, columns in with_bias) + norms
+    llm = count_lora(configuration)["llm"]
+    return {"patch": patch, "llm": llm, "total": patch + llm}
 
 
 def print_counts(as_json: bool) -> None:
     """Print the counts at rank 64, the total for other vision ranks (paper, Table 6), and PAVE."""
-    models = {name: published_backbone(name) for name in MODELS}
-    counts = {
-        name: {
-            f"rank {rank}": count_parameters(model, rank)
-            for rank in (VISION_RANKS if name == "LLaVA-OV-0.5B" else VISION_RANKS[-1:])
-        }
-        | {"PAVE": count_pave(model)}
-        for name, model in models.items()
-    }
+    counts = {}
+    for model in MODELS:
+        configuration = published(model)
+        ranks = _VISION_RANKS if model == "LLaVA-OV-0.5B" else _VISION_RANKS[-1:]
+        counts[model] = {f"rank {rank}": count_lora(configuration, rank) for rank in ranks}
+        counts[model]["PAVE"] = count_pave(configuration)
     if as_json:
         print(json.dumps(counts, indent=1))
         return
@@ -65,20 +79,28 @@ def print_counts(as_json: bool) -> None:
     )
     for column in ("model", "rank", "vision or patch", "LLM", "total", ""):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
-    for model, ranks in counts.items():
-        for rank, parts in ranks.items():
+    for model, rows in counts.items():
+        for rank, parts in rows.items():
             total = parts["total"]
             numbers = [f"{number:,}" for number in parts.values()]
             table.add_row(model, rank.removeprefix("rank "), *numbers, f"{total / 1e6:.1f} M")
     Console().print(table)
 
 
-def published_backbone(model: str) -> VideoBackbone:
-    """One of :data:`MODELS` on the meta device: real shapes, no weights."""
-    published = resources.files("vlynx_pl.backbones") / "published" / MODELS[model]
-    return meta_backbone(AutoConfig.for_model(**json.loads(published.read_text())), model)
+def _siglip_layer(sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the linear layers: attention, and the feed-forward network."""
+    width, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    return [*4 * [(width, width)], (width, inner), (inner, width)]
 
 
-def _lora(root: nn.Module, rank: int) -> int:
-    layers: Iterable[Any] = map(root.get_submodule, linear_names(root))
-    return sum(rank * (layer.in_features + layer.out_features) for layer in layers)
+def _qwen2_layer(sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the linear layers: attention, and the gated feed-forward network."""
+    width, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    head = sizes.get("head_dim") or width // sizes["num_attention_heads"]
+    queries, keys = (sizes[name] * head for name in ("num_attention_heads", "num_key_value_heads"))
+    attention = [(width, queries), (width, keys), (width, keys), (queries, width)]
+    return [*attention, (width, inner), (width, inner), (inner, width)]
+
+
+def _sides(shapes: Iterable[tuple[int, int]]) -> int:
+    return sum(inputs + outputs for inputs, outputs in shapes)

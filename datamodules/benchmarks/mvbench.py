@@ -1,4 +1,4 @@
-"""MVBench: twenty tasks of two hundred choice questions about moments of short videos."""
+"""MVBench: twenty tasks of two hundred choice questions about short videos."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -58,7 +58,7 @@ class MVBench(Benchmark):
     """MVBench's ``<task>.json``.
 
     A video is ``<folder of the task>/<video>`` under MVBench's ``video/``, or in the folder where
-    the hub has a later or converted copy. Episodic reasoning has folders of pictures, three a
+    the hub has a later or converted copy. Episodic reasoning has folders of frames, three a
     second, in the role ``frames``. Questions with ``start`` and ``end`` are about that part; the
     hub's revision ``video`` names files of the parts instead. The label is ``task``.
 

@@ -91,7 +91,7 @@ class Record:
         raise self.expected(field, f"a whole number from 0 to {length - 1}")
 
     def seconds(self, field: str) -> float:
-        """A moment in s, from 0."""
+        """A timestamp in s, from 0."""
         value = self.fields.get(field)
         # The bounds also refuse NaN, infinity, and whole numbers that no float can hold.
         if (_is_whole(value) or isinstance(value, float)) and 0 <= value < 1e9:

@@ -15,6 +15,7 @@ CLIPS: Final = 1000
 HELD_OUT: Final = 250  # the last of them
 WORLD_SEED: Final = 10
 _BACKBONE: Final = "experiments/backbones/miniature.yaml"
+_SIZE: Final = "experiments/align/backbones/miniature.yaml"
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Alignment:
             "fit",
             f"--config={_BACKBONE}",
             f"--config=experiments/align/{sense.modality}.yaml",
+            f"--config={_SIZE}",
             f"--run={place.runs / self.name}",
             f"--seed_everything={self.seed}",
             *place._data(sense, self.seed),

@@ -47,6 +47,7 @@ def options(data) -> list[str]:
     return [
         "--config=experiments/backbones/miniature.yaml",
         "--config=experiments/tune/scanqa.yaml",
+        "--config=experiments/tune/backbones/miniature.yaml",
         "--config=experiments/tune/toyworld/scanqa.yaml",
         f"--data.root={data}",
         f"--data.benchmark.init_args.annotations={data}",
@@ -157,7 +158,7 @@ def test_an_adapter_reads_pictures_drawn_as_it_was_aligned_on(
     given.append("--trainer.fast_dev_run=true")
     assert vlynx("fit", *given, f"--run={tmp_path / 'run'}") == (0 if fits else 1)
     said = capsys.readouterr().err
-    assert ("modality '3d' was aligned on pictures drawn with" in said) != fits
+    assert ("modality '3d' was aligned on frames drawn with" in said) != fits
 
 
 def test_a_finished_run_is_not_written_into_again(vlynx, options, tmp_path, capsys):

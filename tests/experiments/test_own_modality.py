@@ -32,6 +32,7 @@ def test_an_accelerometer_is_aligned(tmp_path, monkeypatch):
     arguments = [
         "--config=experiments/backbones/miniature.yaml",
         "--config=experiments/own_modality/accelerometer.yaml",
+        "--config=experiments/align/backbones/miniature.yaml",
         f"--data.root={tmp_path}",
         f"--data.reference_root={tmp_path / 'videos'}",
         f"--run={tmp_path / 'run'}",

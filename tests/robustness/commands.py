@@ -17,8 +17,9 @@ from tests.processes import begin, wait_until
 
 EPOCHS, BATCHES = 3, 3
 VLYNX: Final = str(Path(sys.executable).with_name("vlynx"))
-_SCANQA: Final = ("tune/scanqa", "tune/toyworld/scanqa")
-_CONFIGS: Final = {"alignment": ("align/3d",), "tuning": _SCANQA, "answers": _SCANQA}
+_SCANQA: Final = ("tune/scanqa", "tune/backbones/miniature", "tune/toyworld/scanqa")
+_ALIGN_3D: Final = ("align/3d", "align/backbones/miniature")
+_CONFIGS: Final = {"alignment": _ALIGN_3D, "tuning": _SCANQA, "answers": _SCANQA}
 _OPTIONS: Final = {
     "data.num_workers": 0,
     "data.batch_size": 3,

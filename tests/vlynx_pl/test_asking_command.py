@@ -76,8 +76,7 @@ def world(tmp_path_factory) -> Path:
         given = [EXPERIMENTS / "backbones" / "miniature.yaml", root / "tune.yaml"]
         configs = [f"--config={path}" for path in given]
         patch.chdir(EXPERIMENTS.parent)
-        patch.setattr(sys, "argv", ["vlynx", "fit", *configs, f"--run={root}/run"])
-        lightning_cli.run()
+        lightning_cli.run(["fit", *configs, f"--run={root}/run"])
     unlearnt = root / "run" / "adapters" / "llm-scanqa" / "adapter_model.safetensors"
     torch.manual_seed(1)  # one step has taught next to nothing
     save_file({k: v + 0.2 * torch.randn_like(v) for k, v in load_file(unlearnt).items()}, unlearnt)

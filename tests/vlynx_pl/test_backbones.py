@@ -3,10 +3,10 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Config
 
-from tests.conftest import MINIATURE
+from tests.conftest import MINIATURE, published_backbone
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import BackboneError, VideoBackbone, load_backbone
-from vlynx_pl.parameter_counts import MODELS, published_backbone
+from vlynx_pl.parameter_counts import MODELS
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from tests.conftest import MINIATURE
+from tests.conftest import MINIATURE, published_backbone
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.guidance import (
@@ -21,7 +21,6 @@ from vlynx_pl.guidance import (
     merge_moments,
     moments,
 )
-from vlynx_pl.parameter_counts import published_backbone
 
 
 @pytest.fixture

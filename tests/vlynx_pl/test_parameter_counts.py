@@ -3,12 +3,8 @@ import json
 import pytest
 
 from vlynx_pl.adapters import Lora, adapter_parameters
-from vlynx_pl.parameter_counts import (
-    count_parameters,
-    count_pave,
-    print_counts,
-    published_backbone,
-)
+from vlynx_pl.baselines import TemporalPatch
+from vlynx_pl.parameter_counts import count_lora, count_pave, print_counts, published
 
 
 @pytest.mark.parametrize(
@@ -19,15 +15,11 @@ from vlynx_pl.parameter_counts import (
     ],
 )
 def test_counts_are_the_papers_to_the_unit(model, vision, llm, total):
-    assert count_parameters(published_backbone(model)) == {
-        "vision": vision,
-        "llm": llm,
-        "total": total,
-    }
+    assert count_lora(published(model)) == {"vision": vision, "llm": llm, "total": total}
 
 
-def test_counts_are_those_of_the_adapters_that_are_made(backbone):
-    counted = count_parameters(backbone, 3, 5)
+def test_counts_are_those_of_the_adapters_and_patches_that_are_made(backbone):
+    configuration = backbone.model.config.to_dict()
     backbone.add_vision_adapter("a", Lora(3, 128))
     backbone.add_llm_adapter("b", Lora(5, 16))
     made = {
@@ -35,7 +27,10 @@ def test_counts_are_those_of_the_adapters_that_are_made(backbone):
         "llm": adapter_parameters(backbone.llm_adapters, "b"),
     }
     sizes = {part: sum(p.numel() for p in adapter.values()) for part, adapter in made.items()}
-    assert counted == {**sizes, "total": sum(sizes.values())}
+    assert count_lora(configuration, 3, 5) == {**sizes, "total": sum(sizes.values())}
+    widths = [configuration[part]["hidden_size"] for part in ("text_config", "vision_config")]
+    patch = TemporalPatch(7, *widths, tied=False)
+    assert count_pave(configuration, 7)["patch"] == sum(p.numel() for p in patch.parameters())
 
 
 @pytest.mark.parametrize(
@@ -43,7 +38,7 @@ def test_counts_are_those_of_the_adapters_that_are_made(backbone):
     [("LLaVA-OV-0.5B", 6_235_776, 41_428_608), ("LLaVA-OV-7B", 8_996_352, 170_477_056)],
 )
 def test_pave_is_as_large_as_published(model, patch, total):
-    counts = count_pave(published_backbone(model))
+    counts = count_pave(published(model))
     assert (counts["patch"], counts["total"]) == (patch, total)
 
 

@@ -49,14 +49,6 @@ def load_backbone(
     return family(path, model, _load(AutoProcessor, path))
 
 
-def meta_backbone(config: PretrainedConfig, name: str) -> VideoBackbone:
-    """A backbone of the right shapes without weights, for counting parameters."""
-    family = _family(config, name)
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-    return family(name, model, None)
-
-
 def _family(config: PretrainedConfig, path: str) -> type[LlavaOnevisionBackbone]:
     if config.model_type not in FAMILIES:
         raise BackboneError(

@@ -20,7 +20,7 @@ class Answered:
         labels: what scores are broken down by.
         clip: the recording that it is about.
         question: what the user said.
-        times: moments in s of each stream's pictures that it was answered from.
+        times: timestamps, in s, of each stream's frames that it was answered from.
     """
 
     id: str

@@ -450,9 +450,10 @@ def test_the_shipped_configuration_tunes_and_is_examined(data, tmp_path, monkeyp
     options = [
         "--config=experiments/backbones/miniature.yaml",
         "--config=experiments/tune/scanqa.yaml",
+        "--config=experiments/tune/backbones/miniature.yaml",
         "--config=experiments/tune/toyworld/scanqa.yaml",
         "--model.streams.modalities={3d: somewhere}",
-        "--config=experiments/tune/pave.yaml",
+        "--config=experiments/tune/baselines/pave.yaml",
         f"--data.root={data}",
         f"--data.benchmark.init_args.annotations={data}",
         "--data.num_workers=0",
