@@ -7,7 +7,7 @@ import os
 import sys
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import typer
 from rich.console import Console
@@ -21,8 +21,8 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
 app.add_typer(prepare, name="prepare")
 # LightningCLI parses what is behind these commands, of the first two --help included.
-_PASSING = {"allow_extra_args": True, "ignore_unknown_options": True}
-_LIGHTNING = _PASSING | {"help_option_names": []}
+_PASSING: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True}
+_LIGHTNING: Final = _PASSING | {"help_option_names": []}
 
 _Backbone = Annotated[str, typer.Option(help="a file of experiments/backbones")]
 _Data = Annotated[Path | None, typer.Option(help="folder of your media; else the toy world")]

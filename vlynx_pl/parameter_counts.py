@@ -22,7 +22,8 @@ _VISION_RANKS: Final = (8, 16, 32, 64)
 
 def published(model: str) -> dict[str, Any]:
     """The configuration of one of :data:`MODELS`."""
-    path = resources.files("vlynx_pl.backbones") / "published" / MODELS[model]
+    # Of the package above, as importing the backbones takes seconds.
+    path = resources.files("vlynx_pl") / "backbones" / "published" / MODELS[model]
     configuration: dict[str, Any] = json.loads(path.read_text())
     return configuration
 
