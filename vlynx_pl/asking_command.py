@@ -99,9 +99,11 @@ def ask(run: Path, question: str, options: Mapping[str, Path | None]) -> str:
         streams = read(options)
         device = module.backbone.newline.device
         pictures = {name: stream.pictures.to(device) for name, stream in streams.items()}
+        times = {name: stream.times for name, stream in streams.items()}
+        episode = {"streams": pictures, "times": times}
+        module.streams.check(episode)
         with torch.inference_mode():
-            times = {name: stream.times for name, stream in streams.items()}
-            encoded = module.streams.encode({"streams": pictures, "times": times})
+            encoded = module.streams.encode(episode)
         tokens = dict(zip(module.streams.names, encoded, strict=True))
         console.print(_table(module, streams, tokens))
         status.update("Answering")
