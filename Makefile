@@ -21,7 +21,7 @@ CHOICES = --backbone="$(BACKBONE)" --data="$(DATA)"
 READS = $(CHOICES) $(call option,annotations,$(ANNOTATIONS)) $(call option,aligned,$(ALIGNED))
 
 .DEFAULT_GOAL := help
-.PHONY: help align tune eval test test-slow crash-test slurm-test bench fuzz faults backbone install doctor paper params system-libraries
+.PHONY: help align tune eval test test-slow crash-test slurm-test bench fuzz faults backbone install doctor docs paper params system-libraries
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' \
@@ -74,6 +74,9 @@ backbone: $(INSTALLED)  ## train the miniature backbone anew (about an hour) and
 	  --out data/backbone $(ARGS)
 	$(BIN)/python -m experiments.miniature.card --config experiments/miniature/recipe.yaml \
 	  --model data/backbone
+
+docs: $(INSTALLED)  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 params: $(INSTALLED)  ## LoRA parameter counts of the paper's models
 	$(BIN)/vlynx params
