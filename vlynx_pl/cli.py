@@ -1,4 +1,4 @@
-"""The door: every command of ``vlynx``.
+"""Entry point: every command of ``vlynx``.
 
 What a command needs is imported when it runs, so that the small ones start at once.
 """

@@ -37,7 +37,7 @@ class Take:
         """The videos that there are of ``ego`` and ``exo1`` … ``exo4``.
 
         Without annotation, ego is the colour camera of the Aria glasses, and the others follow
-        their names; the glasses' other cameras and previews are no views.
+        their names; the glasses' other cameras and previews are not views.
 
         Raises:
             BadSample: an annotated video is not there, or there is none at all.

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.toyworld.questions import ToyQuestion
 from experiments.toyworld.scene import COLOURS, SHAPES
+from vlynx_pl.prefix_sharing import visible
 
 
 class Packed(NamedTuple):
@@ -106,7 +107,7 @@ class Packer:
         )
         return Packed(
             ids,
-            _mask(segment),
+            torch.cat([visible(row, length) for row in segment]),
             positions,
             torch.tensor(answers),
             torch.tensor(targets),
@@ -116,13 +117,6 @@ class Packer:
             torch.stack(where) if where else torch.zeros(0, 2),
             torch.stack(what) if what else torch.zeros(0, 2, dtype=torch.long),
         )
-
-
-def _mask(segment: Tensor) -> Tensor:
-    """(B, 1, L, L): causal, to the prefix (segment 0) and to one's own segment."""
-    same = segment[:, :, None] == segment[:, None]
-    causal = torch.ones(segment.shape[1], segment.shape[1], dtype=torch.bool).tril()
-    return ((same | (segment == 0)[:, None]) & causal)[:, None]
 
 
 def draw(
