@@ -87,18 +87,18 @@ class Session:
         self._process.kill()
         self._process.join()
 
-    def processes(self) -> list[int]:
-        """Ids of its process and those that it began: loader workers, ranks."""
-        found = []
+    def processes(self) -> dict[int, int]:
+        """Its process and those that it began (loader workers, ranks), each with its parent."""
+        found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 _, _, fields = (entry / "stat").read_text().rpartition(") ")
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            state, _, group, *_ = fields.split()
+            state, parent, group, *_ = fields.split()
             if int(group) == self.pid and state != "Z":
-                found.append(int(entry.name))
-        return sorted(found)
+                found[int(entry.name)] = int(parent)
+        return dict(sorted(found.items()))
 
     @property
     def said(self) -> str:

@@ -155,10 +155,11 @@ def worker_hangs(runs, run):
 
 
 def worker_killed(runs, run):
-    """As the system does when memory runs out."""
+    """As the system does when memory runs out; the server that workers are forked from stays."""
     session = runs.begin(run, "in batch 0.1", **{"data.num_workers": 1})
-    for process in session.processes():
-        if process != session.pid:
+    processes = session.processes()
+    for process, parent in processes.items():
+        if parent in processes.keys() - {session.pid}:
             os.kill(process, signal.SIGKILL)
     return session.end()
 
