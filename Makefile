@@ -82,7 +82,7 @@ params: $(INSTALLED)  ## LoRA parameter counts of the paper's models
 	$(BIN)/vlynx params
 
 doctor:  ## what imports, what is missing, and the exact remedy
-	@$$(command -v $(BIN)/python || command -v $(PYTHON) || echo python3) vlynx_pl/doctor.py
+	@$$(command -v $(BIN)/python || command -v $(PYTHON) || echo python3) vlynx_pl/runs/doctor.py
 
 install: $(INSTALLED)  ## the environment in .venv, with pinned versions
 
@@ -96,7 +96,7 @@ $(INSTALLED): pyproject.toml constraints.txt | system-libraries
 
 # open3d's wheel does not bring them. Installed where that is allowed, else named.
 system-libraries:
-	@missing="$$($(PYTHON) vlynx_pl/doctor.py --system-packages)"; \
+	@missing="$$($(PYTHON) vlynx_pl/runs/doctor.py --system-packages)"; \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  echo "Installing what open3d needs of the system: $$missing"; \

@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from callbacks.trainer_access import data, expect_module, run_folder, writes_files
 from vlynx_pl.adapter_training import AdapterTraining
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 
 class AdapterCheckpoint(Callback):

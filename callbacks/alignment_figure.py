@@ -5,9 +5,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from vlynx_pl.files import atomic_file
 from vlynx_pl.guidance import InterfaceGuidance
 from vlynx_pl.interface_gap import InterfaceGap
+from vlynx_pl.io.files import atomic_file
 
 _COLOURS = {"video": "0.6", "before": "tab:orange", "after": "tab:blue"}
 

@@ -28,11 +28,11 @@ from callbacks.trainer_access import (
 )
 from vlynx_pl.adapter_training import evaluating
 from vlynx_pl.alignment import InterfaceAlignment
-from vlynx_pl.files import atomic_file
 from vlynx_pl.interface_gap import InterfaceGap, InterfaceGapMeter
-from vlynx_pl.interruption import Interrupted, asked_to_stop
-from vlynx_pl.progress import track
-from vlynx_pl.provenance import last_session
+from vlynx_pl.io.files import atomic_file
+from vlynx_pl.io.interruption import Interrupted, asked_to_stop
+from vlynx_pl.io.progress import track
+from vlynx_pl.runs.provenance import last_session
 
 _NEAR: Final = 1.5  # times RGB video's L_attn: the study's senses have 1.3 or less, or 3.8
 _KEPT: Final = "It is measured anew, and nothing else is lost. Run the same command again to go on."

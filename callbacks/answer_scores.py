@@ -23,9 +23,10 @@ from callbacks.trainer_access import (
     writes_files,
 )
 from vlynx_pl.adapters import adapter_hash
-from vlynx_pl.errors import UserError
-from vlynx_pl.files import atomic_file
-from vlynx_pl.interruption import Interrupted, asked_to_stop
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.files import atomic_file
+from vlynx_pl.io.interruption import Interrupted, asked_to_stop
+from vlynx_pl.io.progress import track
 from vlynx_pl.metrics import (
     Answered,
     Scores,
@@ -34,8 +35,7 @@ from vlynx_pl.metrics import (
     table,
     told,
 )
-from vlynx_pl.progress import track
-from vlynx_pl.provenance import last_session
+from vlynx_pl.runs.provenance import last_session
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -148,7 +148,7 @@ class AnswerScores(Callback):
             answers = [found[one.id] for one in asked if one.id in found]
             if [replace(answer, prediction=None, times={}) for answer in answers] == asked:
                 self._earlier[episode.name] = answers
-        data(trainer).leave_unread(self._earlier)
+        data(trainer).skip_streams_for(self._earlier)
 
     def _begin(self, trainer: Trainer, module: InstructionTuning) -> None:
         if self._kept is not None and trainer.is_global_zero:
@@ -177,7 +177,7 @@ class AnswerScores(Callback):
             raise Interrupted(f"Stopped while answering, as asked. {_kept_in(trainer)}")
 
     def _finish(self, trainer: Trainer, module: InstructionTuning, split: str) -> None:
-        asked, unusable = data(trainer).episodes(split), data(trainer).unusable(split)
+        asked, unusable = data(trainer).episodes(split), data(trainer).failed_episodes(split)
         known = [answer for answers in self._earlier.values() for answer in answers]
         known += [_answered(e.name, question, None) for e in unusable for question in e.questions]
         if known and trainer.is_global_zero:
@@ -187,7 +187,7 @@ class AnswerScores(Callback):
         with self.scores.sync_context():
             everything = self.scores.answered()
         self.scores.reset()
-        data(trainer).leave_unread(())
+        data(trainer).skip_streams_for(())
         if not trainer.is_global_zero:
             return
         ids = [question.id for episode in (*asked, *unusable) for question in episode.questions]

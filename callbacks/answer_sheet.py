@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from vlynx_pl.files import atomic_file, readable
+from vlynx_pl.io.files import atomic_file, readable
 from vlynx_pl.metrics import Answered
 
 # All lengths are pixels of the sheet, from its upper left corner.

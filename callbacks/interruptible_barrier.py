@@ -11,9 +11,9 @@ from typing import Any, Final
 import torch
 import torch.distributed as dist
 
-from vlynx_pl.errors import UserError
-from vlynx_pl.interruption import Interrupted, asked_to_stop
-from vlynx_pl.ranks import ranks
+from vlynx_pl.distributed import world_size
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 
 _PATIENCE: Final = timedelta(days=1)  # the share of one rank may take hours longer than another's
 
@@ -23,7 +23,7 @@ class InterruptibleBarrier:
 
     def __init__(self) -> None:
         # A group of its own, since the GPU's gives up after half an hour.
-        several = ranks() > 1
+        several = world_size() > 1
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if several else None
 
     def wait(self, kept: str) -> None:

@@ -8,8 +8,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
 from callbacks.trainer_access import data, expect_module, is_fast_dev_run
-from vlynx_pl.errors import UserError
-from vlynx_pl.tensor_store import TokenStore
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -19,7 +19,7 @@ class KeepTokens(Callback):
     ``data.on_bad_sample=skip`` reads all clips all the same, to find the bad ones.
 
     Args:
-        folder: of the store; see :class:`vlynx_pl.tensor_store.TokenStore`.
+        folder: of the store; see :class:`vlynx_pl.io.tensor_store.TokenStore`.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from vlynx_pl.errors import FOREIGN
+from vlynx_pl.io.errors import PARSE_ERRORS
 from vlynx_pl.metrics.answered import Answered, decoded, encoded
 
 
@@ -68,13 +68,13 @@ class KeptAnswers:
     def _fits(self, path: Path) -> bool:
         with path.open("rb") as file:
             header = file.readline()
-        with suppress(*FOREIGN):
+        with suppress(*PARSE_ERRORS):
             return bool(json.loads(header) == {"made_with": self._made_with})
         return False
 
 
 def _whole(line: bytes) -> list[Answered]:
     """The answer of a line, or none: a half line, which is asked again."""
-    with suppress(*FOREIGN):
+    with suppress(*PARSE_ERRORS):
         return decoded(line)
     return []

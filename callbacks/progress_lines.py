@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from typing_extensions import override
 
-from vlynx_pl.progress import Lines, say
+from vlynx_pl.io.progress import Lines, say
 
 
 class ProgressLines(ProgressBar):

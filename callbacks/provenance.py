@@ -9,14 +9,14 @@ from typing_extensions import override
 
 from callbacks.trainer_access import data, expect_module, run_folder, writes_files
 from vlynx_pl.adapter_training import AdapterTraining
-from vlynx_pl.provenance import add_session, provenance
+from vlynx_pl.runs.provenance import add_session, provenance
 
 
 class Provenance(Callback):
     """Adds to ``provenance.json`` in the run folder every time a run starts or goes on.
 
     An entry says with what code, on which machine, from which step, with which backbone and which
-    data; ``vlynx_pl.provenance.last_session`` is for the files whose numbers come from it.
+    data; ``vlynx_pl.runs.provenance.last_session`` is for the files whose numbers come from it.
     """
 
     @override

@@ -14,15 +14,15 @@ from typing_extensions import override
 from callbacks.trainer_access import data, expect_module, is_fast_dev_run, run_folder, writes_files
 from vlynx_pl.adapter_training import evaluating
 from vlynx_pl.alignment import InterfaceAlignment
-from vlynx_pl.errors import UserError
 from vlynx_pl.guidance import (
     GuidanceError,
     GuidanceSource,
     GuidanceStatistics,
     InterfaceGuidance,
 )
-from vlynx_pl.interruption import Interrupted, asked_to_stop
-from vlynx_pl.progress import track
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import Interrupted, asked_to_stop
+from vlynx_pl.io.progress import track
 
 _FLOOR: Final = 32  # videos; gaps are means over hundreds of patches each
 

@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from typing_extensions import override
 
 from callbacks.trainer_access import is_fast_dev_run, run_folder, save_logs
-from vlynx_pl.checkpoints import checkpoint_path, checkpoints
-from vlynx_pl.errors import UserError
-from vlynx_pl.files import atomic_file
-from vlynx_pl.interruption import Interrupted, asked_to_stop, note_signals
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.files import atomic_file
+from vlynx_pl.io.interruption import Interrupted, asked_to_stop, note_signals
+from vlynx_pl.runs.checkpoints import checkpoint_path, checkpoints
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from vlynx_pl.tensor_store import TokenStore
+from vlynx_pl.io.tensor_store import TokenStore
 
 _Stage = TypeVar("_Stage", bound=LightningModule)
 
@@ -45,10 +45,10 @@ class RunData(Protocol):
     def episodes(self, part: Any) -> list[Any]:
         """Episodes whose media can be used, in order."""
 
-    def leave_unread(self, names: Collection[str]) -> None:
+    def skip_streams_for(self, names: Collection[str]) -> None:
         """Give episodes of these names without streams."""
 
-    def unusable(self, part: Any) -> list[Any]:
+    def failed_episodes(self, part: Any) -> list[Any]:
         """Episodes whose media were left out."""
 
     def keep_tokens(self, store: TokenStore) -> Any:

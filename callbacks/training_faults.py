@@ -16,9 +16,9 @@ from typing_extensions import override
 
 from callbacks.trainer_access import expect_module, is_fast_dev_run, run_folder
 from vlynx_pl.adapter_training import AdapterTraining
-from vlynx_pl.errors import UserError
-from vlynx_pl.files import atomic_file
-from vlynx_pl.ranks import ranks
+from vlynx_pl.distributed import world_size
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.files import atomic_file
 
 
 class TrainingFaults(Callback):
@@ -91,7 +91,7 @@ class TrainingFaults(Callback):
             raise UserError(
                 f"out of memory at step {trainer.global_step} ({reason}). {self._sizes(pl_module)}"
             ) from exception
-        if ranks() > 1 and _is_loss_of_a_rank(exception):
+        if world_size() > 1 and _is_loss_of_a_rank(exception):
             raise UserError(
                 f"another process of this run has ended or does not answer ({reason}); see what it "
                 "said. Then run the same command again: a fit goes on from its last checkpoint"

@@ -26,9 +26,9 @@ from datamodules.loading.settings import LoadingSettings
 from datamodules.modalities.installed import modality_named
 from datamodules.modalities.modality import FrameSpec, Modalities, Modality
 from datamodules.samples import BadSample, Episode, LoadedEpisode
-from vlynx_pl.errors import UserError
-from vlynx_pl.progress import track
-from vlynx_pl.tensor_store import TokenStore
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.progress import track
+from vlynx_pl.io.tensor_store import TokenStore
 
 
 @dataclass(eq=False, repr=False)
@@ -145,11 +145,11 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
         """The episodes of a part that can be used, in order, with the questions that can be."""
         return [item.episode for item in self._part(part)]
 
-    def leave_unread(self, names: Collection[str]) -> None:
+    def skip_streams_for(self, names: Collection[str]) -> None:
         """From now on episodes of these names come without streams; their files are not opened."""
         self._tuning.unread = frozenset(names)
 
-    def unusable(self, part: Part) -> list[Episode]:
+    def failed_episodes(self, part: Part) -> list[Episode]:
         """What was left out of a part, because the media or the questions of it are bad."""
         return [f.left_out for f in self._findings.get(part, []) if f.left_out]
 

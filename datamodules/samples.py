@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypedDict
 
 from torch import Tensor
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 Split = Literal["train", "val", "test"]
 Trouble = Literal[
@@ -61,7 +61,7 @@ class Clip:
 class Frames(NamedTuple):
     """A visual stream with its clock."""
 
-    pictures: Tensor  # uint8 (T, 3, h, w)
+    pixels: Tensor  # uint8 (T, 3, h, w)
     times: tuple[float, ...]  # U timestamps in s, of T / U frames each: their tokens are averaged
 
 

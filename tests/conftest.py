@@ -9,10 +9,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from vlynx_pl import cli
 from vlynx_pl.backbones import VideoBackbone, load_backbone
 from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
-from vlynx_pl.parameter_counts import published
+from vlynx_pl.commands import cli
+from vlynx_pl.commands.parameter_counts import published
 
 torch.set_num_threads(1)
 settings.register_profile(

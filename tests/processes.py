@@ -28,7 +28,7 @@ APART.set_forkserver_preload(
         "transformers.models.llava_onevision.modeling_llava_onevision",
         "transformers.models.qwen2.modeling_qwen2",
         "transformers.models.siglip.modeling_siglip",
-        "vlynx_pl.lightning_cli",
+        "vlynx_pl.commands.lightning_cli",
         "vlynx_pl.tuning",
     ]
 )

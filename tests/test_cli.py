@@ -21,14 +21,14 @@ from datamodules import DepthDataModule
 from tests.conftest import CONFIGS, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scenes
 from tests.processes import PATIENCE_S, begin, ended
-from vlynx_pl import cli, lightning_cli
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.checkpoints import checkpoints
+from vlynx_pl.commands import cli, lightning_cli
 from vlynx_pl.guidance import InterfaceGuidance
-from vlynx_pl.interruption import Interrupted
+from vlynx_pl.io.interruption import Interrupted
 from vlynx_pl.losses import token_statistics_loss
+from vlynx_pl.runs.checkpoints import checkpoints
 from vlynx_pl.saved_adapters import saved_config
 
 QUICK = ["--data.num_workers=0", "--data.batch_size=2", "--trainer.max_epochs=1"]
@@ -152,7 +152,7 @@ def test_the_guidance_names_its_videos_all_from_training(finished):
 
 @pytest.mark.slow
 def test_two_processes_make_the_guidance_of_one(finished, data, tmp_path):
-    command = [sys.executable, "-m", "vlynx_pl.cli", "fit", *CONFIGS, *QUICK]
+    command = [sys.executable, "-m", "vlynx_pl.commands.cli", "fit", *CONFIGS, *QUICK]
     command += [f"--data.root={data}", f"--run={tmp_path}/run"]
     command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
     subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, timeout=PATIENCE_S)

@@ -122,7 +122,7 @@ def is_target(name):
 
 
 def is_command(name):
-    from vlynx_pl.cli import app
+    from vlynx_pl.commands.cli import app
 
     names = [c.name or c.callback.__name__ for c in app.registered_commands]
     return name in names or name in [group.name for group in app.registered_groups]

@@ -21,7 +21,7 @@ def world(tmp_path_factory):
 
 
 def align(world: Path, run: Path, *options: str) -> dict:
-    command = [sys.executable, "-m", "vlynx_pl.cli", "fit", *CONFIGS]
+    command = [sys.executable, "-m", "vlynx_pl.commands.cli", "fit", *CONFIGS]
     command += [f"--data.root={world}", f"--run={run}", *options]
     subprocess.run(command, cwd=REPOSITORY, check=True)
     return json.loads((run / "report.json").read_text())

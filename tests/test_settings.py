@@ -16,10 +16,10 @@ from datamodules.benchmarks import AVSD, InstructJSON, ScanQA
 from tests.conftest import CONFIGS
 from tests.datamodules.conftest import write_scannet_scenes
 from vlynx_pl.alignment import InterfaceAlignment
-from vlynx_pl.errors import UserError
-from vlynx_pl.interruption import PREEMPTED
-from vlynx_pl.lightning_cli import _with_results
-from vlynx_pl.run_folder import is_finished
+from vlynx_pl.commands.lightning_cli import _with_results
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import PREEMPTED
+from vlynx_pl.runs.run_folder import is_finished
 from vlynx_pl.tuning import InstructionTuning
 
 ALIGNING = [ReferenceGuidance, AdapterCheckpoint, AlignmentReport]

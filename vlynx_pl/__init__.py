@@ -1,1 +1,1 @@
-"""V-LynX: a new sense for a frozen Video LLM, by aligning it to the model's own token interface."""
+"""V-LynX: new modalities for a frozen Video LLM through its own token interface."""

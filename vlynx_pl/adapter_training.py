@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from vlynx_pl.adapters import AdapterError, adapted_layers, save_adapter
 from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 
 class AdapterTraining(LightningModule):

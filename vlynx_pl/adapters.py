@@ -22,8 +22,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from vlynx_pl.errors import UserError
-from vlynx_pl.files import atomic_folder
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.files import atomic_folder
 
 
 class AdapterError(UserError):

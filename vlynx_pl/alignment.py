@@ -16,9 +16,9 @@ from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.adapters import VISION_LORA, Lora
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.distributed import share_of_batch
 from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
 from vlynx_pl.objectives import AlignmentObjective, Encoded
-from vlynx_pl.ranks import share_of_batch
 
 
 class InterfaceAlignment(AdapterTraining):

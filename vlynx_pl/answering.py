@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.prefix_sharing import asking_branch, shared_prefix, visible
 from vlynx_pl.question_texts import Question
 

@@ -23,8 +23,8 @@ from torchmetrics import Metric
 from vlynx_pl.adapters import tensors_hash
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.errors import FOREIGN, UserError
-from vlynx_pl.files import atomic_file
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
+from vlynx_pl.io.files import atomic_file
 
 _TENSORS = ("keys", "values", "token_mean", "token_var")
 _FORMAT = "vlynx-guidance-1"
@@ -144,7 +144,7 @@ class InterfaceGuidance:
                     raise ValueError(f"its {name} are no finite float32 numbers")
             source = GuidanceSource.of_notes(metadata)
             counts = int(metadata["num_frames"]), int(metadata["num_videos"])
-        except (*FOREIGN, SafetensorError) as error:
+        except (*PARSE_ERRORS, SafetensorError) as error:
             raise GuidanceError(
                 f"guidance file {path} cannot be used: {error}. Delete it, or leave the path out, "
                 "and it is computed again from the reference videos"

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from vlynx_pl.attention import AttentionCall
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.distributed import total_over_ranks, world_size
 from vlynx_pl.losses import attention_response_loss, mean_of_all, token_statistics_loss
-from vlynx_pl.ranks import ranks, total_over_ranks
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class AlignmentObjective:
             RuntimeError: ``attn_floor`` without ``video_gaps``.
         """
         apart, gaps = self.statistics == "rank", encoded.attention_gaps
-        total = None if apart or ranks() == 1 else total_over_ranks
+        total = None if apart or world_size() == 1 else total_over_ranks
         if self.attn_floor:
             if video_gaps is None:
                 raise RuntimeError(

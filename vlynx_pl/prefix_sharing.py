@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.question_texts import Question, target, unfit
 
 # ChatML as Qwen2's tokenizer writes it (method.md section 5.2). Not taken from the checkpoint: a

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vlynx_pl.adapters import AdapterError, adapted_layers, adapter_tensors, add_adapter
-from vlynx_pl.errors import FOREIGN, UserError
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 
 _WEIGHTS: Final = "adapter_model.safetensors"
 _PREFIX: Final = "base_model.model."  # PEFT's, of every tensor's name
@@ -77,7 +77,7 @@ def saved_config(folder: Path) -> SavedAdapter:
         return SavedAdapter(folder, _config(settings), made_with)
     except UserError:
         raise
-    except FOREIGN as error:
+    except PARSE_ERRORS as error:
         raise AdapterError(
             f"{folder} is not a PEFT adapter ({error}); align or tune it first, or give the folder "
             "that holds adapter_config.json, such as runs/…/adapters/vision-3d"
@@ -156,7 +156,7 @@ def load_adapter(
         wrapper = add_adapter(root, wrapper, name, saved.config, empty=True)
     except UserError:
         raise
-    except (*FOREIGN, re.error) as error:
+    except (*PARSE_ERRORS, re.error) as error:
         raise AdapterError(
             f"{folder}: its adapter_config.json does not fit this model ({error}); use the "
             "backbone that the adapter was trained on, or train it anew"
@@ -181,7 +181,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
         )
     try:
         tensors = load_file(file)
-    except (*FOREIGN, SafetensorError) as error:
+    except (*PARSE_ERRORS, SafetensorError) as error:
         raise AdapterError(
             f"{file}: cannot be read as a PEFT adapter ({error}); copy the folder again or train "
             "the adapter anew"

@@ -24,9 +24,9 @@ from vlynx_pl.adapters import (
     train_adapters,
 )
 from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.tensor_store import PRECISION
 from vlynx_pl.saved_adapters import SavedAdapter
-from vlynx_pl.tensor_store import PRECISION
 
 _BASE: Final = "base"  # in the place of an adapter
 

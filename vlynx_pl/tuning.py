@@ -18,6 +18,8 @@ from vlynx_pl.adapter_training import AdapterTraining, evaluating
 from vlynx_pl.adapters import LLM_LORA, Lora
 from vlynx_pl.answering import answer, choose
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.distributed import share_of_batch
+from vlynx_pl.io.tensor_store import PRECISION, TokenStore
 from vlynx_pl.prefix_sharing import (
     learning_branch,
     question_losses,
@@ -25,9 +27,7 @@ from vlynx_pl.prefix_sharing import (
     split_by_budget,
 )
 from vlynx_pl.question_texts import Question, target, unfit
-from vlynx_pl.ranks import share_of_batch
 from vlynx_pl.streams import AlignedStreams, StreamTokens
-from vlynx_pl.tensor_store import PRECISION, TokenStore
 
 _TURN: Final = 20  # more than the tokens around a question and its answer
 

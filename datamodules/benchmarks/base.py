@@ -14,7 +14,7 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias, get_args
 from datamodules.benchmarks.records import Record
 from datamodules.media.paths import check_folder
 from datamodules.samples import BadSample, Episode, Question, Split
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics.protocols import Protocol
 
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)

@@ -10,9 +10,9 @@ from typing_extensions import override
 from datamodules.benchmarks.base import Asked, Benchmark
 from datamodules.benchmarks.instruct import conversations
 from datamodules.samples import Split
+from vlynx_pl.io.progress import track
 from vlynx_pl.metrics.captions import caption_figures, cider_of_each
 from vlynx_pl.metrics.protocols import Protocol
-from vlynx_pl.progress import track
 
 # PAVE's subset: 57k videos of one to three minutes with 114k open-ended questions.
 _PAVE: Final = (

@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.base import ModalityDataModule
 from datamodules.loading.inspection import Finding
 from datamodules.samples import BadSample, Question
-from vlynx_pl.files import atomic_file, readable
+from vlynx_pl.io.files import atomic_file, readable
 
 _COLUMNS = 10
 

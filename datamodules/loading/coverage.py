@@ -14,7 +14,7 @@ from datamodules.base import ModalityDataModule
 from datamodules.loading.contact_sheet import save_contact_sheet
 from datamodules.loading.inspection import Finding
 from datamodules.samples import Trouble
-from vlynx_pl.files import write_rows
+from vlynx_pl.io.files import write_rows
 
 _TROUBLES: Final[tuple[Trouble, ...]] = get_args(Trouble)
 

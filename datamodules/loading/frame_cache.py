@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.samples import BadSample, Frames
-from vlynx_pl.tensor_store import TensorStore
+from vlynx_pl.io.tensor_store import TensorStore
 
 
 class FrameCache:
-    """The frames of clips; see :class:`vlynx_pl.tensor_store.TensorStore`.
+    """The frames of clips; see :class:`vlynx_pl.io.tensor_store.TensorStore`.
 
     Args:
         folder: of the store.

@@ -11,8 +11,8 @@ from datamodules.loading.readers import Job, read_all, verdict
 from datamodules.loading.recordings import Expected, Part
 from datamodules.loading.serving import Serving
 from datamodules.samples import BadSample, Episode
-from vlynx_pl.interruption import Interrupted, asked_to_stop
-from vlynx_pl.progress import track
+from vlynx_pl.io.interruption import Interrupted, asked_to_stop
+from vlynx_pl.io.progress import track
 
 # Most of the time goes to waiting for the disk and to libraries that let other threads run.
 _THREADS = 2 * (os.cpu_count() or 1)

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from typing_extensions import override
 
-from datamodules.loading.watching import Watched, make_board, noted, share
+from datamodules.loading.watching import SupervisedIter, make_board, noted, share
 from datamodules.loading.worker_errors import Reading, explained, starting
 from datamodules.processes import READERS
 from datamodules.samples import Clip, EpisodeMedia
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 Item = Clip | EpisodeMedia
 
@@ -96,7 +96,7 @@ class Loader(DataLoader[Any]):
             return super()._get_iterator()
         with starting(self.num_workers):
             self.dataset.board = make_board(self.num_workers)
-            return Watched(self, self.dataset.board, self.dataset.reading)
+            return SupervisedIter(self, self.dataset.board, self.dataset.reading)
 
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]

@@ -13,7 +13,7 @@ from lightning import Trainer
 from torch.utils.data import Sampler
 from typing_extensions import override
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 
 class Batches(Sampler[list[int]]):

@@ -11,7 +11,7 @@ from datamodules.loading import worker_errors
 from datamodules.loading.worker_errors import Reading, explained, starting
 from datamodules.processes import READERS
 from datamodules.samples import BadSample, Clip, EpisodeMedia
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 _LOOK: Final = 1.0  # s between two looks at readers that say nothing
 Reader = Callable[[Any], Any]

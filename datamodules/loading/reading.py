@@ -13,8 +13,8 @@ from torchvision.transforms.v2.functional import resize
 
 from datamodules.loading.frame_cache import FrameCache, states
 from datamodules.samples import Clip, EpisodeMedia, FrameBatch, Frames, LoadedEpisode, Streams
-from vlynx_pl.errors import UserError
-from vlynx_pl.tensor_store import TokenStore
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.tensor_store import TokenStore
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class ReadClip:
         """Raises BadSample."""
         read = partial(_read_clip, clip, self.frame_size)
         if self.cache is None:
-            return read()["frames"].pictures, clip.name
+            return read()["frames"].pixels, clip.name
         streams = self.cache.load(self.kind, clip.name, clip.files, read)
-        return streams["frames"].pictures, clip.name
+        return streams["frames"].pixels, clip.name
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ReadEpisode:
                 return loaded
         read = partial(_read_streams, media.streams, self.frame_size)
         frames = self.cache.load("episode", media.name, media.files, read) if self.cache else read()
-        loaded["streams"] = {name: stream.pictures for name, stream in frames.items()}
+        loaded["streams"] = {name: stream.pixels for name, stream in frames.items()}
         loaded["times"] = {name: stream.times for name, stream in frames.items()}
         return loaded
 
@@ -122,6 +122,6 @@ def _read_clip(clip: Clip, size: tuple[int, int]) -> dict[str, Frames]:
 
 def _read_streams(streams: Streams, size: tuple[int, int]) -> dict[str, Frames]:
     return {
-        name: Frames(resize_ignoring_aspect(stream.pictures, size), stream.times)
+        name: Frames(resize_ignoring_aspect(stream.pixels, size), stream.times)
         for name, stream in streams.read().items()
     }

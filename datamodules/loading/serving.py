@@ -22,8 +22,8 @@ from datamodules.loading.recordings import (
 from datamodules.loading.settings import LoadingSettings, Objective
 from datamodules.modalities.modality import Modalities
 from datamodules.samples import BadSample, Clip, Episode, EpisodeMedia
-from vlynx_pl.errors import UserError
-from vlynx_pl.tensor_store import TokenStore
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.tensor_store import TokenStore
 
 
 class Alignment:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from datamodules.benchmarks.base import Benchmark
 from datamodules.samples import Question
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 Objective = Literal["alignment", "tuning"]
 

@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from datamodules.loading import worker_errors
 from datamodules.loading.worker_errors import Reading
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 _IDLE: Final = -1
 _LOOK: Final = 1.0  # s between two looks at workers that give nothing
@@ -74,7 +74,7 @@ def share(batch: Any) -> None:
                 share(part)
 
 
-class Watched(_MultiProcessingDataLoaderIter):
+class SupervisedIter(_MultiProcessingDataLoaderIter):
     """Batches of workers; ends with one message when a worker hangs or dies.
 
     A worker hangs when batches are waited for and no worker begins or ends a clip for the loader's
@@ -199,7 +199,7 @@ class Watched(_MultiProcessingDataLoaderIter):
             worker.kill()
 
 
-def _abandon(iterator: "ref[Watched]") -> None:
+def _abandon(iterator: "ref[SupervisedIter]") -> None:
     """At the end of the process, be it a program or a child of Python's multiprocessing."""
     if (found := iterator()) is not None:
         found.abandon()

@@ -11,7 +11,7 @@ from pickle import PicklingError
 from typing import Final, NamedTuple
 
 from datamodules.samples import BadSample
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 _AGAIN: Final = "run the same command again: a fit goes on from its last checkpoint"
 _MOUNT: Final = f"Mount it again, and {_AGAIN}"

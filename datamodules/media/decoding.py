@@ -42,7 +42,7 @@ def packet_timeline(packets: Sequence[Packet], tick: Fraction) -> Timeline:
     return _timeline(begins, shown[begins[-1]].duration, tick)
 
 
-def stretches(
+def decode_ranges(
     packets: Sequence[Packet], wanted: set[int], beyond: int = 0
 ) -> list[tuple[int, int]]:
     """What to decode, as (first, last) packet, each beginning with a key frame.
@@ -89,7 +89,7 @@ def decode_wanted(
         references = filter_units("filter_units=discard=nonref", track)
     if doubtful and _unstamped(packets, track):
         raise DoubtError("AVI stores no presentation timestamps")
-    for first, last in stretches(packets, wanted, _MOST_REORDERED if doubtful else 0):
+    for first, last in decode_ranges(packets, wanted, _MOST_REORDERED if doubtful else 0):
         begin = packets[first].pts or 0
         promised = {p.pts for p in packets[first : last + 1] if p.shown and (p.pts or 0) >= begin}
         at_key, latest, matrix = packets[first].shown, begin, None

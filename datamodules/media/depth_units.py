@@ -11,7 +11,7 @@ from typing import Final, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 DepthScale = float | Literal["sun"]
 

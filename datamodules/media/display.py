@@ -16,7 +16,7 @@ from datamodules.samples import BadSample
 _LEANING = 0.01746
 
 
-def painter(path: Path) -> Callable[[Any], Tensor]:
+def rgb_converter(path: Path) -> Callable[[Any], Tensor]:
     """A conversion of decoded frames of a file, upright, to uint8 (3, H, W) in RGB.
 
     A frame carries its display matrix in ``opaque``, where ``decoding`` leaves it. The conversion

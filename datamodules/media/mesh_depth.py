@@ -18,7 +18,7 @@ from datamodules.media.images import read_colour
 from datamodules.media.prepare import new_scene, write_depth, write_matrix
 from datamodules.media.scannet import NO_DEPTH, intrinsics_file, read_pose
 from datamodules.samples import BadSample
-from vlynx_pl.progress import track
+from vlynx_pl.io.progress import track
 
 _FARTHEST_MM = 65535  # that 16 bits hold
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from datamodules.samples import BadSample
-from vlynx_pl.files import stays_inside
+from vlynx_pl.io.files import stays_inside
 
 
 def check_folder(path: Path, remedy: str) -> None:

@@ -18,7 +18,7 @@ from datamodules.media.scannet import NO_DEPTH, maybe_empty, open_scene, pose_tr
 from datamodules.media.scannet_frames import doubt_of
 from datamodules.media.sens import SensFile, SensFrame, open_sens
 from datamodules.samples import BadSample
-from vlynx_pl.progress import track
+from vlynx_pl.io.progress import track
 
 _FARTHEST_MM = 65535  # that 16 bits hold
 

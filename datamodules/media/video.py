@@ -26,7 +26,7 @@ from datamodules.media.decoding import (
     decoded_timeline,
     packet_timeline,
 )
-from datamodules.media.display import painter
+from datamodules.media.display import rgb_converter
 from datamodules.media.images import read_colour
 from datamodules.media.sampling import At, Rate, Sampling, Timeline, Uniform, choose
 from datamodules.samples import BadSample, Frames
@@ -79,7 +79,7 @@ def read_video(
     requests: Sequence[Request],
     span: tuple[float, float] | None = None,
     sound: bool = False,
-    picture_fps: float | None = None,
+    folder_fps: float | None = None,
 ) -> Recording:
     """Read frames, for several purposes at once, and the sound.
 
@@ -93,14 +93,14 @@ def read_video(
         requests: the frames.
         span: (start, end) in s from the first frame; None is the whole video.
         sound: whether to read the sound of the span, too.
-        picture_fps: pictures a second, of a folder.
+        folder_fps: pictures a second, of a folder.
 
     Raises:
         BadSample: the file is missing, no video or damaged, the frames asked for lie outside of it,
             or it has no sound.
     """
     if path.is_dir():
-        return _read_folder(path, requests, span, sound, picture_fps)
+        return _read_folder(path, requests, span, sound, folder_fps)
     with open_media(path) as file:
         track = video_track(path, file)
         if track is None:
@@ -111,7 +111,7 @@ def read_video(
 
             def seek(wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
                 numbers = {timeline.begins[number]: number for number in wanted}
-                draw = painter(path)
+                draw = rgb_converter(path)
                 for frame in decode_wanted(file, track, packets[track.index], set(numbers)):
                     yield numbers[frame.pts], draw(frame)
 
@@ -126,7 +126,7 @@ def read_video(
 
 
 def _play(path: Path, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
-    draw = painter(path)
+    draw = rgb_converter(path)
     for number, frame in enumerate(islice(decode_all(path), max(wanted, default=-1) + 1)):
         if number in wanted:
             yield number, draw(frame)
@@ -180,11 +180,11 @@ def _read_folder(
     if sound:
         raise BadSample(folder, "is a folder of pictures", "Give a video with sound", "no audio")
     if fps is None:
-        remedy = "Give the video; of a folder of numbered pictures, picture_fps, such as 3.0"
+        remedy = "Give the video; of a folder of numbered pictures, folder_fps, such as 3.0"
         raise BadSample(folder, "is a folder, not a video file", remedy)
     if not fps > 0:
         raise BadSample(
-            folder, f"is read at picture_fps={fps}", "Give the rate of its pictures, such as 3.0"
+            folder, f"is read at folder_fps={fps}", "Give the rate of its pictures, such as 3.0"
         )
     pictures = [
         path

@@ -27,7 +27,7 @@ from datamodules.modalities.modality import FrameSpec, Modality
 from datamodules.samples import Clip, Episode, Frames, Split, Streams
 from datamodules.signals.disparity import check_range
 from datamodules.splits import hold_out
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 _LOOKED_AT: Final = 8  # scenes whose unit is looked at before a run
 _RATE: Final = 30.0  # Hz, at which ScanNet was recorded; frames are numbered at this rate

@@ -17,7 +17,7 @@ from datamodules.modalities.modality import FrameSpec, Modality
 from datamodules.samples import BadSample, Clip, Episode, Frames, Split, Streams
 from datamodules.signals.views import views
 from datamodules.splits import hold_out
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 _SMALL = Path("downscaled", "448")  # where Ego-Exo4D's own tool puts the copies of 448 lines
 _MISSING = 1.0  # s, that a view may end before the last timestamp; a few frames, at any rate
@@ -162,7 +162,7 @@ def read_views(
     times = read_video(first, [Request(Uniform(frames), size)]).streams[0].times
     wanted = Request(At(times, _MISSING), size)
     cameras = {
-        name: [read_video(path, [wanted]).streams[0].pictures for path in paths]
+        name: [read_video(path, [wanted]).streams[0].pixels for path in paths]
         for name, paths in streams.items()
     }
     seen = times[: min(len(camera) for stream in cameras.values() for camera in stream)]
@@ -190,7 +190,7 @@ def _clips(take: Take, wanted: Sequence[str], spec: FrameSpec) -> list[Clip]:
 
 
 def _read_view(path: Path, spec: FrameSpec) -> Tensor:
-    return read_video(path, [Request(Uniform(spec.frames), spec.size)]).streams[0].pictures
+    return read_video(path, [Request(Uniform(spec.frames), spec.size)]).streams[0].pixels
 
 
 def _videos(folder: Path) -> list[Path]:

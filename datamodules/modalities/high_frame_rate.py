@@ -44,17 +44,17 @@ class HighFrameRate(VideoModality):
     def draw(
         self, source: VideoSource, recording: Recording, frames: Frames, size: tuple[int, int]
     ) -> Frames:
-        whole = len(frames.pictures) // _TILES * _TILES
+        whole = len(frames.pixels) // _TILES * _TILES
         if not whole:
             raise BadSample(
                 source.path,
-                f"gives {len(frames.pictures)} fast frames, not four for one picture",
+                f"gives {len(frames.pixels)} fast frames, not four for one picture",
                 "Leave it out, or raise data.fps",
                 "too short",
             )
-        return Frames(tiling(frames.pictures[:whole], size), frames.times[:whole:_TILES])
+        return Frames(tiling(frames.pixels[:whole], size), frames.times[:whole:_TILES])
 
     @override
     def read(self, source: VideoSource, spec: FrameSpec) -> Tensor:
         recording = decode(source, [self.request(spec)])
-        return self.draw(source, recording, recording.streams[0], spec.size).pictures
+        return self.draw(source, recording, recording.streams[0], spec.size).pixels

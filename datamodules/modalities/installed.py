@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from datamodules.modalities.modality import Modality
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 GROUP: Final = "vlynx.modalities"
 _OWN: Final[Mapping[str, str]] = {

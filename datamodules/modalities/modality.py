@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from datamodules.samples import Clip, Episode, Split, Streams
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 
 class FrameSpec(NamedTuple):

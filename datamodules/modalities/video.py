@@ -18,7 +18,7 @@ from datamodules.media.video import Recording, Request, read_video
 from datamodules.modalities.modality import FrameSpec, Modality
 from datamodules.samples import BadSample, Clip, Episode, Frames, Split, Streams
 from datamodules.splits import hold_out
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 _FOLDER_FPS: Final = 3.0  # of MVBench's folders of images, the only ones that are
 # Recordings of a folder that are read within seconds, so that a newcomer learns all at once.
@@ -207,4 +207,4 @@ def decode(source: VideoSource, requests: Sequence[Request], sound: bool = False
 
 def read_rgb(source: VideoSource, sampling: Sampling, size: tuple[int, int]) -> Tensor:
     """RGB frames, uint8 (T, 3, H, W); raises BadSample."""
-    return decode(source, [Request(sampling, size)]).streams[0].pictures
+    return decode(source, [Request(sampling, size)]).streams[0].pixels

@@ -24,7 +24,7 @@ from experiments.toyworld.questions import ToyQuestion, questions
 from experiments.toyworld.scene import sample_scene
 from experiments.toyworld.sound import add_sound
 from experiments.toyworld.takes import SKILLS, sample_take
-from vlynx_pl.files import atomic_file
+from vlynx_pl.io.files import atomic_file
 
 ASKED: Final = {
     "3d": ("distance",),

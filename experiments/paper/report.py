@@ -21,8 +21,8 @@ from callbacks.alignment_report import health_warnings
 from experiments.paper.published import PUBLISHED
 from experiments.paper.study import SENSES, Alignment, Place, Tuning
 from experiments.paper.tables import TABLES, Row, plain
-from vlynx_pl.files import atomic_file
-from vlynx_pl.progress import say
+from vlynx_pl.io.files import atomic_file
+from vlynx_pl.io.progress import say
 
 # Student's t for an interval of 95 %, by degrees of freedom.
 _T95: Final = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}

@@ -27,9 +27,9 @@ from experiments.paper.report import write_report
 from experiments.paper.study import SENSES, WORLD_SEED, Alignment, Place, Tuning
 from experiments.paper.tables import SINGLE, TABLES, USUAL, Row
 from experiments.toyworld import generate_toyworld
-from vlynx_pl.interruption import INTERRUPTED, NOTED, PREEMPTED
-from vlynx_pl.progress import say, track
-from vlynx_pl.provenance import nameless
+from vlynx_pl.io.interruption import INTERRUPTED, NOTED, PREEMPTED
+from vlynx_pl.io.progress import say, track
+from vlynx_pl.runs.provenance import redact_paths
 
 WORKERS: Final = get_context("forkserver")  # a process that has used torch must not be forked
 _QUESTIONS: Final = 6  # of a clip at most
@@ -81,7 +81,7 @@ def outdated(run: Alignment | Tuning, place: Place) -> bool:
     """Whether a finished run is not what it would be today, by its arguments and what it needs."""
     result = run.result(place)
     _, *arguments = json.loads(result.read_text())["provenance"]["command"]
-    if arguments != nameless(run.command(place)):
+    if arguments != redact_paths(run.command(place)):
         return True
     needed = (need.result(place) for need in run.needs)
     return any(n.exists() and n.stat().st_mtime > result.stat().st_mtime for n in needed)
@@ -125,7 +125,7 @@ def begin_worker() -> None:
 
 def _execute(arguments: list[str], log: Path) -> int:
     """The exit code of a command of ``vlynx``, run in this process, whose imports are done."""
-    from vlynx_pl.cli import main as vlynx
+    from vlynx_pl.commands.cli import main as vlynx
 
     with _as_command(["vlynx", *arguments], log):
         try:
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="of the report; else experiments/paper")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args()
-    WORKERS.set_forkserver_preload([*PRELOAD, "vlynx_pl.lightning_cli", "vlynx_pl.tuning"])
+    WORKERS.set_forkserver_preload([*PRELOAD, "vlynx_pl.commands.lightning_cli", "vlynx_pl.tuning"])
     place = Place(options.data, options.runs)
     tables, seeds, out = USUAL, [1, 2, 3], Path("experiments/paper")
     if options.quick:

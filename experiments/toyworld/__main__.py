@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments.toyworld import generate_toyworld
 from experiments.toyworld.worlds import WORLDS
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ class Takes:
         grid = figure.subplots(len(shown), _MOMENTS + len(views), squeeze=False)
         for row, take in zip(grid, shown, strict=True):
             seen = {
-                view: read_video(out / path, [Request(Uniform(_MOMENTS))]).streams[0].pictures
+                view: read_video(out / path, [Request(Uniform(_MOMENTS))]).streams[0].pixels
                 for view, path in video_paths(take).items()
             }
             row[0].set_ylabel(take.skill)

@@ -54,7 +54,7 @@ class BlinkingRooms:
         for number, (block, clip) in enumerate(zip(blocks, shown, strict=False)):
             requests = [Request(Uniform(_SLOW)), Request(Uniform(4 * _SLOW))]
             slow, fast = read_video(_video(out, clip), requests).streams
-            rows = {"slow": slow.pictures, "fast": tiling(fast.pictures, (size, size))}
+            rows = {"slow": slow.pixels, "fast": tiling(fast.pixels, (size, size))}
             axes = block.subplots(2, _SLOW)
             for row, (label, pictures) in zip(axes, rows.items(), strict=True):
                 row[0].set_ylabel(label)

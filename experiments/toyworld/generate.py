@@ -14,7 +14,7 @@ from datamodules.processes import READERS
 from datamodules.samples import BadSample, Split
 from experiments.toyworld.rooms import Rooms
 from experiments.toyworld.worlds import WORLDS, World
-from vlynx_pl.progress import track
+from vlynx_pl.io.progress import track
 
 FORMAT = "vlynx-toyworld-2"
 MANIFEST = "toyworld.json"

@@ -54,7 +54,7 @@ class SoundingRooms:
                 out / "videos" / f"{room.scene.name}.mp4", [Request(Uniform(1))], sound=True
             )
             assert recording.sound is not None
-            left.imshow(recording.streams[0].pictures[0].permute(1, 2, 0).numpy())
+            left.imshow(recording.streams[0].pixels[0].permute(1, 2, 0).numpy())
             (picture,) = log_mel(recording.sound.waveform, [DURATION_S / 2], DURATION_S)
             right.imshow(picture.permute(1, 2, 0).numpy(), aspect="auto")
             asked = heard_questions(room)

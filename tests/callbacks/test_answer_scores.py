@@ -15,10 +15,10 @@ from PIL import Image
 from callbacks.kept_answers import KeptAnswers
 from datamodules.loading.reading import ReadEpisode
 from tests.conftest import REPOSITORY
-from vlynx_pl import cli
 from vlynx_pl.adapters import Lora, save_adapter
-from vlynx_pl.errors import UserError
-from vlynx_pl.interruption import PREEMPTED, forget_signals
+from vlynx_pl.commands import cli
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import PREEMPTED, forget_signals
 from vlynx_pl.metrics import Answered, captions
 from vlynx_pl.tuning import InstructionTuning
 

@@ -22,9 +22,9 @@ from tests.processes import meet, together
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.errors import UserError
 from vlynx_pl.guidance import estimate_guidance
-from vlynx_pl.interruption import PREEMPTED, note_signals
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import PREEMPTED, note_signals
 from vlynx_pl.tuning import InstructionTuning
 
 ROOMS = 5
@@ -80,10 +80,10 @@ class Rooms(LightningDataModule):
     def episodes(self, part):
         return [Episode(name, {}, self.asked(name)) for name in self.names]
 
-    def unusable(self, part):
+    def failed_episodes(self, part):
         return [Episode("broken", {}, self.asked("broken", 1))]
 
-    def leave_unread(self, names):
+    def skip_streams_for(self, names):
         self.unread = set(names)
 
     def loaded(self, part, names):

@@ -16,9 +16,9 @@ from tests.processes import meet, together
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.errors import UserError
 from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
-from vlynx_pl.interruption import PREEMPTED, Interrupted, forget_signals, note_signals
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import PREEMPTED, Interrupted, forget_signals, note_signals
 
 TENSORS = ("keys", "values", "token_mean", "token_var")
 COUNT = 7

@@ -13,7 +13,7 @@ from datamodules.benchmarks import ScanQA
 from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.provenance import last_session, sessions
+from vlynx_pl.runs.provenance import last_session, sessions
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 

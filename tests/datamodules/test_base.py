@@ -27,8 +27,8 @@ from datamodules.modalities.modality import Modality
 from datamodules.samples import BadSample, Clip, Frames, Question, Streams
 from datamodules.splits import hold_out
 from tests.processes import together
-from vlynx_pl.errors import UserError
-from vlynx_pl.interruption import Interrupted
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import Interrupted
 
 SMALL = {"frame_size": (4, 6), "num_workers": 0, "batch_size": 2}
 
@@ -484,7 +484,7 @@ def test_a_bad_question_is_skipped_and_its_clip_is_not(root, quiz):
     data.setup("fit")
     asked = [[one.id for one in episode.questions] for episode in data.episodes("train")]
     assert asked == [["train0"], ["train2", "train3"]]
-    [left_out] = data.unusable("train")
+    [left_out] = data.failed_episodes("train")
     assert left_out.name == "0.txt" and [one.id for one in left_out.questions] == ["train1"]
     assert [bad.trouble for bad in data.bad_samples] == ["question"]
     assert "train1 is odd" in data.report()["skipped"][0]
@@ -499,10 +499,10 @@ def test_a_question_is_judged_by_what_is_done_with_it(root, quiz):
     data.unfit = unfit
     data.setup("test")
     assert [one.id for one in data.episodes("test")[0].questions] == ["test1"]
-    assert [one.id for one in data.unusable("test")[0].questions] == ["test0"]
+    assert [one.id for one in data.failed_episodes("test")[0].questions] == ["test0"]
     data.test_split = "val"
     data.setup("test")
-    assert data.unusable("val") == [], "it is asked, not learnt"
+    assert data.failed_episodes("val") == [], "it is asked, not learnt"
 
 
 def test_check_names_bad_questions(root, quiz, capsys):

@@ -23,8 +23,8 @@ from datamodules.samples import BadSample, Clip
 from datamodules.splits import hold_out
 from tests.datamodules.test_base import Text
 from tests.processes import PATIENCE_S
-from vlynx_pl.errors import UserError
-from vlynx_pl.interruption import Interrupted
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import Interrupted
 
 CODES = "the process that read it ended with exit code"
 ENDINGS = {

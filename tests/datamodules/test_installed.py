@@ -6,8 +6,8 @@ import pytest
 
 from datamodules import Depth, ModalityDataModule
 from datamodules.modalities.installed import installed, modality_named
-from vlynx_pl import cli
-from vlynx_pl.errors import UserError
+from vlynx_pl.commands import cli
+from vlynx_pl.io.errors import UserError
 
 RADAR = """
 from datamodules.modalities.modality import Modality

@@ -29,7 +29,7 @@ from datamodules.modalities.modality import FrameSpec
 from datamodules.samples import BadSample, Episode, EpisodeMedia
 from datamodules.signals import log_mel
 from experiments.toyworld.video_files import write_video
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 FPS, SECONDS, RATE = 8, 4, 16_000
 SMALL = {"frame_size": (32, 32), "num_workers": 0, "batch_size": 2, "frames": 4}
@@ -255,7 +255,7 @@ def test_pictures_in_a_folder_are_a_video_of_three_a_second(root):
     episode = Episode("show@1-3", {"frames": "show"}, (), (1.0, 3.0))
     fast = HighFrameRate()
     streams = fast.streams(fast.locate(root, episode), FrameSpec(4, (32, 32))).read()
-    assert greys(streams["video"].pictures) == [4, 5, 7, 9]
+    assert greys(streams["video"].pixels) == [4, 5, 7, 9]
     assert streams["video"].times[0] == 1.0
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.loading.order import Batches
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 counts = st.integers(0, 40)
 sizes = st.integers(1, 9)

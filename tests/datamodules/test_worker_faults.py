@@ -27,7 +27,7 @@ from datamodules.loading.reading import ReadClip, ReadEpisode, collate
 from datamodules.processes import Reader
 from datamodules.samples import BadSample, Clip, Episode, EpisodeMedia, Frames, Streams
 from tests.processes import PATIENCE_S, begin, ended
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 SIZE = (4, 6)
 CLIP = r"clip 2 \(/data/2\.mp4\): "

@@ -11,7 +11,7 @@ from datamodules.samples import BadSample
 from experiments.own_modality.accelerometer import draw
 from experiments.toyworld.video_files import write_video
 from tests.conftest import REPOSITORY
-from vlynx_pl import cli
+from vlynx_pl.commands import cli
 
 EXAMPLE = REPOSITORY / "experiments" / "own_modality"
 

@@ -22,8 +22,8 @@ from experiments.paper.study import SENSES, Alignment, Place, Tuning
 from experiments.paper.tables import TABLES, Row, aligned, plain, together
 from experiments.toyworld.takes import SKILLS
 from tests.processes import APART, begin
-from vlynx_pl.interruption import NOTED, note_signals
-from vlynx_pl.provenance import nameless
+from vlynx_pl.io.interruption import NOTED, note_signals
+from vlynx_pl.runs.provenance import redact_paths
 
 SEEDS = (1, 2, 3)
 
@@ -118,7 +118,7 @@ def test_a_run_that_was_asked_to_stop_stops_the_study(tmp_path, monkeypatch):
         begun.append(sys.argv)
         sys.exit(75)
 
-    monkeypatch.setattr("vlynx_pl.cli.main", stopped)
+    monkeypatch.setattr("vlynx_pl.commands.cli.main", stopped)
     place = Place(tmp_path / "data", tmp_path / "runs")
     with pytest.raises(SystemExit) as end:
         execute([Alignment("3d", 1), Alignment("3d", 2)], place, 1, "stopped")
@@ -129,7 +129,7 @@ def test_any_error_ends_its_own_run_alone(tmp_path, monkeypatch):
     def broken():
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("vlynx_pl.cli.main", broken)
+    monkeypatch.setattr("vlynx_pl.commands.cli.main", broken)
     place = Place(tmp_path / "data", tmp_path / "runs")
     runs = [Alignment("3d", 1), Alignment("3d", 2)]
     assert execute(runs, place, 1, "broken") == [run.name for run in runs]
@@ -140,7 +140,7 @@ def test_what_lightning_says_of_a_run_goes_to_its_log(tmp_path, monkeypatch):
     logger, screen = logging.getLogger("lightning.pytorch"), io.StringIO()
     handler = logging.StreamHandler(screen)
     monkeypatch.setattr(logger, "handlers", [handler])
-    monkeypatch.setattr("vlynx_pl.cli.main", lambda: logger.warning("of the run"))
+    monkeypatch.setattr("vlynx_pl.commands.cli.main", lambda: logger.warning("of the run"))
     place, run = Place(tmp_path / "data", tmp_path / "runs"), Alignment("3d", 1)
     execute([run], place, 1, "said")
     logger.warning("of the study")
@@ -175,7 +175,7 @@ def test_a_home_folder_in_the_arguments_makes_no_other_run(tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path))
     place, run = Place(tmp_path / "data", tmp_path / "runs"), Alignment("3d", 1)
     run.result(place).parent.mkdir(parents=True)
-    command = nameless(["vlynx", *run.command(place)])
+    command = redact_paths(["vlynx", *run.command(place)])
     run.result(place).write_text(json.dumps({"provenance": {"command": command}}))
     assert str(tmp_path) not in str(command)
     assert not outdated(run, place)
@@ -210,7 +210,7 @@ def test_a_worker_that_the_system_kills_fails_what_is_left_and_not_the_study(
 
 def test_a_study_hears_signals_again_after_a_run_of_its_own_process(tmp_path, monkeypatch):
     before = {noted: signal.getsignal(noted) for noted in NOTED}
-    monkeypatch.setattr("vlynx_pl.cli.main", note_signals)
+    monkeypatch.setattr("vlynx_pl.commands.cli.main", note_signals)
     execute([Alignment("3d", 1)], Place(tmp_path / "data", tmp_path / "runs"), 1, "noting")
     assert before == {noted: signal.getsignal(noted) for noted in NOTED}
 

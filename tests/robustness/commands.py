@@ -116,7 +116,7 @@ def _vlynx(command: Sequence[str], log: Path) -> None:
         os.close(descriptor)
     sys.argv = list(command)
 
-    from vlynx_pl.cli import main
+    from vlynx_pl.commands.cli import main
 
     main()
 

@@ -16,7 +16,7 @@ from rich.table import Table
 from tests.datamodules.conftest import write_scannet_scene
 from tests.robustness.commands import Runs
 from tests.robustness.in_process import sessions
-from vlynx_pl.interruption import forget_signals
+from vlynx_pl.io.interruption import forget_signals
 
 
 def pytest_addoption(parser):

@@ -19,10 +19,10 @@ from tests.robustness.places import Places
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.checkpoints import newest_checkpoint
-from vlynx_pl.interruption import Interrupted, forget_signals
-from vlynx_pl.metrics_log import MetricsLog
+from vlynx_pl.io.interruption import Interrupted, forget_signals
 from vlynx_pl.objectives import AlignmentObjective
+from vlynx_pl.runs.checkpoints import newest_checkpoint
+from vlynx_pl.runs.metrics_log import MetricsLog
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning import Callback
 
-from vlynx_pl.interruption import asked_to_stop
+from vlynx_pl.io.interruption import asked_to_stop
 
 
 class Places(Callback):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.robustness.commands import BATCHES, EPOCHS
 from tests.robustness.same_run import differences
-from vlynx_pl.run_folder import is_finished
+from vlynx_pl.runs.run_folder import is_finished
 
 _KILLS: Final = 5  # of one run
 RESULTS: Final = {

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from tests.robustness.in_process import STAGES, sessions
 from tests.robustness.same_run import differences
-from vlynx_pl.checkpoints import newest_checkpoint
+from vlynx_pl.runs.checkpoints import newest_checkpoint
 
 slow = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("own_process")

@@ -15,9 +15,14 @@ from torch.distributed import DistBackendError
 from callbacks import RunCheckpoint, TrainingFaults
 from tests.robustness.in_process import STAGES, Watch, ask, names, session
 from tests.robustness.same_run import differences
-from vlynx_pl.checkpoints import checkpoint_path, checkpoints, newest_checkpoint, read_checkpoint
-from vlynx_pl.errors import UserError
-from vlynx_pl.interruption import Interrupted
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import Interrupted
+from vlynx_pl.runs.checkpoints import (
+    checkpoint_path,
+    checkpoints,
+    newest_checkpoint,
+    read_checkpoint,
+)
 
 pytestmark = pytest.mark.usefixtures("own_process")
 STEP = 1

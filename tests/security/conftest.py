@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.conftest import REPOSITORY
-from vlynx_pl import cli
+from vlynx_pl.commands import cli
 
 DEEP = b"[" * 200_000
 LONG_HEADERS = [

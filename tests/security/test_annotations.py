@@ -10,8 +10,8 @@ from datamodules.benchmarks import ScanQA
 from datamodules.samples import BadSample
 from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
 from tests.security.conftest import DEEP
-from vlynx_pl.errors import UserError
-from vlynx_pl.scoring_command import read_predictions
+from vlynx_pl.commands.scoring import read_predictions
+from vlynx_pl.io.errors import UserError
 
 SMALL = {"frame_size": (8, 8), "num_workers": 0}
 

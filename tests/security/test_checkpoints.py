@@ -14,8 +14,8 @@ import torch
 import yaml
 
 from tests.security.conftest import ALIGNED, saved
-from vlynx_pl.checkpoints import newest_checkpoint, read_checkpoint
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.runs.checkpoints import newest_checkpoint, read_checkpoint
 
 WHOLE = {
     "state_dict": {"w": torch.arange(999.0)}, "optimizer_states": [], "lr_schedulers": [],

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from tests.security.conftest import ALIGNED, REPOSITORY
-from vlynx_pl.asking_command import ask, open_run, read_configuration
-from vlynx_pl.errors import UserError
-from vlynx_pl.run_folder import RunFolderError, refuse_other_settings
+from vlynx_pl.commands.asking import ask, open_run, read_configuration
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.runs.run_folder import RunFolderError, refuse_other_settings
 
 
 def tagged(marker: Path) -> list[str]:

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from tests.security.conftest import DEEP, LONG_HEADERS, saved
 from vlynx_pl.guidance import GuidanceError, GuidanceSource, InterfaceGuidance
-from vlynx_pl.tensor_store import TensorStore
+from vlynx_pl.io.tensor_store import TensorStore
 
 
 def test_a_guidance_that_is_a_pickle(tmp_path, pickled, pickle_payload):

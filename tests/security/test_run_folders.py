@@ -7,10 +7,10 @@ import pytest
 
 from callbacks.kept_answers import KeptAnswers
 from tests.security.conftest import DEEP
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics.answered import Answered, encoded
-from vlynx_pl.metrics_log import MetricsLog
-from vlynx_pl.provenance import add_session, last_session
+from vlynx_pl.runs.metrics_log import MetricsLog
+from vlynx_pl.runs.provenance import add_session, last_session
 
 MADE_WITH = {"backbone": "b"}
 ASKED = encoded([Answered("a", "yes", ("yes",), labels={"kind": "b"}, times={"video": (0.5,)})])

@@ -11,7 +11,7 @@ from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora, adapter_parameters
 from vlynx_pl.answering import SharedCache, answer, choose, generate, score_options
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.prefix_sharing import asking_branch, shared_prefix
 
 ASKED = [

@@ -6,7 +6,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Config
 from tests.conftest import MINIATURE, published_backbone
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import BackboneError, VideoBackbone, load_backbone
-from vlynx_pl.parameter_counts import MODELS
+from vlynx_pl.commands.parameter_counts import MODELS
 
 
 @pytest.fixture

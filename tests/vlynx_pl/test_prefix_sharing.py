@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, Qwen2Tokenizer
 from datamodules.samples import Question
 from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora, adapter_parameters, use_adapter
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.prefix_sharing import (
     Branch,
     asking_branch,

@@ -14,9 +14,9 @@ from tests.conftest import MINIATURE
 from vlynx_pl.adapters import AdapterError, Lora, adapter_parameters, save_adapter
 from vlynx_pl.answering import score_options
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.tensor_store import TokenStore
 from vlynx_pl.streams import AlignedStreams
-from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
 LLM = {"lora": Lora(4, 8, 0.0)}

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
-from vlynx_pl.errors import FOREIGN, UserError
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 
 FAMILIES: dict[str, type[LlavaOnevisionBackbone]] = {"llava_onevision": LlavaOnevisionBackbone}
 
@@ -64,7 +64,7 @@ def _load(auto_class: Any, path: str, **options: object) -> Any:
         return auto_class.from_pretrained(path, trust_remote_code=False, **options)
     # RuntimeError is what transformers raises at weights of other sizes than the settings say.
     except (
-        *FOREIGN,
+        *PARSE_ERRORS,
         SafetensorError,
         pickle.UnpicklingError,
         AttributeError,

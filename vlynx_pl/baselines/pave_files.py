@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vlynx_pl.adapters import AdapterError
 from vlynx_pl.baselines.pave import TemporalPatch
-from vlynx_pl.errors import FOREIGN, UserError
-from vlynx_pl.files import atomic_folder, stays_inside
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
+from vlynx_pl.io.files import atomic_folder, stays_inside
 from vlynx_pl.saved_adapters import holds_finite_numbers
 
 
@@ -36,7 +36,7 @@ def load_patch(patch: TemporalPatch, folder: Path) -> None:
     file = folder / "patch.safetensors"
     try:
         tensors = load_file(file)
-    except (*FOREIGN, SafetensorError) as error:
+    except (*PARSE_ERRORS, SafetensorError) as error:
         raise AdapterError(
             f"{file}: cannot be read as a patch ({error}); it lies beside an LLM adapter that was "
             "tuned with PAVE, so copy both folders again or tune PAVE anew"
@@ -87,7 +87,7 @@ def read_features(folder: Path, clip: str, channels: int) -> Tensor:
             raise ValueError(f"features are {tuple(features.shape)}, not (U, R, {channels})")
         if not holds_finite_numbers(features):
             raise ValueError("features hold other than finite numbers of float16 or more")
-    except (*FOREIGN, SafetensorError) as error:
+    except (*PARSE_ERRORS, SafetensorError) as error:
         raise UserError(
             f"{file}: holds no features of the side channel that can be used ({error}); compute "
             f"them anew for clip {clip!r}, or correct model.side_features and model.side_dim"

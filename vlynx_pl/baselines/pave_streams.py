@@ -17,10 +17,10 @@ from vlynx_pl.adapters import AdapterError, tensors_hash
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.baselines.pave import TemporalPatch
 from vlynx_pl.baselines.pave_files import load_patch, read_features, save_patch
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.tensor_store import PRECISION
 from vlynx_pl.saved_adapters import SavedAdapter
 from vlynx_pl.streams import StreamTokens
-from vlynx_pl.tensor_store import PRECISION
 
 
 class PatchedVideo(StreamTokens):

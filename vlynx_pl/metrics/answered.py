@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 
 @dataclass(frozen=True)

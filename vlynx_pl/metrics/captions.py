@@ -10,7 +10,7 @@ from importlib import import_module
 from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics.accuracy import Figures, NoFigure
 from vlynx_pl.metrics.answered import Answered
 from vlynx_pl.metrics.java import coco, meteor, tokenised

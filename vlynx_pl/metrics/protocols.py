@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import choices
 from vlynx_pl.metrics.accuracy import Figures, Rule, accuracies, is_right, macro
 from vlynx_pl.metrics.answered import Answered

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datamodules.media.depth_units import check_scale, doubt, in_mm, parse_scale
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 RANDOM = np.random.default_rng(0)
 

@@ -18,7 +18,12 @@ from torchvision.transforms.v2.functional import resize
 
 from datamodules.media.audio import is_silent, read_sound
 from datamodules.media.container import Packet, list_packets, open_media, video_track
-from datamodules.media.decoding import DoubtError, decode_wanted, decoded_timeline, stretches
+from datamodules.media.decoding import (
+    DoubtError,
+    decode_ranges,
+    decode_wanted,
+    decoded_timeline,
+)
 from datamodules.media.video import At, Rate, Request, Uniform, read_video
 from datamodules.processes import READERS
 from datamodules.samples import BadSample
@@ -35,7 +40,7 @@ def picture(number, height=H, width=W):
 
 def numbers(frames):
     """What the frames show."""
-    bars = frames.pictures.float().mean((1, 2)).unflatten(1, (8, -1)).mean(-1) > 128  # (T, 8)
+    bars = frames.pixels.float().mean((1, 2)).unflatten(1, (8, -1)).mean(-1) > 128  # (T, 8)
     return (bars.int() * 2 ** torch.arange(8)).sum(1).tolist()
 
 
@@ -140,7 +145,7 @@ def test_only_what_is_needed_is_decoded(tmp_path):
     with av.open(str(path)) as file:
         packets = list_packets(path, file)[0]
         for pts in (packets[0].pts, packets[55].pts):
-            drawn += [last - first for first, last in stretches(packets, {pts})]
+            drawn += [last - first for first, last in decode_ranges(packets, {pts})]
     assert len(drawn) == 2 and max(drawn) < 12
 
 
@@ -173,7 +178,7 @@ def test_where_decoding_starts(wanted, found):
     """0 is a key frame, 4 one of an open group, whose leading frame 2 comes after it, 7 another."""
     order = [(0, True), (1, False), (3, False), (4, True), (2, False), (6, False), (7, True)]
     packets = [Packet(pts, None, 9, 1, key, True) for pts, key in order]
-    assert stretches(packets, wanted) == found
+    assert decode_ranges(packets, wanted) == found
 
 
 def remux(path, out, change):
@@ -345,7 +350,7 @@ def test_several_samplings_and_sound_come_from_one_opening(tmp_path, opened):
     assert len(opened) == 1
     with pytest.raises(AssertionError):  # what PyAV raises on a closed container
         opened[0].seek(0)
-    shapes = [tuple(frames.pictures.shape) for frames in recording.streams]
+    shapes = [tuple(frames.pixels.shape) for frames in recording.streams]
     assert shapes == [(5, 3, 24, 32), (20, 3, 12, 16), (1, 3, H, W)]
     assert len(recording.sound.waveform) == pytest.approx(
         32000, abs=1024
@@ -356,8 +361,8 @@ def test_several_samplings_and_sound_come_from_one_opening(tmp_path, opened):
 def test_pictures_are_reduced_as_data_modules_reduce_clips(tmp_path):
     path = write(tmp_path / "a.mp4", 4)
     stored, small = read_video(path, [Request(Uniform(4)), Request(Uniform(4), (20, 30))]).streams
-    wanted = resize(stored.pictures, [20, 30], InterpolationMode.BICUBIC, antialias=True)
-    assert torch.equal(small.pictures, wanted) and small.pictures.dtype == torch.uint8
+    wanted = resize(stored.pixels, [20, 30], InterpolationMode.BICUBIC, antialias=True)
+    assert torch.equal(small.pixels, wanted) and small.pixels.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -383,7 +388,7 @@ def test_colours_follow_the_matrix_and_range_of_the_file(tmp_path, full, matrix,
     cb, cr = ((c - 128) / (255 if full else 224) for c in (u, v))
     r, b = luma + 2 * (1 - red) * cr, luma + 2 * (1 - blue) * cb
     g = (luma - red * r - blue * b) / (1 - red - blue)
-    found = read(path, Uniform(1))[0].pictures[0].float().mean((1, 2))
+    found = read(path, Uniform(1))[0].pixels[0].float().mean((1, 2))
     assert found.tolist() == pytest.approx([255 * c for c in (r, g, b)], abs=2)
 
 
@@ -412,7 +417,7 @@ def stored(tmp_path_factory):
         for _ in range(3):
             file.mux(track.encode(av.VideoFrame.from_ndarray(rows, "rgb24")))
         file.mux(track.encode())
-    return path, read(path, At((0.08,)))[0].pictures[0]
+    return path, read(path, At((0.08,)))[0].pixels[0]
 
 
 def with_matrix(path, out, a, b, c, d):
@@ -431,7 +436,7 @@ def test_quarter_turns_and_reflections_are_applied(tmp_path, stored, matrix, sca
     turns, mirrored = ORIENTATIONS[matrix]
     wanted = torch.rot90(shown.flip(2) if mirrored else shown, turns, (1, 2))
     path = with_matrix(path, tmp_path / "a.mp4", *(scale * x for x in matrix))
-    assert torch.equal(read(path, At((0.08,)))[0].pictures[0], wanted)
+    assert torch.equal(read(path, At((0.08,)))[0].pixels[0], wanted)
 
 
 @pytest.mark.parametrize("span", [None, (0.4, 0.8)])
@@ -447,14 +452,14 @@ def test_what_the_codec_states_at_a_key_frame_holds_for_those_after_it(tmp_path,
             for stated in state.filter(packet if packet.size else None):
                 stated.stream = track
                 out.mux(stated)
-    wanted = torch.rot90(read(plain, Uniform(6), span=span)[0].pictures, 1, (2, 3))
-    assert torch.equal(read(turned, Uniform(6), span=span)[0].pictures, wanted)
+    wanted = torch.rot90(read(plain, Uniform(6), span=span)[0].pixels, 1, (2, 3))
+    assert torch.equal(read(turned, Uniform(6), span=span)[0].pixels, wanted)
 
 
 def test_other_display_matrices(tmp_path, stored):
     path, shown = stored
     for matrix in ((0, 0, 0, 0), (1, 0.01, -0.01, 1)):  # nothing, and less than a degree
-        found = read(with_matrix(path, tmp_path / "a.mp4", *matrix), At((0.08,)))[0].pictures[0]
+        found = read(with_matrix(path, tmp_path / "a.mp4", *matrix), At((0.08,)))[0].pixels[0]
         assert torch.equal(found, shown)
     for matrix in ((0.8, 0.6, -0.6, 0.8), (1, 0, 1, 1)):
         refuses(with_matrix(path, tmp_path / "a.mp4", *matrix), "a part of a quarter turn")
@@ -609,7 +614,7 @@ def test_flipped_bits_are_found_or_harmless(tmp_path, codec):
             refused += 1
         else:
             assert len(frames.times) == 30
-            assert codec != "libx264" or torch.equal(frames.pictures, whole.pictures)
+            assert codec != "libx264" or torch.equal(frames.pixels, whole.pixels)
     assert refused > 2
 
 
@@ -633,11 +638,11 @@ def test_threads_and_worker_processes_read_at_once(tmp_path):
         for other in pool.map(
             lambda _: read_video(path, [Request(Uniform(9))], sound=True), range(8)
         ):
-            assert torch.equal(other.streams[0].pictures, alone.streams[0].pictures)
+            assert torch.equal(other.streams[0].pixels, alone.streams[0].pixels)
             assert torch.equal(other.sound.waveform, alone.sound.waveform)
     assert threading.active_count() < 20
     for pictures in DataLoader(_Videos(path), None, num_workers=2, multiprocessing_context=READERS):
-        assert torch.equal(pictures, alone.streams[0].pictures)
+        assert torch.equal(pictures, alone.streams[0].pixels)
 
 
 class _Videos(torch.utils.data.Dataset):
@@ -648,7 +653,7 @@ class _Videos(torch.utils.data.Dataset):
         return 4
 
     def __getitem__(self, index):
-        return read_video(self.path, [Request(Uniform(9))]).streams[0].pictures
+        return read_video(self.path, [Request(Uniform(9))]).streams[0].pixels
 
 
 @pytest.fixture
@@ -662,11 +667,11 @@ def folder(tmp_path):
 
 
 def test_a_folder_of_numbered_pictures_is_a_video(folder):
-    few, moments = read(folder, Uniform(4), At((0.0, 0.4, 3.9)), picture_fps=3.0)
+    few, moments = read(folder, Uniform(4), At((0.0, 0.4, 3.9)), folder_fps=3.0)
     assert numbers(few) == [1, 4, 8, 12]
     assert numbers(moments) == [1, 2, 12]
     assert moments.times == pytest.approx((0, 1 / 3, 11 / 3))
-    (span,) = read(folder, Rate(1.0), span=(1.0, 3.0), picture_fps=3.0)
+    (span,) = read(folder, Rate(1.0), span=(1.0, 3.0), folder_fps=3.0)
     assert numbers(span) == [4, 7]
 
 
@@ -675,34 +680,34 @@ def test_pictures_of_a_folder_are_shown_upright(folder):
     exif = Image.Exif()
     exif[0x112] = 5  # orientation: mirrored along the diagonal
     Image.fromarray(stored).save(folder / "00001.png", exif=exif)
-    (first,) = read(folder, At((0.0,)), picture_fps=3.0)
+    (first,) = read(folder, At((0.0,)), folder_fps=3.0)
     assert torch.equal(
-        first.pictures[0], torch.from_numpy(stored.swapaxes(0, 1).copy()).permute(2, 0, 1)
+        first.pixels[0], torch.from_numpy(stored.swapaxes(0, 1).copy()).permute(2, 0, 1)
     )
 
 
 def test_folders_that_are_no_video(folder):
     refuses(folder, "is a folder, not a video file", "such as 3.0")
-    refuses(folder, "folder of pictures", trouble="no audio", picture_fps=3.0, sound=True)
-    refuses(folder, "lasts 4.000 s", trouble="too short", picture_fps=3.0, span=(5.0, 6.0))
+    refuses(folder, "folder of pictures", trouble="no audio", folder_fps=3.0, sound=True)
+    refuses(folder, "lasts 4.000 s", trouble="too short", folder_fps=3.0, span=(5.0, 6.0))
     (folder / "00005.png").unlink()
-    refuses(folder, "lacks", "number 5", picture_fps=3.0)
+    refuses(folder, "lacks", "number 5", folder_fps=3.0)
     (folder / "cover.png").touch()
     with pytest.raises(BadSample, match=r"cover\.png: is not named by a number"):
-        read(folder, Uniform(1), picture_fps=3.0)
+        read(folder, Uniform(1), folder_fps=3.0)
     empty = folder / "empty"
     empty.mkdir()
-    refuses(empty, "no pictures", picture_fps=3.0)
+    refuses(empty, "no pictures", folder_fps=3.0)
 
 
 def test_a_damaged_picture_of_a_folder(folder):
     (folder / "00003.png").write_bytes(b"x")
     with pytest.raises(BadSample, match=r"00003\.png: cannot be decoded"):
-        read(folder, Uniform(12), picture_fps=3.0)
-    assert numbers(read(folder, Uniform(2), picture_fps=3.0)[0]) == [1, 12]
+        read(folder, Uniform(12), folder_fps=3.0)
+    assert numbers(read(folder, Uniform(2), folder_fps=3.0)[0]) == [1, 12]
 
 
 def test_no_request_and_no_moment(tmp_path):
     path = write(tmp_path / "a.mp4", 3)
     assert read_video(path, []).streams == ()
-    assert read(path, At(()))[0].pictures.shape[:2] == (0, 3)
+    assert read(path, At(()))[0].pixels.shape[:2] == (0, 3)

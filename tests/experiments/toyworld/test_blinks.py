@@ -130,7 +130,7 @@ def test_the_file_shows_blinks_in_tiles_of_four_and_in_no_slow_frame(
     for clip in facts:
         path = out / "videos" / f"{clip.name}.mp4"
         recording = read_video(path, [Request(Uniform(n)) for n in (4, 8, 16)])
-        four, eight, fast = (stream.pictures for stream in recording.streams)
+        four, eight, fast = (stream.pixels for stream in recording.streams)
         for slow in (four, eight):
             assert not white(slow.permute(0, 2, 3, 1).numpy()).any()
         tiles = tiling(fast, (128, 128)).unflatten(2, (2, 64)).unflatten(4, (2, 64))

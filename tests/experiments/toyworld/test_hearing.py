@@ -104,7 +104,7 @@ def test_the_same_pictures_sound_otherwise(tmp_path: Path) -> None:
         files = [tmp_path / name / "videos" / f"{room.scene.name}.mp4" for name in "ab"]
         write_video(files[1], render_scene(room.scene).colour, 4, waveform(other))
         one, two = (read_video(file, [Request(Uniform(16))]).streams[0] for file in files)
-        assert (one.pictures == two.pictures).all()
+        assert (one.pixels == two.pixels).all()
         before = {q.text: q.answer for q in heard_questions(room)}
         after = {q.text: q.answer for q in heard_questions(other)}
         changed += sum(before[text] != after[text] for text in before.keys() & after.keys())

@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Take]]:
 
 def frames_of(path: Path) -> NDArray[np.uint8]:
     """All frames (T, H, W, 3) of a video."""
-    pictures = read_video(path, [Request(Uniform(FRAMES))]).streams[0].pictures
+    pictures = read_video(path, [Request(Uniform(FRAMES))]).streams[0].pixels
     found: NDArray[np.uint8] = pictures.permute(0, 2, 3, 1).numpy()
     return found
 
@@ -157,7 +157,7 @@ def test_views_are_aligned_and_only_the_players_is_square(world: tuple[Path, lis
         for view, path in video_paths(take).items():
             (stream,) = read_video(out / path, [Request(Uniform(FRAMES))]).streams
             assert stream.times == tuple(i / FPS for i in range(FRAMES))
-            assert stream.pictures.shape[2:] == (64, 64 if view == "ego" else 80)
+            assert stream.pixels.shape[2:] == (64, 64 if view == "ego" else 80)
 
 
 def test_same_arguments_make_the_same_bytes(world: tuple[Path, list[Take]], tmp_path: Path) -> None:

@@ -21,17 +21,17 @@ from datamodules.benchmarks import ScanQA
 from datamodules.samples import Question
 from tests.conftest import MINIATURE, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scene
-from vlynx_pl import cli
 from vlynx_pl.adapters import AdapterError, Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.baselines.pave_files import read_features
 from vlynx_pl.baselines.pave_streams import PatchedVideo
-from vlynx_pl.checkpoints import newest_checkpoint, read_checkpoint
-from vlynx_pl.errors import UserError
+from vlynx_pl.commands import cli
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.tensor_store import TokenStore
 from vlynx_pl.metrics import captions
 from vlynx_pl.prefix_sharing import shared_prefix
+from vlynx_pl.runs.checkpoints import newest_checkpoint, read_checkpoint
 from vlynx_pl.streams import AlignedStreams
-from vlynx_pl.tensor_store import TokenStore
 from vlynx_pl.tuning import InstructionTuning
 
 LLM = {"lora": Lora(4, 8, 0.0)}

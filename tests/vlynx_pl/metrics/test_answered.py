@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics.answered import Answered, decoded, encoded, merged
 
 TEXT = st.text(st.characters(), max_size=8)

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from datamodules.benchmarks import AVQA, AVSD
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import captions, failures, java, table, told
 from vlynx_pl.metrics.accuracy import NoFigure
 from vlynx_pl.metrics.captions import caption_scores

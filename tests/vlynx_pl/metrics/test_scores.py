@@ -9,7 +9,7 @@ from rich.console import Console
 
 from datamodules.benchmarks.base import protocol_of
 from tests.processes import meet, together
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import Answered, Protocol, Scores, captions, headline, table
 from vlynx_pl.metrics.captions import cider_of_each
 

@@ -39,13 +39,13 @@ from callbacks import (
 from datamodules.base import ModalityDataModule
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import VideoBackbone
-from vlynx_pl.checkpoints import checkpoints, newest_checkpoint, read_checkpoint
-from vlynx_pl.errors import FOREIGN, UserError, root_cause, uncovered
-from vlynx_pl.files import atomic_file, readable
-from vlynx_pl.metrics_log import MetricsLog
-from vlynx_pl.progress import on_terminal
-from vlynx_pl.run_folder import refuse_finished, refuse_other_settings, take
-from vlynx_pl.settings_files import check_settings_files
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError, root_cause, unwrap_user_error
+from vlynx_pl.io.files import atomic_file, readable
+from vlynx_pl.io.progress import on_terminal
+from vlynx_pl.io.settings_files import check_settings_files
+from vlynx_pl.runs.checkpoints import checkpoints, newest_checkpoint, read_checkpoint
+from vlynx_pl.runs.metrics_log import MetricsLog
+from vlynx_pl.runs.run_folder import lock_run_folder, refuse_finished, refuse_other_settings
 from vlynx_pl.tuning import InstructionTuning
 
 _RESULTS: Final = {
@@ -105,7 +105,7 @@ class VlynxCLI(LightningCLI):
             return
         first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
         if first:
-            self._lock = take(run)
+            self._lock = lock_run_folder(run)
         refuse_finished(run)
         for other in run.glob("hpc_ckpt_*"):
             raise UserError(
@@ -203,11 +203,11 @@ class VlynxCLI(LightningCLI):
 def _told(what: str) -> Iterator[None]:
     """Tell what a library has against settings, without a traceback and a parser's guesses."""
     try:
-        with uncovered():
+        with unwrap_user_error():
             yield
     except UserError:
         raise
-    except (MisconfigurationException, RuntimeError, *FOREIGN) as error:
+    except (MisconfigurationException, RuntimeError, *PARSE_ERRORS) as error:
         reason = str(root_cause(error)).strip(" .")
         if reason.startswith("Expected a"):  # the last of a parser's guesses; it names all others
             reason = str(error)

@@ -13,7 +13,7 @@ from datamodules.benchmarks.base import SPLITS, protocol_of, readers
 from datamodules.benchmarks.records import Record, read_records, read_values
 from datamodules.benchmarks.video_mme import VideoMME
 from datamodules.samples import BadSample, Episode, Split
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import Answered, Scores, failures, headline, table, told
 
 # The fields of an id and of what was said, in the files of others as well.

@@ -11,8 +11,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from typing_extensions import override
 
-from vlynx_pl.errors import FOREIGN, UserError
-from vlynx_pl.files import write_rows
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
+from vlynx_pl.io.files import write_rows
 
 _SECONDS = 10.0  # between two times that the file is written
 
@@ -75,7 +75,7 @@ class MetricsLog(Logger):
                     if not row.get("step") or None in row:
                         raise ValueError("a row has no step, or more values than there are names")
                     self._put({name: value for name, value in row.items() if value})
-        except (*FOREIGN, csv.Error) as error:
+        except (*PARSE_ERRORS, csv.Error) as error:
             raise UserError(
                 f"{self._path} cannot be read ({error}); move it away, and a new one is begun"
             ) from error

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.commands.scoring import read_predictions, score
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import captions
-from vlynx_pl.scoring_command import read_predictions, score
 
 
 def rows(path, *predictions):

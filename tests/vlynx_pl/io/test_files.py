@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from vlynx_pl.files import atomic_file, atomic_folder
+from vlynx_pl.io.files import atomic_file, atomic_folder
 
 
 def put(kind, target, text):

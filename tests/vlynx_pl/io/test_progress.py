@@ -11,7 +11,7 @@ import pytest
 import rich
 from rich.console import Console
 
-from vlynx_pl.progress import Lines, duration, first_rank, track
+from vlynx_pl.io.progress import Lines, duration, first_rank, track
 
 
 class Clock:
@@ -126,7 +126,7 @@ def test_the_first_rank_of_every_node_but_the_first_is_another_rank():
 
 def test_lines_are_in_the_log_when_the_process_is_killed():
     code = (
-        "import os\nfrom vlynx_pl.progress import track\n"
+        "import os\nfrom vlynx_pl.io.progress import track\n"
         "for _ in track([1], 'Checking'): os.kill(os.getpid(), 9)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -134,7 +134,7 @@ def test_lines_are_in_the_log_when_the_process_is_killed():
 
 
 def test_it_is_a_leaf():
-    code = "import sys, vlynx_pl.progress; print(*{m.partition('.')[0] for m in sys.modules})"
+    code = "import sys, vlynx_pl.io.progress; print(*{m.partition('.')[0] for m in sys.modules})"
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
     )

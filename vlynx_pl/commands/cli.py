@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from datamodules.processes import start_server
-from vlynx_pl.errors import UserError
-from vlynx_pl.interruption import Interrupted, note_signals
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.interruption import Interrupted, note_signals
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
@@ -57,7 +57,7 @@ def align(
 ) -> None:
     """Align a modality to the video interface; all options of vlynx fit are taken as well."""
     _begin()
-    from vlynx_pl.stage_commands import Choices, align
+    from vlynx_pl.commands.stages import Choices, align
 
     _run_lightning([*align(modality, Choices(backbone, data, runs, seed), run), *context.args])
 
@@ -76,7 +76,7 @@ def tune(
 ) -> None:
     """Teach the LLM a task with the aligned modality; takes all options of vlynx fit."""
     _begin()
-    from vlynx_pl.stage_commands import Choices, tune
+    from vlynx_pl.commands.stages import Choices, tune
 
     choices = Choices(backbone, data, runs, seed)
     _run_lightning([*tune(task, choices, run, aligned, annotations), *context.args])
@@ -99,7 +99,7 @@ def evaluate(
 ) -> None:
     """Answer and score a task's test questions; all options of vlynx test are taken as well."""
     _begin()
-    from vlynx_pl.stage_commands import Choices, evaluate
+    from vlynx_pl.commands.stages import Choices, evaluate
 
     choices = Choices(backbone, data, runs, seed)
     arguments = evaluate(task, choices, run, aligned, annotations, tuned)
@@ -127,7 +127,7 @@ def _begin() -> None:
 
 
 def _run_lightning(arguments: list[str]) -> None:
-    from vlynx_pl.lightning_cli import run
+    from vlynx_pl.commands.lightning_cli import run
 
     run(arguments)
 
@@ -145,7 +145,7 @@ def check(
     """
     _begin()
     from datamodules.loading.coverage import check as look
-    from vlynx_pl.lightning_cli import data_module
+    from vlynx_pl.commands.lightning_cli import data_module
     from vlynx_pl.question_texts import STRUCTURE, target, unfit
 
     data = data_module(context.args)
@@ -211,7 +211,7 @@ def score(
     ] = None,
 ) -> None:
     """Score a file of predictions without a model."""
-    from vlynx_pl.scoring_command import score as run
+    from vlynx_pl.commands.scoring import score as run
 
     run(benchmark, predictions, references, split, protocol)
 
@@ -232,7 +232,7 @@ def ask(
     The answer goes to stdout, everything else to stderr. Run it where the run was tuned, as paths
     in its configuration may be relative.
     """
-    from vlynx_pl.asking_command import ask as answer
+    from vlynx_pl.commands.asking import ask as answer
 
     answer(run, question, {"video": video, "audio": audio, "depth": depth, "ego": ego})
 
@@ -242,7 +242,7 @@ def params(
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:
     """Count the LoRA parameters of the paper's models, built without weights."""
-    from vlynx_pl.parameter_counts import print_counts
+    from vlynx_pl.commands.parameter_counts import print_counts
 
     print_counts(as_json=json)
 

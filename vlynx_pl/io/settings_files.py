@@ -8,7 +8,7 @@ from typing import Any, Final
 import yaml
 from typing_extensions import override
 
-from vlynx_pl.errors import UserError
+from vlynx_pl.io.errors import UserError
 
 _OPTIONS: Final = ("--config", "-c")
 _SUFFIXES: Final = (".yaml", ".yml")

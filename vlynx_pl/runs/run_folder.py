@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import yaml
 
-from vlynx_pl.errors import FOREIGN, UserError
-from vlynx_pl.settings_files import UniqueKeys
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
+from vlynx_pl.io.settings_files import UniqueKeys
 
 # What may change when a run goes on: where it runs and where files lie, but nothing of what it
 # computes. Clips are compared by name when training goes on, the backbone by its weights.
@@ -45,7 +45,7 @@ class RunFolderError(UserError):
     """The run folder cannot be written into."""
 
 
-def take(run: Path) -> int:
+def lock_run_folder(run: Path) -> int:
     """Keep every other process out of a run folder until this one ends.
 
     Returns:
@@ -95,7 +95,7 @@ def is_finished(run: Path) -> bool:
 
 
 def _lacks_figures(scores: Path) -> bool:
-    with suppress(*FOREIGN):
+    with suppress(*PARSE_ERRORS):
         return "failed" in json.loads(scores.read_text())
     return False
 
@@ -120,7 +120,7 @@ def refuse_other_settings(run: Path, now: Mapping[str, Any]) -> None:
     path = run / "config.yaml"
     try:
         then = plain_data(path)
-    except (*FOREIGN, yaml.YAMLError) as error:
+    except (*PARSE_ERRORS, yaml.YAMLError) as error:
         raise RunFolderError(
             f"{path} cannot be read ({error}), and nothing else tells what the run was begun with; "
             "choose another folder with --run=FOLDER"

@@ -12,14 +12,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def ranks() -> int:
+def world_size() -> int:
     """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def total_over_ranks(part: Tensor) -> Tensor:
     """The sum over all ranks, through which each rank's gradient flows back."""
-    total: Tensor = _Total.apply(part) if ranks() > 1 else part
+    total: Tensor = _Total.apply(part) if world_size() > 1 else part
     return total
 
 
@@ -28,11 +28,11 @@ def share_of_batch(count: int, device: torch.device) -> float:
 
     The average over ranks of the products is the mean over the samples of all ranks.
     """
-    if ranks() == 1:
+    if world_size() == 1:
         return 1.0
     every = torch.tensor(count, device=device, dtype=torch.float64)
     dist.all_reduce(every)
-    return count * ranks() / every.item()
+    return count * world_size() / every.item()
 
 
 class _Total(torch.autograd.Function):

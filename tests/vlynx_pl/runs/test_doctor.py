@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from vlynx_pl import doctor
+from vlynx_pl.runs import doctor
 
 
 def test_it_finds_everything_here(monkeypatch, capsys):

@@ -8,7 +8,7 @@ import signal
 from types import FrameType
 from typing import Final
 
-from vlynx_pl.progress import first_rank
+from vlynx_pl.io.progress import first_rank
 
 PREEMPTED: Final = 75
 """Exit code of a run that was asked to make room and goes on when it is started again: sysexits'

@@ -19,11 +19,11 @@ from datamodules.modalities.video import VideoSource
 from experiments.toyworld.video_files import write_video
 from tests.conftest import MINIATURE
 from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
-from vlynx_pl import cli, lightning_cli
 from vlynx_pl.adapters import Lora, adapter_parameters, save_adapter
-from vlynx_pl.asking_command import GivenFiles, open_run, read_configuration
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.commands import cli, lightning_cli
+from vlynx_pl.commands.asking import GivenFiles, open_run, read_configuration
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
@@ -157,8 +157,7 @@ def tuned(tmp_path, untaught):
 
 def same(one, other) -> bool:
     return one.keys() == other.keys() and all(
-        torch.equal(one[name].pictures, other[name].pictures)
-        and one[name].times == other[name].times
+        torch.equal(one[name].pixels, other[name].pixels) and one[name].times == other[name].times
         for name in one
     )
 
@@ -220,13 +219,13 @@ def test_a_video_with_sound_is_heard_as_in_training(tuned, tmp_path):
     audio = Audio(window=0.5)
     own = audio.streams(VideoSource("a", video), SPEC).read()
     assert streams["audio"].times == own["audio"].times == streams["video"].times
-    assert torch.equal(streams["video"].pictures, own["video"].pictures)
-    assert streams["audio"].pictures.shape == (3, 3, *SIZE)
+    assert torch.equal(streams["video"].pixels, own["video"].pixels)
+    assert streams["audio"].pixels.shape == (3, 3, *SIZE)
     mixed = audio.streams_from({"video": video, "audio": other}, SPEC, wanted=True)
     assert mixed.files == (video, other)
     foreign = audio.streams(VideoSource("b", other), SPEC).read()["audio"]
     assert same(mixed.read(), own | {"audio": foreign})
-    assert not torch.equal(foreign.pictures, own["audio"].pictures)
+    assert not torch.equal(foreign.pixels, own["audio"].pixels)
 
 
 def test_what_is_wrong_with_the_sound_names_its_file(tmp_path, tuned, vlynx_ask):
@@ -261,8 +260,8 @@ def test_views_and_fast_frames_are_those_of_the_files(tmp_path):
     assert same(Ego().streams_from(files, SPEC, wanted=True).read(), expected)
     turned = Ego(rgb_views=("ego",), modality_views=("exo2",))
     streams = turned.streams_from(files, SPEC, wanted=True).read()
-    assert torch.equal(streams["video"].pictures, expected["ego"].pictures)
-    assert torch.equal(streams["ego"].pictures, expected["video"].pictures)
+    assert torch.equal(streams["video"].pixels, expected["ego"].pixels)
+    assert torch.equal(streams["ego"].pixels, expected["video"].pixels)
     fast = HighFrameRate()
     expected = fast.streams(VideoSource("out", exo), SPEC).read()
     assert same(fast.streams_from({"video": exo}, SPEC, wanted=True).read(), expected)

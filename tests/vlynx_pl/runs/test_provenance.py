@@ -11,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlynx_pl import provenance as module
-from vlynx_pl.errors import UserError
-from vlynx_pl.provenance import (
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.runs import provenance as module
+from vlynx_pl.runs.provenance import (
     add_session,
     commit,
     last_session,
-    nameless,
     provenance,
+    redact_paths,
     sessions,
 )
 
@@ -82,14 +82,14 @@ def test_neither_host_nor_user_is_told(tmp_path, monkeypatch):
 )
 def test_paths_lose_the_name_of_whoever_runs(monkeypatch, text, said):
     monkeypatch.setenv("HOME", "/home/al")
-    assert nameless({"at": [text, 1.5, None]}) == {"at": [said, 1.5, None]}
+    assert redact_paths({"at": [text, 1.5, None]}) == {"at": [said, 1.5, None]}
 
 
 @given(st.recursive(st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
 def test_without_a_home_nothing_changes(data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", "/")
-        assert nameless(data) == data
+        assert redact_paths(data) == data
 
 
 def test_the_commit_is_that_of_the_checkout(package):

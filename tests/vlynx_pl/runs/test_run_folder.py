@@ -8,7 +8,12 @@ import pytest
 import yaml
 
 from tests.processes import APART, PATIENCE_S, begin
-from vlynx_pl.run_folder import RunFolderError, refuse_finished, refuse_other_settings, take
+from vlynx_pl.runs.run_folder import (
+    RunFolderError,
+    lock_run_folder,
+    refuse_finished,
+    refuse_other_settings,
+)
 
 SETTINGS = {
     "seed_everything": 42,
@@ -22,7 +27,7 @@ SETTINGS = {
 
 
 def _hold(run: Path, taken) -> None:
-    take(run)
+    lock_run_folder(run)
     taken.set()
     signal.pause()
 
@@ -32,16 +37,16 @@ def test_a_folder_has_one_process_at_a_time_and_is_free_when_that_is_killed(tmp_
     holder = begin(_hold, tmp_path, taken)
     assert taken.wait(PATIENCE_S)
     with pytest.raises(RunFolderError, match=f"in use by process {holder.pid} on "):
-        take(tmp_path)
+        lock_run_folder(tmp_path)
     holder.kill()
     holder.join()
-    os.close(take(tmp_path))
+    os.close(lock_run_folder(tmp_path))
 
 
 def test_a_folder_that_cannot_be_written_into_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match=r"file/run cannot be written into .*--run=FOLDER"):
-        take(tmp_path / "file" / "run")
+        lock_run_folder(tmp_path / "file" / "run")
 
 
 @pytest.mark.parametrize("result", ["report.json", "scores-val.json"])
@@ -116,4 +121,4 @@ def test_without_a_configuration_a_run_does_not_go_on(text, tmp_path):
 def test_a_file_where_a_run_folder_is_expected(tmp_path, name):
     (tmp_path / "file").touch()
     with pytest.raises(RunFolderError, match="a file, not a folder"):
-        take(tmp_path / name)
+        lock_run_folder(tmp_path / name)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import torch
 
-from vlynx_pl.errors import FOREIGN, UserError
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 
 _TORCHS: Final = (
     RuntimeError,
@@ -68,7 +68,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         found = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(found, dict) or (missing := [p for p in _PARTS if p not in found]):
             raise ValueError("it holds no run" if not isinstance(found, dict) else f"no {missing}")
-    except (*FOREIGN, *_TORCHS) as error:
+    except (*PARSE_ERRORS, *_TORCHS) as error:
         # Torch advises to execute what it does not know; nobody shall.
         unknown = isinstance(error, pickle.UnpicklingError)
         reason = (

@@ -25,8 +25,8 @@ from datamodules.benchmarks.base import Asked, Benchmark
 from datamodules.loading.reading import resize_ignoring_aspect
 from datamodules.samples import BadSample, Frames, Question, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
-from vlynx_pl.errors import FOREIGN, UserError, uncovered
-from vlynx_pl.run_folder import plain_data
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError, unwrap_user_error
+from vlynx_pl.runs.run_folder import plain_data
 from vlynx_pl.streams import StreamTokens
 from vlynx_pl.tuning import InstructionTuning
 
@@ -98,7 +98,7 @@ def ask(run: Path, question: str, options: Mapping[str, Path | None]) -> str:
         status.update("Looking")
         streams = read(options)
         device = module.backbone.newline.device
-        pictures = {name: stream.pictures.to(device) for name, stream in streams.items()}
+        pictures = {name: stream.pixels.to(device) for name, stream in streams.items()}
         times = {name: stream.times for name, stream in streams.items()}
         episode = {"streams": pictures, "times": times}
         module.streams.check(episode)
@@ -151,7 +151,7 @@ def read_configuration(run: Path) -> dict[str, Any]:
         parts = {part: _part(saved[part]) for part in ("backbone", "model", "data")}
         model = parts["model"]["init_args"]
         streams = model["streams"] = _part(model.get("streams") or _VIDEO_ALONE)
-    except (*FOREIGN, yaml.YAMLError, AttributeError) as error:
+    except (*PARSE_ERRORS, yaml.YAMLError, AttributeError) as error:
         raise UserError(
             f"{path}: is no configuration of a run ({error}); give the folder of a finished "
             "vlynx fit with --run"
@@ -192,7 +192,7 @@ def _made(part: str, kind: Any, configuration: Mapping[str, Any], **linked: obje
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument(f"--{part}", type=kind, required=True)
     try:
-        with uncovered():
+        with unwrap_user_error():
             parsed = parser.parse_object(
                 {part: {**saved, "init_args": saved["init_args"] | linked}}
             )
@@ -241,7 +241,7 @@ def _read(
         remedy = f"Add --audio, {_WHAT['audio']}"
         raise BadSample(bad.path, bad.reason, remedy, bad.trouble) from bad
     return {
-        name: Frames(resize_ignoring_aspect(stream.pictures, frame_size), stream.times)
+        name: Frames(resize_ignoring_aspect(stream.pixels, frame_size), stream.times)
         for name, stream in read.items()
     }
 

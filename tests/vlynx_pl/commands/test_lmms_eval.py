@@ -22,9 +22,9 @@ from datamodules.samples import Question
 from experiments.toyworld.video_files import write_video
 from tests.conftest import MINIATURE, REPOSITORY
 from vlynx_pl.adapters import Lora, adapter_parameters, save_adapter
-from vlynx_pl.asking_command import open_run
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.errors import UserError
+from vlynx_pl.commands.asking import open_run
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.tuning import InstructionTuning
 
 # As lmms-eval has them for Video-MME, MVBench and MLVU.
@@ -54,7 +54,7 @@ def plugin():
             for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model"):
                 patch.setitem(sys.modules, name, ModuleType(name))
             sys.modules["lmms_eval.api.model"].lmms = StandIn
-        yield importlib.import_module("vlynx_pl.lmms_eval")
+        yield importlib.import_module("vlynx_pl.commands.lmms_eval")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def alone(world, video, prompt, longest):
     module, read = open_run(world / "run", torch.device("cpu"))
     module.max_new_tokens = longest
     drawn = read({"video": video})
-    streams = {name: stream.pictures for name, stream in drawn.items()}
+    streams = {name: stream.pixels for name, stream in drawn.items()}
     times = {name: stream.times for name, stream in drawn.items()}
     asked = {"streams": streams, "times": times, "questions": [Question("q", prompt, ())]}
     return module.answers(asked)[0]

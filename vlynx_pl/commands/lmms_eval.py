@@ -14,8 +14,8 @@ import torch
 from lmms_eval.api.model import lmms
 from typing_extensions import override
 
-from vlynx_pl.errors import UserError
-from vlynx_pl.progress import track
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.progress import track
 
 _GREEDY: Final = {"do_sample": False, "temperature": 0, "num_beams": 1, "repetition_penalty": 1}
 _NO_MATTER: Final = {"top_p", "top_k", "seed"}  # the most likely token is the same with any
@@ -61,7 +61,7 @@ class VlynxModel(lmms):  # type: ignore[misc]
         batch_size: int | str = 1,
         max_batch_size: int | None = None,
     ) -> None:
-        from vlynx_pl.asking_command import open_run
+        from vlynx_pl.commands.asking import open_run
 
         super().__init__()
         chosen = None if device is None else torch.device(device)
@@ -87,7 +87,7 @@ class VlynxModel(lmms):  # type: ignore[misc]
         answers = [""] * len(asked)
         for video, lengths in track(by_video(asked).items(), "Answering", disable=self.rank != 0):
             drawn = self._read({"video": video})
-            streams = {name: stream.pictures.to(self.device) for name, stream in drawn.items()}
+            streams = {name: stream.pixels.to(self.device) for name, stream in drawn.items()}
             times = {name: stream.times for name, stream in drawn.items()}
             with torch.inference_mode():
                 tokens = self._module.encode({"streams": streams, "times": times})

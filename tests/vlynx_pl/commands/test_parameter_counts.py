@@ -4,7 +4,7 @@ import pytest
 
 from vlynx_pl.adapters import Lora, adapter_parameters
 from vlynx_pl.baselines import TemporalPatch
-from vlynx_pl.parameter_counts import count_lora, count_pave, print_counts, published
+from vlynx_pl.commands.parameter_counts import count_lora, count_pave, print_counts, published
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlynx_pl.errors import UserError
-from vlynx_pl.run_folder import plain_data
-from vlynx_pl.settings_files import check_settings_files
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.settings_files import check_settings_files
+from vlynx_pl.runs.run_folder import plain_data
 
 TWICE = {
     "top": ("trainer: {a: 1}\nmodel: null\ntrainer: {b: 1}\n", 3, 1),

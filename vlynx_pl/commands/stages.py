@@ -12,9 +12,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Final, NamedTuple
 
-from vlynx_pl.errors import FOREIGN, UserError
-from vlynx_pl.run_folder import plain_data
-from vlynx_pl.settings_files import check_settings_files
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
+from vlynx_pl.io.settings_files import check_settings_files
+from vlynx_pl.runs.run_folder import plain_data
 
 _TOY_WORLDS: Final = Path("data/toyworld")
 
@@ -166,7 +166,7 @@ def _task(name: str) -> _Task:
         if not benchmark.modality:
             raise LookupError(f"{benchmark.__name__}.modality is empty")
         return _Task(name, benchmark.tuned_on or name, benchmark.modality)
-    except (*FOREIGN, AttributeError, ImportError) as error:
+    except (*PARSE_ERRORS, AttributeError, ImportError) as error:
         raise UserError(
             f"{path} names no benchmark that says its modality ({error!r}); see "
             "experiments/tune/scanqa.yaml, or run it with vlynx fit --config"

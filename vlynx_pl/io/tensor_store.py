@@ -16,8 +16,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vlynx_pl.errors import FOREIGN
-from vlynx_pl.files import atomic_file
+from vlynx_pl.io.errors import PARSE_ERRORS
+from vlynx_pl.io.files import atomic_file
 
 Kept: TypeAlias = dict[str, tuple[Tensor, tuple[float, ...]]]
 """Stream → (T, …) frames or tokens, and their timestamps in s; there may be no timestamps."""
@@ -53,7 +53,7 @@ class TensorStore:
                 raise ValueError("its content does not match its note")
         except FileNotFoundError:
             return {}
-        except (*FOREIGN, AttributeError, SafetensorError) as error:
+        except (*PARSE_ERRORS, AttributeError, SafetensorError) as error:
             warn(f"{path} cannot be used ({error}) and is made again", stacklevel=2)
             return {}
         return streams

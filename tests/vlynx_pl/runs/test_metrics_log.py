@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from vlynx_pl.metrics_log import MetricsLog
+from vlynx_pl.runs.metrics_log import MetricsLog
 
 
 def rows(run: Path) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-FOREIGN: Final = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
+PARSE_ERRORS: Final = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
 """What reading a file raises, beside its library's own errors, that holds anything at all."""
 
 
@@ -20,7 +20,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def uncovered() -> Iterator[None]:
+def unwrap_user_error() -> Iterator[None]:
     """Raise a UserError itself where a parser has wrapped it into an error of its own."""
     try:
         yield

@@ -19,10 +19,10 @@ from typing import Any, Final
 import torch
 from torch.backends.cpu import get_cpu_capability
 
-from vlynx_pl.doctor import PACKAGES
-from vlynx_pl.errors import FOREIGN, UserError
-from vlynx_pl.files import atomic_file
-from vlynx_pl.ranks import ranks
+from vlynx_pl.distributed import world_size
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
+from vlynx_pl.io.files import atomic_file
+from vlynx_pl.runs.doctor import PACKAGES
 
 _GIT_S: Final = 20.0  # that a slow disk may take
 
@@ -46,7 +46,7 @@ def provenance() -> dict[str, Any]:
         # Vector instructions and threads decide in which order numbers are summed.
         "cpu": {"vectors": get_cpu_capability(), "threads": torch.get_num_threads()},
         "gpu": {"names": gpus, "cuda": torch.version.cuda},
-        "processes": ranks(),
+        "processes": world_size(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
 
@@ -58,7 +58,7 @@ def add_session(run: Path, session: Mapping[str, Any]) -> None:
         UserError: the file is there and is not a list of sessions.
     """
     with atomic_file(run / "provenance.json") as unfinished:
-        unfinished.write_text(json.dumps([*sessions(run), nameless(session)], indent=1))
+        unfinished.write_text(json.dumps([*sessions(run), redact_paths(session)], indent=1))
 
 
 def last_session(run: Path) -> dict[str, Any] | None:
@@ -79,7 +79,7 @@ def sessions(run: Path) -> list[dict[str, Any]]:
         found = json.loads(path.read_text())
         if not isinstance(found, list) or not all(isinstance(session, dict) for session in found):
             raise TypeError("it is not a list of sessions")
-    except FOREIGN as error:
+    except PARSE_ERRORS as error:
         raise UserError(
             f"{path} cannot be read ({error}); move it away, and a new one is begun"
         ) from error
@@ -99,7 +99,7 @@ def commit(folder: Path) -> dict[str, Any] | None:
     return None if head is None or changes is None else {"commit": head, "dirty": changes != ""}
 
 
-def nameless(data: Any) -> Any:
+def redact_paths(data: Any) -> Any:
     """Plain data with ``~`` for the home folder, and ``$USER`` for its owner's other folders."""
     if isinstance(data, str):
         home = os.environ.get("HOME", "").rstrip("/")
@@ -108,8 +108,8 @@ def nameless(data: Any) -> Any:
         data = re.sub(rf"(?<![\w./-]){re.escape(home)}(?![\w.-])", "~", data)
         return re.sub(rf"(?<=/){re.escape(Path(home).name)}(?![\w.-])", "$USER", data)
     if isinstance(data, Mapping):
-        return {name: nameless(value) for name, value in data.items()}
-    return [nameless(value) for value in data] if isinstance(data, list | tuple) else data
+        return {name: redact_paths(value) for name, value in data.items()}
+    return [redact_paths(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

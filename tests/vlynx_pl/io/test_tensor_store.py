@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from vlynx_pl.tensor_store import TensorStore, TokenStore
+from vlynx_pl.io.tensor_store import TensorStore, TokenStore
 
 ROADS = {"video": "base", "3d": "aligned"}
 
@@ -105,7 +105,7 @@ def test_nothing_half_written_is_left(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vlynx_pl.tensor_store.save_file", fail)
+    monkeypatch.setattr("vlynx_pl.io.tensor_store.save_file", fail)
     store = TokenStore(tmp_path, ROADS)
     with pytest.raises(OSError, match=r"could not be written \(No space left on device\)"):
         store.save("clip", streams())

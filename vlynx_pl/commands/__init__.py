@@ -1,0 +1,1 @@
+"""Every ``vlynx`` command; the only package that knows all the others."""

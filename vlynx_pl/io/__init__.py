@@ -1,0 +1,1 @@
+"""Errors, atomic files, progress and interruption: what every other package may use."""

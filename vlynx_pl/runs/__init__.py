@@ -1,0 +1,1 @@
+"""What a run is: its folder, checkpoints, provenance and logs."""
