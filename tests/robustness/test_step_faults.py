@@ -143,7 +143,7 @@ def test_a_lack_of_memory_outside_steps_is_one_message_too(world, tmp_path):
 )
 def test_the_loss_of_another_process_is_one_message(error, world, tmp_path, monkeypatch):
     def lose(module):
-        monkeypatch.setattr("callbacks.training_faults.ranks", lambda: 2)
+        monkeypatch.setattr("callbacks.training_faults.world_size", lambda: 2)
         raise error
 
     with pytest.raises(UserError, match=r"another process of this run has ended .*run the same"):

@@ -255,7 +255,7 @@ def test_nothing_of_a_batch_adds_nothing_to_what_the_other_ranks_have(
     trained, depth, options, monkeypatch
 ):
     """The other rank is one whose every sum and count is 1."""
-    monkeypatch.setattr("vlynx_pl.objectives.ranks", lambda: 2)
+    monkeypatch.setattr("vlynx_pl.objectives.world_size", lambda: 2)
     monkeypatch.setattr("vlynx_pl.objectives.total_over_ranks", lambda part: part + 1)
     for name, value in options.items():
         setattr(trained.objective, name, value)
