@@ -1,14 +1,31 @@
-"""One reader per benchmark: official annotation files in, Episodes out; no media file is opened.
+"""One reader per benchmark: official annotation files in, episodes out; no media file is opened."""
 
-A reader is a file of this package, and is found here under the name of its class.
-"""
+from datamodules.benchmarks.avqa import AVQA
+from datamodules.benchmarks.avsd import AVSD
+from datamodules.benchmarks.avut import AVUT
+from datamodules.benchmarks.base import Benchmark
+from datamodules.benchmarks.egoexo import EgoExo4D
+from datamodules.benchmarks.instruct import InstructJSON
+from datamodules.benchmarks.llava_video import LLaVAVideo
+from datamodules.benchmarks.mlvu import MLVU
+from datamodules.benchmarks.music_avqa import MusicAVQA
+from datamodules.benchmarks.mvbench import MVBench
+from datamodules.benchmarks.scanqa import ScanQA
+from datamodules.benchmarks.sqa3d import SQA3D
+from datamodules.benchmarks.video_mme import VideoMME
 
-from importlib import import_module
-from pkgutil import iter_modules
-
-from datamodules.benchmarks.base import Benchmark as Benchmark
-from datamodules.benchmarks.base import readers
-
-for _module in iter_modules(__path__, f"{__name__}."):
-    import_module(_module.name)
-globals().update(readers())
+__all__ = [
+    "AVQA",
+    "AVSD",
+    "AVUT",
+    "MLVU",
+    "SQA3D",
+    "Benchmark",
+    "EgoExo4D",
+    "InstructJSON",
+    "LLaVAVideo",
+    "MVBench",
+    "MusicAVQA",
+    "ScanQA",
+    "VideoMME",
+]

@@ -7,7 +7,7 @@ from typing import ClassVar
 from typing_extensions import override
 
 from datamodules.benchmarks import prompts
-from datamodules.benchmarks.base import Asked, Benchmark, Names
+from datamodules.benchmarks.base import Benchmark, Names, QuestionRecord
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import named_answers, protocols, submissions
@@ -18,9 +18,6 @@ class AVQA(Benchmark):
     """AVQA's ``train_qa.json`` and ``val_qa.json``.
 
     A video is ``<video_name>.mp4``; labels are ``relation`` (View, Sound, Both) and ``type``.
-
-    Args:
-        annotations: the folder of the files, with their official names.
     """
 
     modality = "audio"
@@ -32,10 +29,10 @@ class AVQA(Benchmark):
         submissions.avqa_rows,
     )
     names: ClassVar[Names] = {"train": ("train_qa.json",), "val": ("val_qa.json",)}
-    absent = "its answers were never published, so the field reports val"
+    absent = "its answers were never published; papers report val"
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         for record in read_records(files[0], "id"):
             options = record.texts("multi_choice", 4, 4, blank=True)
             question = Question(
@@ -49,4 +46,4 @@ class AVQA(Benchmark):
                 },
             )
             media = {"video": record.media("video_name", "{}.mp4")}
-            yield Asked(record, record.text("video_name"), media, question)
+            yield QuestionRecord(record, record.text("video_name"), media, question)

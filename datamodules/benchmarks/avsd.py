@@ -1,7 +1,7 @@
 """AVSD: ten rounds of questions and answers about a Charades video (DSTC7 track 3, and v0.1).
 
 The paper trains on v0.1 in samples of five rounds, as PAVE prepares them, and evaluates the last
-round of each of DSTC7's 1,710 test dialogues with everything said before it.
+round of each of DSTC7's 1,710 test dialogues, given all earlier rounds.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Literal
 
 from typing_extensions import override
 
-from datamodules.benchmarks.base import Asked, Benchmark, Names
+from datamodules.benchmarks.base import Benchmark, Names, QuestionRecord
 from datamodules.benchmarks.records import Record, read_object
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import protocols, submissions
@@ -25,23 +25,23 @@ _MULTIPLE: Final = "test_set4DSTC7-AVSD_multiref.json"
 class AVSD(Benchmark):
     """AVSD's official files.
 
-    Of several files for a split the first of these that is there is read:
+    The first existing file of a split is read:
 
     - train: ``avsd_train.json`` (v0.1), ``train_set4DSTC7-AVSD.json``
     - val: ``valid_set4DSTC7-AVSD.json``
     - test: ``mock_test_set4DSTC10-AVSD_from_DSTC7_singref.json``, ``lbl_test_set4DSTC7-AVSD.json``,
-      ``test_set4DSTC7-AVSD.json`` (without the answers to score)
+      ``test_set4DSTC7-AVSD.json`` (without answers)
 
     A video is ``<image_id>.mp4``, as in Charades_v1_480.
 
     Args:
         annotations: the folder of the files, with their official names.
-        turns_per_sample: rounds of a training sample; its earlier rounds are history, which is
-            learnt too. None is the whole dialogue. What is left over at the end is a shorter
-            sample, where PAVE drops it; official dialogues have ten rounds, so nothing is.
-        references: of the test split, ``single`` is the dialogue's own answer, which PAVE and the
-            paper score against; ``multiple`` the six of ``test_set4DSTC7-AVSD_multiref.json``,
-            which DSTC7 and most of the literature do.
+        turns_per_sample: rounds per training sample; its earlier rounds are history, whose answers
+            are learnt as well. None is the whole dialogue. Rounds left over form a shorter sample;
+            PAVE drops them, but official dialogues have ten rounds, so there are none.
+        references: of the test split. ``single`` is the dialogue's own answer, as in PAVE and the
+            paper; ``multiple`` the six of ``test_set4DSTC7-AVSD_multiref.json``, as in DSTC7 and
+            most of the literature.
     """
 
     modality = "audio"
@@ -78,7 +78,7 @@ class AVSD(Benchmark):
         return files
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         path, *others = files
         captions = _captions(others[0]) if others else None
         for image_id, record, rounds in _dialogues(path):
@@ -98,17 +98,17 @@ class AVSD(Benchmark):
                 raise record.refuse("an answer before the last is undisclosed")
             if split == "train" and any(_UNDISCLOSED in q.answers for q in questions):
                 raise record.refuse("an answer to learn is undisclosed")
-            yield from (Asked(record, image_id, media, question) for question in questions)
+            yield from (QuestionRecord(record, image_id, media, question) for question in questions)
 
 
 def _dialogues(path: Path) -> Iterator[tuple[str, Record, list[Record]]]:
-    """Video, dialogue and its rounds, of either layout."""
+    """Video, dialogue and rounds, in either layout."""
     content = read_object(path)
     if path.name != _V01:
         for record in content.children("dialogs", "image_id"):
             yield record.text("image_id"), record, record.children("dialog")
         return
-    for image_id in content.fields:  # v0.1 has the video's id as a key
+    for image_id in content.fields:  # in v0.1 the video's id is the key
         record = Record(path, f"dialogue {image_id!r:.40}", {"image_id": image_id})
         yield record.text("image_id"), record, content.child(image_id).children("data")
 
@@ -128,7 +128,7 @@ def _last_turn(image_id: str, turns: list[tuple[str, str]]) -> Question:
 
 
 def _captions(path: Path) -> dict[str, tuple[str, ...]]:
-    """COCO captions: ``<image_id>_<index of the last round>`` → references."""
+    """References by ``<image_id>_<index of the last round>``, from COCO captions."""
     content = read_object(path)
     names: dict[str, str] = {}
     captions: dict[str, tuple[str, ...]] = {}
@@ -142,5 +142,5 @@ def _captions(path: Path) -> dict[str, tuple[str, ...]]:
             raise annotation.expected("image_id", "the id of one of the images")
         captions[name] += (annotation.text("caption"),)
     if bare := [name for name, references in captions.items() if not references]:
-        raise content.refuse(f"the image {bare[0]!r:.60} has no caption")
+        raise content.refuse(f"image {bare[0]!r:.60} has no caption")
     return captions

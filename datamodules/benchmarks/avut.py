@@ -1,4 +1,4 @@
-"""AVUT: four-option questions that cannot be answered without hearing the video."""
+"""AVUT: four-option questions that require the sound of a video."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 from typing_extensions import override
 
 from datamodules.benchmarks import prompts
-from datamodules.benchmarks.base import Asked, Benchmark
+from datamodules.benchmarks.base import Benchmark, QuestionRecord
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import protocols
@@ -24,7 +24,7 @@ class AVUT(Benchmark):
 
     Args:
         annotations: the folder of the files, with their official names.
-        filtered: whether train is ``AV_Gemini_filtered_data.json``.
+        filtered: read ``AV_Gemini_filtered_data.json`` as train.
     """
 
     modality = "audio"
@@ -42,9 +42,9 @@ class AVUT(Benchmark):
         return [self.annotations / name for name in names[split]]
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         for record in read_records(files[0], "QA_id"):
-            # A published record has an option without text, and it is the right one.
+            # A published record has an option without text, which is the correct one.
             options = tuple(record.text(f"option_{letter}", blank=True) for letter in _LETTERS)
             question = Question(
                 id=record.identifier("QA_id"),
@@ -54,4 +54,4 @@ class AVUT(Benchmark):
                 labels={"task": record.text("task_type"), "type": record.text("video_type")},
             )
             video = record.media("video_path")
-            yield Asked(record, video, {"video": video}, question)
+            yield QuestionRecord(record, video, {"video": video}, question)

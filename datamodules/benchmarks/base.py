@@ -1,7 +1,6 @@
 """What all benchmarks share: official files in, one Episode per clip with all its questions out.
 
-A benchmark also says which modality it asks about, which task is tuned on before it is answered,
-and by whose published rules its answers are scored.
+A benchmark also names its modality, the task to tune on, and the published rules for its scores.
 """
 
 from abc import ABC, abstractmethod
@@ -21,10 +20,10 @@ SPLITS: Final[tuple[Split, ...]] = get_args(Split)
 Names: TypeAlias = Mapping[Split, tuple[str, ...]]
 
 
-class Asked(NamedTuple):
-    """A question, the clip it is about, and the record that it was read from.
+class QuestionRecord(NamedTuple):
+    """A question, its clip, and the record that it was read from.
 
-    One name of a clip always has the same media and span.
+    All questions with the same clip have the same media and span.
     """
 
     record: Record
@@ -43,44 +42,44 @@ class Benchmark(ABC):
     """
 
     modality: ClassVar[str] = ""
-    """The stream, beside the video, that its questions are about."""
+    """The stream, besides the video, that its questions are about."""
 
     tuned_on: ClassVar[str] = ""
-    """The task whose tuning answers it, where it has nothing to tune on."""
+    """The task to tune on, if it has no training split of its own."""
 
     protocol: ClassVar[Protocol | None] = None
-    """How its answers are scored and handed in."""
+    """How its answers are scored and submitted."""
 
     names: ClassVar[Names] = {}
     """The official files."""
 
     absent: ClassVar[str] = ""
-    """Why a split has none."""
+    """Why a split has no files."""
 
     def __init__(self, annotations: str | Path) -> None:
         self.annotations = Path(annotations)
 
     def rules(self) -> Protocol:
-        """How its answers are scored; raises UserError where nothing says so."""
+        """How its answers are scored; raises UserError if it has no protocol."""
         return self.protocol or protocol_of(type(self).__name__)
 
     def files(self, split: Split) -> list[Path]:
-        """The annotation files of a split, there or not; none where there is no such split."""
+        """The annotation files of a split, which need not exist; none if it has no such split."""
         return [self.annotations / name for name in self.names.get(split, ())]
 
     @abstractmethod
-    def read(self, split: Split, files: list[Path]) -> Iterable[Asked]:
-        """Questions in the order of the split's files, which are there; raises BadSample."""
+    def read(self, split: Split, files: list[Path]) -> Iterable[QuestionRecord]:
+        """Yield questions in the order of the split's files, which exist; raise BadSample."""
 
     def splits(self) -> list[Split]:
-        """The splits whose files are there."""
+        """The splits whose files exist."""
         files = {split: self.files(split) for split in SPLITS}
         return [
             split for split in SPLITS if files[split] and all(f.is_file() for f in files[split])
         ]
 
     def episodes(self, split: Split) -> list[Episode]:
-        """A clip and all its questions each, in the order of the files.
+        """Each clip with all its questions, in the order of the files.
 
         Raises:
             BadSample: the split or one of its files is missing, or a record cannot be used.
@@ -97,9 +96,7 @@ class Benchmark(ABC):
         for path in files:
             if path.parent.is_file():
                 check_folder(path.parent, f"Give the folder that holds {path.name}")
-            if path.is_dir():
-                raise BadSample(path, "is a folder, not a file", "Give the annotation file")
-            if not path.is_file():
+            if not path.exists():
                 raise BadSample(
                     path,
                     f"is missing; {name} reads its split {split} from it",
@@ -110,25 +107,25 @@ class Benchmark(ABC):
 
 
 def protocol_of(benchmark: str) -> Protocol:
-    """How the answers to a benchmark are scored, by the name of its reader, such as ``ScanQA``.
+    """How answers are scored, by the name of the benchmark's reader, such as ``ScanQA``.
 
     Raises:
-        UserError: there is no such benchmark, or its answers have no rules of their own.
+        UserError: there is no such benchmark, or it has no protocol.
     """
     known = [reader.protocol for reader in readers().values() if reader.protocol is not None]
     protocols = {protocol.benchmark: protocol for protocol in known}
     if benchmark not in protocols:
         raise UserError(
             f"there are no scores for {benchmark!r:.60}; there are for "
-            f"{', '.join(sorted(protocols))}. Another benchmark says whose rules score "
-            "it: InstructJSON by --data.benchmark.scored_as=ScanQA, a class of your own by "
+            f"{', '.join(sorted(protocols))}. Any other benchmark must name one of these: "
+            "InstructJSON by --data.benchmark.scored_as=ScanQA, a class of your own by "
             "protocol = ScanQA.protocol"
         )
     return protocols[benchmark]
 
 
 def readers(of: type[Benchmark] = Benchmark) -> dict[str, type[Benchmark]]:
-    """Name → every reader that has been imported."""
+    """Every imported reader by name."""
     found: dict[str, type[Benchmark]] = {}
     for reader in of.__subclasses__():
         found |= {reader.__name__: reader} | readers(reader)
@@ -136,7 +133,7 @@ def readers(of: type[Benchmark] = Benchmark) -> dict[str, type[Benchmark]]:
 
 
 def validate_tasks(tasks: Sequence[str] | None, known: Iterable[str]) -> tuple[str, ...]:
-    """The tasks of a benchmark to read, each once; raises ValueError for one that is unknown."""
+    """The tasks to read, without repeats; raises ValueError for an unknown one."""
     names = tuple(known)
     if tasks is None:
         return names
@@ -146,20 +143,20 @@ def validate_tasks(tasks: Sequence[str] | None, known: Iterable[str]) -> tuple[s
 
 
 class UniqueIds:
-    """Tells records apart that share an id: ``7``, ``7#2``, ``7#3``."""
+    """Makes repeated ids unique: ``7``, ``7#2``, ``7#3``."""
 
     def __init__(self) -> None:
         self._seen: Counter[str] = Counter()
 
     def name(self, identifier: str) -> str:
-        """The id, with a number from its second time on."""
+        """The id, numbered from its second occurrence on."""
         self._seen[identifier] += 1
         count = self._seen[identifier]
         return identifier if count == 1 else f"{identifier}#{count}"
 
 
-def _group(asked: Iterable[Asked]) -> list[Episode]:
-    clips: dict[str, list[Asked]] = {}
+def _group(asked: Iterable[QuestionRecord]) -> list[Episode]:
+    clips: dict[str, list[QuestionRecord]] = {}
     ids: set[str] = set()
     for item in asked:
         if item.question.id in ids:

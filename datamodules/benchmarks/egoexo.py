@@ -1,4 +1,4 @@
-"""Ego-Exo4D demonstrator proficiency: how well someone does it, seen by them and by others."""
+"""Ego-Exo4D demonstrator proficiency: rating a skill from egocentric and exocentric views."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 from typing_extensions import override
 
 from datamodules.benchmarks import prompts
-from datamodules.benchmarks.base import Asked, Benchmark, Names
+from datamodules.benchmarks.base import Benchmark, Names, QuestionRecord
 from datamodules.benchmarks.records import Record, read_list, read_object
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import protocols, submissions
@@ -20,16 +20,12 @@ _VIEWS: Final = ("ego", "exo1", "exo2", "exo3", "exo4")
 class EgoExo4D(Benchmark):
     """Ego-Exo4D's ``proficiency_demonstrator_{train,val}.json``, and the list of test takes.
 
-    Media roles are ``ego`` and ``exo1`` to ``exo4``; those that a take lacks, which is normal, are
-    left out. The answer is the name of one of four levels, as the model says it. Labels are
-    ``scenario`` and ``task``.
+    Media roles are ``ego`` and ``exo1`` to ``exo4``; takes often lack some. The answer is the name
+    of one of four levels. Labels are ``scenario`` and ``task``.
 
-    The answers of test are kept back, and its file holds nothing but names of takes. An episode of
-    it has no answers, and a single role ``take``: the take's folder, ``takes/<name>``. Which of the
-    videos in ``takes/<name>/frame_aligned_videos`` is which view, the names don't tell.
-
-    Args:
-        annotations: the folder of the files, with their official names.
+    The test file holds only names of takes; their answers are not published. A test episode has no
+    answers and a single role ``take``, the folder ``takes/<name>``, since the video names in its
+    ``frame_aligned_videos`` do not state the view.
     """
 
     modality = "ego"
@@ -43,13 +39,13 @@ class EgoExo4D(Benchmark):
     }
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         (path,) = files
         if split == "test":
             for number, take in enumerate(read_list(path)):
                 record = Record(path, f"take {number}", {"name": take})
                 media = {"take": record.media("name", "takes/{}")}
-                yield Asked(record, take, media, Question(take, prompts.ego_exo4d(), ()))
+                yield QuestionRecord(record, take, media, Question(take, prompts.ego_exo4d(), ()))
             return
         for record in read_object(path).children("annotations", "take_uid"):
             take = record.text("take_uid")
@@ -66,4 +62,4 @@ class EgoExo4D(Benchmark):
             media = {view: paths.media(view) for view in _VIEWS if paths.has(view)}
             if not media:
                 raise record.expected("video_paths", f"at least one of {', '.join(_VIEWS)}")
-            yield Asked(record, take, media, question)
+            yield QuestionRecord(record, take, media, question)

@@ -1,4 +1,4 @@
-"""The instruct JSON that LLaVA brought into the world and every benchmark's converter writes.
+"""The instruct JSON that LLaVA introduced and converters of most benchmarks write.
 
 ``[{"id": ..., "video": ..., "conversations": [{"from": "human", "value": "<image>\\n..."},
 {"from": "gpt", "value": ...}, ...]}]``
@@ -11,7 +11,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from datamodules.benchmarks.base import Asked, Benchmark, UniqueIds, protocol_of
+from datamodules.benchmarks.base import Benchmark, QuestionRecord, UniqueIds, protocol_of
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics.protocols import Protocol
@@ -22,13 +22,13 @@ _PLACEHOLDERS: Final = ("<image>", "<video>")
 class InstructJSON(Benchmark):
     """One instruct JSON, such as PAVE's, as the training split of any benchmark.
 
-    A conversation of several turns is one question with a history. Where ids repeat (PAVE's
-    MUSIC-AVQA has its audio questions twice), later ones become ``<id>#2``, ``<id>#3``.
+    A conversation of several turns is one question with a history. Repeated ids (PAVE's MUSIC-AVQA
+    has its audio questions twice) become ``<id>#2``, ``<id>#3``.
 
     Args:
         annotations: the JSON file.
-        role: what its field ``video`` holds: ``video``, or ``scene`` for ScanNet, and so on.
-        scored_as: the benchmark whose questions they are, such as ``ScanQA``; tuning needs it.
+        role: the role of its field ``video``, such as ``video``, or ``scene`` for ScanNet.
+        scored_as: the benchmark of its questions, such as ``ScanQA``; tuning needs it.
     """
 
     absent = "an instruct JSON is for training"
@@ -48,20 +48,20 @@ class InstructJSON(Benchmark):
         return [self.annotations] if split == "train" else []
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         yield from conversations(files, self.role)
 
 
 def conversations(
     paths: Iterable[Path], role: str, most_per_id: int | None = None, folder: str | None = None
-) -> Iterator[Asked]:
+) -> Iterator[QuestionRecord]:
     """The conversations of instruct JSONs.
 
     Args:
         paths: the files.
-        role: what their field ``video`` holds.
-        most_per_id: how many records of an id to take from a file; None takes all.
-        folder: the field that names the folder of the video, if one does.
+        role: the role of their field ``video``.
+        most_per_id: the number of records to read per id and file; None reads all.
+        folder: the field that names the folder of the video, if any.
     """
     ids = UniqueIds()
     for path in paths:
@@ -76,7 +76,7 @@ def conversations(
             name = record.media("video")
             if folder is not None:
                 name = f"{record.media(folder)}/{name}"
-            yield Asked(record, name, {role: name}, question)
+            yield QuestionRecord(record, name, {role: name}, question)
 
 
 def _turns(record: Record) -> list[tuple[str, str]]:

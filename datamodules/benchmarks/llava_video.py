@@ -1,4 +1,4 @@
-"""LLaVA-Video-178K: what the high-frame-rate modality is tuned on; it has a training split only."""
+"""LLaVA-Video-178K: training questions for the high-frame-rate modality."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -7,7 +7,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from datamodules.benchmarks.base import Asked, Benchmark
+from datamodules.benchmarks.base import Benchmark, QuestionRecord
 from datamodules.benchmarks.instruct import conversations
 from datamodules.samples import Split
 from vlynx_pl.io.progress import track
@@ -28,10 +28,10 @@ class LLaVAVideo(Benchmark):
 
     Args:
         annotations: the folder of the data set, or of its JSON files.
-        per_video: records of an id to take from a file, the first ones; PAVE and the paper take
-            two. None takes all.
-        patterns: the files, as names or glob patterns; each must be there. None is PAVE's four.
-        by_source: the archives were unpacked where they lie, in a folder for each ``data_source``.
+        per_video: the number of records to read per id and file; PAVE and the paper use two. None
+            reads all.
+        patterns: the files, as names or glob patterns; each must exist. None is PAVE's four.
+        by_source: whether the archives were unpacked in a folder per ``data_source``.
     """
 
     modality = "highfps"
@@ -62,7 +62,7 @@ class LLaVAVideo(Benchmark):
         if split != "train":
             return []
         found = [sorted(self.annotations.glob(pattern)) for pattern in self.patterns]
-        # A pattern without a file stands for the file that is missing.
+        # A pattern without a file represents the missing file.
         files = [
             path
             for pattern, paths in zip(self.patterns, found, strict=True)
@@ -71,6 +71,6 @@ class LLaVAVideo(Benchmark):
         return list(dict.fromkeys(files))
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         shown = track(files, "Reading LLaVA-Video-178K")
         yield from conversations(shown, "video", self.per_video, self.folder)

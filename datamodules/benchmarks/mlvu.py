@@ -1,4 +1,4 @@
-"""MLVU: nine tasks about videos of three minutes to two hours; its dev set, which has answers."""
+"""MLVU: nine tasks about videos of three minutes to two hours (the dev set, which has answers)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Final, Literal
 from typing_extensions import override
 
 from datamodules.benchmarks import prompts
-from datamodules.benchmarks.base import Asked, Benchmark, validate_tasks
+from datamodules.benchmarks.base import Benchmark, QuestionRecord, validate_tasks
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import protocols, submissions
 from vlynx_pl.metrics.protocols import Protocol, verdicts
 
-# The seven choice tasks make M-Avg, the paper's figure.
+# The seven choice tasks form M-Avg, which the paper reports.
 _CHOICE: Final = {
     "plotQA": "1_plotQA",
     "needle": "2_needle",
@@ -35,9 +35,9 @@ class MLVU(Benchmark):
 
     Args:
         annotations: the folder of the files, with their official names.
-        tasks: of plotQA, needle, ego, count, order, anomaly_reco, topic_reasoning, and the
+        tasks: some of plotQA, needle, ego, count, order, anomaly_reco, topic_reasoning, and the
             generation tasks sub_scene and summary; None is the seven choice tasks.
-        videos: ``official`` has a folder for each task, ``flat`` all videos in one.
+        videos: ``official`` for a folder per task, ``flat`` for all videos in one.
     """
 
     modality = "highfps"
@@ -66,13 +66,13 @@ class MLVU(Benchmark):
         return [self.annotations / f"{_FILES[task]}.json" for task in self.tasks if split == "test"]
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         for task, path in zip(self.tasks, files, strict=True):
             form = "{}" if self.videos == "flat" else f"{_FILES[task]}/{{}}"
             for number, record in enumerate(read_records(path, "video")):
                 video = record.media("video", form)
                 question = _question(record, task, number)
-                yield Asked(record, video, {"video": video}, question)
+                yield QuestionRecord(record, video, {"video": video}, question)
 
 
 def _question(record: Record, task: str, number: int) -> Question:
@@ -82,6 +82,6 @@ def _question(record: Record, task: str, number: int) -> Question:
         return Question(identifier, record.text("question"), answers, labels=labels)
     options = record.texts("candidates", 2, len(prompts.LETTERS), blank=True)
     answer = prompts.LETTERS[record.choice("answer", options)]
-    # A published record has neither question nor options; the official figures count it.
+    # A published record has neither question nor options; official scores include it.
     prompt = prompts.mlvu(record.text("question", blank=True), options)
     return Question(identifier, prompt, (answer,), options=options, labels=labels)

@@ -1,4 +1,4 @@
-"""MUSIC-AVQA: questions from templates about one-minute videos of music being played."""
+"""MUSIC-AVQA: questions from templates about one-minute videos of musical performances."""
 
 import re
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from typing import ClassVar, Final, Literal
 
 from typing_extensions import override
 
-from datamodules.benchmarks.base import SPLITS, Asked, Benchmark, Names, UniqueIds
+from datamodules.benchmarks.base import SPLITS, Benchmark, Names, QuestionRecord, UniqueIds
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import named_answers, protocols, submissions
@@ -22,15 +22,15 @@ class MusicAVQA(Benchmark):
     """MUSIC-AVQA's ``avqa-{train,val,test}.json``, of ``json`` or the cleaned ``json_update``.
 
     The paper's 9.1k test questions are those of ``json_update``. Labels are ``modality`` (Audio,
-    Visual, Audio-Visual) and ``type`` (Counting, Location, ...). Where an id comes again, as some
-    official ones do, it becomes ``<id>#2``.
+    Visual, Audio-Visual) and ``type`` (Counting, Location, ...). Repeated ids, which some official
+    files have, become ``<id>#2``.
 
     Args:
         annotations: the folder of the files, with their official names.
-        duplicate_audio: whether training has every question twice whose modality contains Audio,
-            as PAVE's and the paper's has.
-        videos: ``official`` has the videos in the two folders that they are distributed in (real
-            ones have ids that begin with a digit), ``flat`` all in one.
+        duplicate_audio: whether training repeats every question whose modality contains Audio, as
+            in PAVE and the paper.
+        videos: ``official`` for the two folders in which videos are distributed (ids of real ones
+            begin with a digit), ``flat`` for all videos in one.
     """
 
     modality = "audio"
@@ -53,7 +53,7 @@ class MusicAVQA(Benchmark):
         self.duplicate_audio, self.videos = duplicate_audio, videos
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         ids = UniqueIds()
         for record in read_records(files[0], "question_id"):
             kind = record.texts_within("type")
@@ -67,7 +67,7 @@ class MusicAVQA(Benchmark):
                     answers=(record.text("anser"),),  # sic
                     labels={"modality": kind[0], "type": kind[1]},
                 )
-                yield Asked(record, record.text("video_id"), self._media(record), question)
+                yield QuestionRecord(record, record.text("video_id"), self._media(record), question)
 
     def _media(self, record: Record) -> dict[str, str]:
         if self.videos == "flat":
@@ -81,6 +81,6 @@ def _filled(record: Record) -> str:
     template, values = record.text("question_content"), record.texts_within("templ_values")
     slots = len(_SLOT.findall(template))
     if slots != len(values):
-        raise record.expected("templ_values", f"{slots} values, one a slot of {template!r:.120}")
+        raise record.expected("templ_values", f"{slots} values, one per slot of {template!r:.120}")
     remaining = iter(values)
     return _SLOT.sub(lambda _: next(remaining), template)

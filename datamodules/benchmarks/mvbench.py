@@ -8,7 +8,7 @@ from typing import Final, Literal
 from typing_extensions import override
 
 from datamodules.benchmarks import prompts
-from datamodules.benchmarks.base import Asked, Benchmark, validate_tasks
+from datamodules.benchmarks.base import Benchmark, QuestionRecord, validate_tasks
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import protocols
@@ -37,14 +37,14 @@ _FOLDERS: Final = {
     "episodic_reasoning": "tvqa/frames_fps3_hq",
     "counterfactual_inference": "clevrer/video_validation",
 }
-# Where the hub has the videos that its archives' first release lacks, or copies of some as MP4.
+# Folders on the hub with videos missing in the first release, or with MP4 copies.
 _SECOND: Final = {
     "star/Charades_v1_480": "data0613/star/Charades_v1_480",
     "clevrer/video_validation": "data0613/clevrer/video_validation",
     "ssv2_video": "ssv2_video_mp4",
     "nturgbd": "nturgbd_convert",
 }
-# Folders of the hub's revision ``video``, whose records name parts that are cut out already.
+# Folders of the hub's revision ``video``, whose records name clips that are already cut.
 _PARTS: Final = {
     "star/Charades_v1_480": "star/Charades_segment",
     "sta/sta_video": "sta/sta_video_segment",
@@ -57,15 +57,15 @@ _OF_FRAMES: Final = "episodic_reasoning"
 class MVBench(Benchmark):
     """MVBench's ``<task>.json``.
 
-    A video is ``<folder of the task>/<video>`` under MVBench's ``video/``, or in the folder where
-    the hub has a later or converted copy. Episodic reasoning has folders of frames, three a
-    second, in the role ``frames``. Questions with ``start`` and ``end`` are about that part; the
-    hub's revision ``video`` names files of the parts instead. The label is ``task``.
+    A video is ``<folder of the task>/<video>`` under MVBench's ``video/``, or in the hub's folder
+    of later or converted copies. Episodic reasoning has folders of frames, three per second, in the
+    role ``frames``. Questions with ``start`` and ``end`` are about that part; the hub's revision
+    ``video`` names files of the parts instead. The label is ``task``.
 
     Args:
         annotations: the folder of the files, with their official names.
         tasks: names of tasks, such as ``action_count``; None is all twenty.
-        videos: ``official`` has a folder for each source, ``flat`` all videos in one.
+        videos: ``official`` for a folder per source, ``flat`` for all videos in one.
     """
 
     modality = "highfps"
@@ -88,7 +88,7 @@ class MVBench(Benchmark):
         return [self.annotations / f"{task}.json" for task in self.tasks if split == "test"]
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         for task, path in zip(self.tasks, files, strict=True):
             folder = _FOLDERS[task]
             for number, record in enumerate(read_records(path, "video")):
@@ -110,13 +110,13 @@ class MVBench(Benchmark):
                     elsewhere[role] = record.media("video", f"{_SECOND[folder]}/{{}}")
                 span = None if part else _span(record)
                 clip = video if span is None else f"{video}@{span[0]}-{span[1]}"
-                yield Asked(record, clip, {role: video}, question, span, elsewhere)
+                yield QuestionRecord(record, clip, {role: video}, question, span, elsewhere)
 
 
 def _span(record: Record) -> tuple[float, float] | None:
     if not record.has("start") and not record.has("end"):
         return None
     start, end = record.seconds("start"), record.seconds("end")
-    if start >= end:  # one record of the first release; since corrected
+    if start >= end:  # one record of the first release, corrected since
         raise record.refuse(f"start {start} should be before end {end}")
     return start, end

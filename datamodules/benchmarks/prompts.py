@@ -1,8 +1,7 @@
-"""The words of all benchmarks: what the user says after the video.
+"""The prompts of all benchmarks: the user's text after the video.
 
-The wording is part of a benchmark's protocol; a prompt changed is another benchmark. AVSD,
-MUSIC-AVQA (its templates filled), ScanQA, LLaVA-Video-178K and MLVU's two generation tasks ask
-their questions as they are.
+The wording is part of a benchmark's protocol. AVSD, MUSIC-AVQA (with its templates filled), ScanQA,
+LLaVA-Video-178K and the two generation tasks of MLVU use their questions unchanged.
 """
 
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Final
 
 LETTERS: Final = "ABCDE"
 
-# PAVE and V-LynX say "subtitles" though they give none, as lmms-eval did for VideoMME.
+# PAVE and V-LynX say "subtitles" without giving any, as lmms-eval did for VideoMME.
 _SELECT_WITH_SUBTITLES: Final = (
     "Select the best answer to the following multiple-choice question based on the video and the "
     "subtitles. Respond with only the letter (A, B, C, or D) of the correct option."
@@ -21,7 +20,7 @@ _SELECT: Final = (
 )
 _DIRECTLY: Final = "Answer with the option's letter from the given choices directly."
 
-# PAVE's words for Ego-Exo4D, which V-LynX takes over.
+# PAVE's wording for Ego-Exo4D, which V-LynX uses too.
 PROFICIENCIES: Final = {
     "Novice": "Beginner-level performance with noticeable gaps in basic skills, understanding, or "
     "execution.",
@@ -37,7 +36,7 @@ PROFICIENCIES: Final = {
 def avqa(question: str, options: Sequence[str]) -> str:
     """PAVE's and V-LynX's prompt for AVQA.
 
-    AVUT, for which neither published words, takes it as well: it asks the same kind of question
+    AVUT, for which neither published a prompt, uses it as well: it asks the same kind of question
     about the same modalities.
     """
     listed = [f"{letter}.{option}" for letter, option in zip(LETTERS, options, strict=False)]
@@ -50,11 +49,11 @@ def sqa3d(situation: str, question: str) -> str:
 
 
 def video_mme(question: str, options: Sequence[str]) -> str:
-    """The prompt for VideoMME of the lmms-eval that PAVE and V-LynX ran.
+    """The prompt for VideoMME in the version of lmms-eval that PAVE and V-LynX used.
 
     Args:
-        question: as it is.
-        options: as they are, each with its letter: ``A. Apples.``
+        question: unchanged.
+        options: each with its letter: ``A. Apples.``
     """
     return "\n".join([_SELECT_WITH_SUBTITLES, question, *options, "", _DIRECTLY])
 

@@ -1,7 +1,7 @@
-"""Annotation files as records whose fields are asked for by name and type.
+"""Annotation files as records whose fields are requested by name and type.
 
-Whatever does not fit ends in a BadSample that names the file, the record, the field, what was
-expected and what was found. Fields that nobody asks for are ignored.
+Anything that does not fit raises a BadSample that names the file, the record, the field, what was
+expected and what was found. Other fields are ignored.
 """
 
 import json
@@ -14,13 +14,13 @@ from typing import Any, Final, TypeGuard
 
 from datamodules.samples import BadSample
 
-# Far above any official file; a larger one would take tens of gigabytes once it is parsed.
+# Far above any official file; a larger one would take tens of gigabytes once parsed.
 MAX_BYTES: Final = 2 * 1024**3
-# Bytes of a path, and of a name in it; systems end at 4096 and 255, with root and suffix.
+# Bytes of a path, and of a name in it; systems allow 4096 and 255, with root and suffix.
 _LONGEST_PATH, _LONGEST_NAME = 2000, 240
 _REMEDY: Final = "Download the official file again, or correct it by hand"
 _SPACE: Final = re.compile(r"[ \t\r\n]*")  # of JSON
-_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # JSON can write them, no tokenizer reads them
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")  # valid in JSON, but no tokenizer reads them
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Record:
 
     Args:
         path: the file.
-        place: where in the file it stands, for messages, such as ``record 3 (id 17)``.
-        fields: as JSON has them.
+        place: its position in the file, for messages, such as ``record 3 (id 17)``.
+        fields: the JSON object.
     """
 
     path: Path
@@ -38,20 +38,20 @@ class Record:
     fields: dict[str, Any]
 
     def refuse(self, reason: str) -> BadSample:
-        """The error for a record that cannot be used."""
+        """Return the error for a record that cannot be used."""
         return BadSample(self.path, f"{self.place}: {reason}", _REMEDY)
 
     def expected(self, field: str, what: str) -> BadSample:
-        """The error for a field that is not what it should be."""
+        """Return the error for a field that does not fit."""
         found = _shown(self.fields[field]) if field in self.fields else "nothing"
         return self.refuse(f"{field} should be {what}, found {found}")
 
     def has(self, field: str) -> bool:
-        """Whether the field is there and not null."""
+        """Whether the field exists and is not null."""
         return self.fields.get(field) is not None
 
     def text(self, field: str, blank: bool = False) -> str:
-        """A text, as it is; ``blank`` allows one without visible characters."""
+        """A text; ``blank`` allows one without visible characters."""
         value = self.fields.get(field)
         if not _is_text(value, blank):
             raise self.expected(field, "a text")
@@ -70,7 +70,7 @@ class Record:
         return tuple(value)
 
     def texts_within(self, field: str) -> tuple[str, ...]:
-        """The list of texts that a text holds as JSON, such as ``"[\\"violin\\"]"``."""
+        """The list of texts in a text that holds JSON, such as ``"[\\"violin\\"]"``."""
         inner = _parse(self.text(field), self.path, f"{self.place}: {field}")
         if not isinstance(inner, list) or not all(_is_text(item) for item in inner):
             raise self.expected(field, "a JSON list of texts within a text")
@@ -84,16 +84,16 @@ class Record:
         raise self.expected(field, "an id")
 
     def index(self, field: str, length: int) -> int:
-        """An index into ``length`` things, from 0."""
+        """An index from 0 to ``length`` - 1."""
         value = self.fields.get(field)
         if _is_whole(value) and 0 <= value < length:
             return value
         raise self.expected(field, f"a whole number from 0 to {length - 1}")
 
     def seconds(self, field: str) -> float:
-        """A timestamp in s, from 0."""
+        """A timestamp in s, 0 or more."""
         value = self.fields.get(field)
-        # The bounds also refuse NaN, infinity, and whole numbers that no float can hold.
+        # The bounds also refuse NaN, infinity, and whole numbers too large for a float.
         if (_is_whole(value) or isinstance(value, float)) and 0 <= value < 1e9:
             return float(value)
         raise self.expected(field, "a time in s")
@@ -108,7 +108,7 @@ class Record:
     def choice(self, field: str, options: Sequence[str]) -> int:
         """The index of the option that equals the field's text.
 
-        Of equal options the last, as in the official code of MVBench and MLVU.
+        If several do, the last, as in the official code of MVBench and MLVU.
         """
         answer = self.text(field, blank=True)
         if answer not in options:
@@ -116,11 +116,11 @@ class Record:
         return max(index for index, option in enumerate(options) if option == answer)
 
     def media(self, field: str, form: str = "{}") -> str:
-        """A relative path made of the field's text; anything that could leave the data root isn't.
+        """A relative path made from the field's text; it cannot leave the data root.
 
         Args:
-            field: its text stands for ``{}`` in ``form``.
-            form: such as ``{}.mp4``.
+            field: its text replaces ``{}`` in ``form``.
+            form: the path, such as ``{}.mp4``.
         """
         name = form.replace("{}", self.text(field))
         parts = set(name.split("/"))
@@ -132,7 +132,7 @@ class Record:
             or "\\" in name
             or "\0" in name
         ):
-            raise self.expected(field, "a relative path with no .. and no backslash")
+            raise self.expected(field, "a relative path without .. and backslashes")
         longest = max(len(part.encode()) for part in parts)
         if longest > _LONGEST_NAME or len(name.encode()) > _LONGEST_PATH:
             raise self.expected(field, "a path that a file system can hold")
@@ -145,7 +145,7 @@ class Record:
         return _record(self.path, f"{self.place}, {field}", self.fields[field], ())
 
     def children(self, field: str, *ids: str) -> "list[Record]":
-        """The list of objects in a field, at least one; ``ids`` as in ``read_records``."""
+        """The list of one or more objects in a field; ``ids`` as in ``read_records``."""
         if not isinstance(self.fields.get(field), list) or not self.fields[field]:
             raise self.expected(field, "a list of objects")
         return _records(self.path, f"{self.place}, {field}", self.fields[field], ids)
@@ -155,7 +155,7 @@ def read_object(path: Path) -> Record:
     """Read a JSON file that holds one object.
 
     Raises:
-        BadSample: the file is missing, too large, not UTF-8 or not JSON, or holds no object.
+        BadSample: the file is missing, too large, not UTF-8, not JSON or not an object.
     """
     return _record(path, "the file", _parse(_read(path), path, "the file"), ())
 
@@ -165,10 +165,10 @@ def read_records(path: Path, *ids: str) -> list[Record]:
 
     Args:
         path: the file.
-        ids: fields by which messages name a record; the first that is there is taken.
+        ids: fields by which messages name a record; the first that exists is used.
 
     Raises:
-        BadSample: the file is missing, too large, not UTF-8 or not JSON, or holds no objects.
+        BadSample: the file is missing, too large, not UTF-8, not JSON or not a list of objects.
     """
     return _records(path, "record", read_list(path), ids)
 
@@ -176,8 +176,8 @@ def read_records(path: Path, *ids: str) -> list[Record]:
 def read_list(path: Path) -> list[Any]:
     """Read a list from a JSON file; raises BadSample as ``read_records`` does.
 
-    The file holds the list, its items on a line each (JSON Lines), or several lists one after the
-    other. Only a file called ``.jsonl`` may hold a single item or none.
+    The file holds the list, its items one after the other (JSON Lines), or several lists. Only a
+    ``.jsonl`` file may hold a single item or none.
     """
     values = read_values(path)
     if values and all(isinstance(value, list) for value in values):
@@ -190,10 +190,10 @@ def read_list(path: Path) -> list[Any]:
 
 
 def read_values(path: Path) -> list[Any]:
-    """Read the JSON values of a file, which begin on lines of their own.
+    """Read the JSON values of a file, each of which begins on a line of its own.
 
     Raises:
-        BadSample: as ``read_records`` does; a file that holds none is called ``.jsonl``.
+        BadSample: as ``read_records`` does; only a ``.jsonl`` file may be empty.
     """
     text = _read(path)
     decoder = json.JSONDecoder(object_pairs_hook=_object)
@@ -216,7 +216,7 @@ def read_values(path: Path) -> list[Any]:
 def _read(path: Path) -> str:
     try:
         if not path.is_file():
-            reason = "is a folder, not a file" if path.is_dir() else "is no file"
+            reason = "is a folder, not a file" if path.is_dir() else "is not a file"
             raise BadSample(path, reason, "Put the annotations there", "missing")
         if (size := path.stat().st_size) > MAX_BYTES:
             raise BadSample(path, f"has {size} bytes, more than {MAX_BYTES}", _REMEDY)
@@ -237,20 +237,20 @@ def _parse(text: str, path: Path, place: str) -> Any:
 
 
 def _gap(text: str, start: int) -> int:
-    """Where the white space that begins at a place ends."""
+    """The end of the white space that begins at ``start``."""
     found = _SPACE.match(text, start)
-    assert found is not None  # it matches nothing, too
+    assert found is not None  # it matches the empty string
     return found.end()
 
 
 @contextmanager
 def _refused(path: Path, place: str, text: str) -> Iterator[None]:
-    """Raise BadSample where a text is not JSON."""
+    """Raise BadSample if the block finds that a text is not JSON."""
     try:
         yield
     except (ValueError, RecursionError) as error:
-        # Its beginning tells a web page or a git-lfs pointer from a damaged file.
-        reason = f"{place} is no JSON ({error}); it begins with {text[:40]!r}"
+        # The beginning tells a web page or a git-lfs pointer from a damaged file.
+        reason = f"{place} is not JSON ({error}); it begins with {text[:40]!r}"
         raise BadSample(path, reason, _REMEDY) from error
 
 
@@ -259,7 +259,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         double = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{double!r:.60} stands twice in one object")
+        raise ValueError(f"{double!r:.60} occurs twice in one object")
     return fields
 
 
@@ -287,7 +287,7 @@ def _is_whole(value: object) -> TypeGuard[int]:
 
 
 def _shown(value: object) -> str:
-    """Short whatever it is: nested lists can be too deep to print."""
+    """A short description of any value; nested lists can be too deep to print."""
     match value:
         case list():
             return f"a list of {len(value)}"

@@ -1,4 +1,4 @@
-"""ScanQA: questions about what is in a ScanNet scene, answered in a few words."""
+"""ScanQA: questions about the objects in a ScanNet scene, answered in a few words."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from datamodules.benchmarks.base import Asked, Benchmark, Names
+from datamodules.benchmarks.base import Benchmark, Names, QuestionRecord
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import protocols, submissions
@@ -17,11 +17,7 @@ from vlynx_pl.metrics.scene_answers import clean_answer
 
 
 class ScanQA(Benchmark):
-    """ScanQA v1.0. The official test file keeps its answers back; the paper reports val.
-
-    Args:
-        annotations: the folder of the files, with their official names.
-    """
+    """ScanQA v1.0. The answers of test are not published; the paper reports val."""
 
     modality = "3d"
     protocol = Protocol(
@@ -39,7 +35,7 @@ class ScanQA(Benchmark):
     }
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         for record in read_records(files[0], "question_id"):
             hidden = split == "test" and not record.has("answers")
             question = Question(
@@ -47,6 +43,6 @@ class ScanQA(Benchmark):
                 prompt=record.text("question"),
                 answers=() if hidden else record.texts("answers"),
             )
-            yield Asked(
+            yield QuestionRecord(
                 record, record.text("scene_id"), {"scene": record.media("scene_id")}, question
             )

@@ -1,4 +1,4 @@
-"""SQA3D: questions about a ScanNet scene from where someone stands in it."""
+"""SQA3D: questions about a ScanNet scene from the viewpoint of someone in it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 from typing_extensions import override
 
 from datamodules.benchmarks import prompts
-from datamodules.benchmarks.base import SPLITS, Asked, Benchmark, Names
+from datamodules.benchmarks.base import SPLITS, Benchmark, Names, QuestionRecord
 from datamodules.benchmarks.records import Record, read_object
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import protocols, submissions
@@ -18,12 +18,9 @@ _FIRST_WORDS: Final = ("What", "Is", "How", "Can", "Which")
 
 
 class SQA3D(Benchmark):
-    """SQA3D v1.0: of each split a file of questions and one of answers. The paper reports test.
+    """SQA3D v1.0: a file of questions and one of answers per split. The paper reports test.
 
     The label ``type`` is the question's first word: What, Is, How, Can, Which or Other.
-
-    Args:
-        annotations: the folder of the files, with their official names.
     """
 
     modality = "3d"
@@ -43,7 +40,7 @@ class SQA3D(Benchmark):
     }
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         questions, annotations = map(read_object, files)
         answered: dict[str, Record] = {}
         for annotation in annotations.children("annotations", "question_id"):
@@ -53,7 +50,7 @@ class SQA3D(Benchmark):
         for record in questions.children("questions", "question_id"):
             identifier, scene = record.identifier("question_id"), record.text("scene_id")
             if identifier not in answered:
-                raise record.refuse(f"{annotations.path.name} does not answer it")
+                raise record.refuse(f"{annotations.path.name} has no answer to it")
             if answered[identifier].text("scene_id") != scene:
                 raise record.expected("scene_id", f"that of its answer in {annotations.path.name}")
             text = record.text("question")
@@ -64,4 +61,4 @@ class SQA3D(Benchmark):
                 answers=tuple(a.text("answer") for a in answered[identifier].children("answers")),
                 labels={"type": first if first in _FIRST_WORDS else "Other"},
             )
-            yield Asked(record, scene, {"scene": record.media("scene_id")}, question)
+            yield QuestionRecord(record, scene, {"scene": record.media("scene_id")}, question)

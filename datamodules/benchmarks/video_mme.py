@@ -1,4 +1,4 @@
-"""VideoMME: 2,700 four-option questions about 900 videos of a minute to an hour."""
+"""VideoMME: 2,700 four-option questions about 900 videos of up to an hour."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Final
 from typing_extensions import override
 
 from datamodules.benchmarks import prompts
-from datamodules.benchmarks.base import Asked, Benchmark
+from datamodules.benchmarks.base import Benchmark, QuestionRecord
 from datamodules.benchmarks.records import Record, read_records
 from datamodules.samples import Question, Split
 from vlynx_pl.metrics import protocols, submissions
@@ -20,9 +20,9 @@ class VideoMME(Benchmark):
     """VideoMME from one file, as rows or nested.
 
     Rows are those of the published parquet table, as JSON or JSONL. Nested is the official template
-    for results, where a video has its ``questions``; as published it has commas before closing
-    brackets, which are no JSON. A video is ``<videoID>.mp4``, or ``<video_id>.mp4`` where there is
-    no ``videoID``. Labels are ``duration``, ``domain``, ``sub_category`` and ``task_type``.
+    for results, in which each video has its ``questions``; as published it has trailing commas,
+    which are not JSON. A video is ``<videoID>.mp4``, or ``<video_id>.mp4`` without a ``videoID``.
+    Labels are ``duration``, ``domain``, ``sub_category`` and ``task_type``.
 
     Args:
         annotations: the JSON or JSONL file.
@@ -44,7 +44,7 @@ class VideoMME(Benchmark):
         return [self.annotations] if split == "test" else []
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         for record in read_records(files[0], "question_id", "video_id"):
             if record.has("questions"):
                 for question in record.children("questions", "question_id"):
@@ -53,7 +53,7 @@ class VideoMME(Benchmark):
                 yield _asked(record, record)
 
 
-def _asked(video: Record, record: Record) -> Asked:
+def _asked(video: Record, record: Record) -> QuestionRecord:
     listed = record.texts("options", 4, 4)
     for letter, option in zip(_LETTERS, listed, strict=True):
         if not option.startswith(f"{letter}."):
@@ -67,4 +67,6 @@ def _asked(video: Record, record: Record) -> Asked:
         labels=labels | {"task_type": record.text("task_type")},
     )
     field = "videoID" if video.has("videoID") else "video_id"
-    return Asked(video, video.text(field), {"video": video.media(field, "{}.mp4")}, question)
+    return QuestionRecord(
+        video, video.text(field), {"video": video.media(field, "{}.mp4")}, question
+    )

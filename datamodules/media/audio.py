@@ -1,4 +1,4 @@
-"""Sound of audio files and videos: one channel at 16 kHz, on the clock of the video."""
+"""Reading the sound of audio files and videos: one channel at 16 kHz, on the clock of the video."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
@@ -19,17 +19,17 @@ from datamodules.samples import BadSample
 SOUND_SUFFIXES: Final = frozenset(
     {".mp3", ".wav", ".flac", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma"}
 )
-_RATE = 16_000  # Hz, of the paper
+_RATE = 16_000  # Hz, as in the paper
 _SHORTEST = 0.1  # s
-# s to decode before a span: MP3 leans on 10 frames of 26 ms, Opus asks for 80 ms.
+# s to decode before a span: MP3 depends on 10 frames of 26 ms, Opus asks for 80 ms.
 _PREROLL = Fraction(1, 2)
-# s by which times may leave the count of samples: those of some muxers are rounded or jitter.
+# s by which times may differ from the count of samples: some muxers round them, or jitter.
 _JITTER = Fraction(1, 4)
-# Samples of a packet by its duration, which WAV rounds for some codecs.
+# Samples per packet, relative to its duration, which WAV rounds for some codecs.
 _ROUNDED = Fraction(101, 100)
-# Of FFmpeg's resampler.
+# The limit of FFmpeg's resampler.
 _MOST_CHANNELS = 64
-# Weights of the resampling filter that are afforded; 44.1 kHz needs 76 000.
+# The largest resampling filter allowed; 44.1 kHz needs 76 000 weights.
 _MOST_WEIGHTS = 2**24
 
 
@@ -37,11 +37,11 @@ class Sound(NamedTuple):
     """One channel at 16 kHz."""
 
     waveform: Tensor  # float32 (N,), full scale is -1 to 1
-    start: float  # s of the first sample, from the first frame of the video or else of the sound
+    start: float  # s of the first sample, from the first frame of the video, or of the sound
 
 
 def is_silent(sound: Sound) -> bool:
-    """Whether nothing is louder than the noise of 16-bit sound, -84 dB of full scale."""
+    """Whether no sample exceeds the noise of 16-bit sound, -84 dB of full scale."""
     return bool((sound.waveform.abs() <= NOISE).all())
 
 
@@ -50,8 +50,8 @@ def read_sound(path: Path, span: tuple[float, float] | None = None) -> Sound:
 
     Args:
         path: the file.
-        span: (start, end) in s from the first frame of the video; where there is none, from the
-            first sample. None is everything.
+        span: (start, end) in s from the first frame of the video, or from the first sample if
+            there is no video. None is everything.
 
     Raises:
         BadSample: the file is missing or damaged, has no sound, or less than 0.1 s of it.
@@ -75,20 +75,20 @@ def decode_sound(
 ) -> Sound:
     """Decode the best sound track of an open file.
 
-    Channels are averaged, all alike, also the six of 5.1 (a film mix would leave out the subwoofer
-    and lower the rear): the released V-LynX code does so. Where they cancel out, so that their sum
-    has less than a tenth of their power, that is an error. A silent track is returned as it is.
+    All channels are averaged with equal weight, including the six of 5.1 (a film mix would leave
+    out the subwoofer and lower the rear), as in the released V-LynX code. Channels that cancel out,
+    so that their sum has less than a tenth of their power, are an error. Silence is not.
 
     Args:
         path: for messages.
-        file: an ``av`` container; reading goes on elsewhere afterwards.
-        packets: of each of its streams.
+        file: an ``av`` container; its position changes.
+        packets: the packets of each stream.
         origin: s at which the clock of the span begins; None is the first sample.
         span: (start, end) in s; None is everything.
 
     Raises:
         BadSample: there is no sound, less than 0.1 s of it, it cannot be decoded, or its mean does
-            not stand for it (see ChannelMean).
+            not represent it (see ChannelMean).
     """
     track = file.streams.best("audio")
     if track is None and file.streams.audio:
@@ -97,16 +97,18 @@ def decode_sound(
         remedy = "Give a file with sound, or leave it out"
         raise BadSample(path, "has no sound track", remedy, "no audio")
     if track.codec_context is None:
-        raise BadSample(path, "is in a sound format without decoder", "Convert it to AAC or FLAC")
+        raise BadSample(
+            path, "is in a sound format that cannot be decoded", "Convert it to AAC or FLAC"
+        )
     tick = track.time_base
     listed = [packet.pts * tick for packet in packets[track.index] if packet.pts is not None]
     if not listed:
-        raise BadSample(path, "has a sound track without a packet", DAMAGED)
-    # Encoders add samples before the first; FFmpeg drops them and lets the stream start after.
+        raise BadSample(path, "has a sound track without packets", DAMAGED)
+    # Encoders add samples before the first; FFmpeg drops them and starts the stream after them.
     opening = min(listed) if track.start_time is None else track.start_time * tick
     clock = opening if origin is None else origin
     promised, form = max(listed), file.format.name
-    # Streams of Ogg that were put in a row count from their own start each.
+    # In concatenated Ogg streams, each counts from its own start.
     chained = form == "ogg" and any(b < a - _JITTER for a, b in pairwise(listed))
     if chained:
         promised = opening + sum(packet.duration for packet in packets[track.index]) * tick
@@ -127,7 +129,7 @@ def decode_sound(
 
 
 def _frames(path: Path, file: Any, track: Any, begin: Fraction) -> Iterator[Any]:
-    """Decoded frames, the first of which begins by ``begin``, in s."""
+    """Decoded frames; the first begins at or before ``begin``, in s."""
     head = None
     try:
         file.seek(floor((begin - _PREROLL) / track.time_base), stream=track)
@@ -148,7 +150,7 @@ def _play_anew(path: Path, track: Any) -> Iterator[Any]:
 
 
 def _play(path: Path, file: Any, track: Any) -> Iterator[Any]:
-    """Decoded frames, also of files that were put in a row."""
+    """Decoded frames, including those of concatenated files."""
     av, form, decoder = import_library("av"), file.format.name, track.codec_context
     tag_end = 0  # bytes
     for packet in file.demux(track):
@@ -162,14 +164,14 @@ def _play(path: Path, file: Any, track: Any) -> Iterator[Any]:
         try:
             for frame in decoder.decode(packet):
                 samples += frame.samples
-                # A decoder may give more than one frame per packet, and some at its end; but no
-                # more than the packet says, or FFmpeg has put packets together around damage.
+                # A decoder may give several frames per packet, and some at the end. More than the
+                # packet states mean that FFmpeg has joined packets around damage.
                 if frame.pts is None and packet.size:
                     full = room and samples > _ROUNDED * room * frame.sample_rate
                     if full or packet.pts is None:
                         raise BadSample(path, "has a packet of sound without a time", DAMAGED)
                 if tag_end:
-                    frame.pts = None  # FFmpeg counts packets of MP3, also those of tags
+                    frame.pts = None  # FFmpeg counts the packets of tags as well
                 yield frame
         except av.InvalidDataError:
             length = mp3_tag(bytes(packet)) if form == "mp3" else 0
@@ -179,9 +181,9 @@ def _play(path: Path, file: Any, track: Any) -> Iterator[Any]:
 
 
 class _Decoded(NamedTuple):
-    mean: ChannelMean  # of what was asked for
+    mean: ChannelMean  # of the requested part
     start: Fraction  # s of its first sample
-    reached: Fraction  # s up to which was decoded
+    reached: Fraction  # s of the end of what was decoded
     rate: int  # Hz
 
 
@@ -193,8 +195,8 @@ def _decode(
     end: Fraction,
     chained: bool,
 ) -> _Decoded:
-    """The mean of the channels from ``begin`` to ``end``, in s; frames without time follow."""
-    # Packed, since PyAV cannot take planes of more than 7 channels out of a frame.
+    """Average channels from ``begin`` to ``end`` in s; a frame without a time follows the last."""
+    # Packed, since PyAV cannot extract planes of more than 7 channels from a frame.
     convert = import_library("av").AudioResampler(format="flt")
     mean, form = ChannelMean(1), None
     first, lag, rate, count, skip, stop = Fraction(0), Fraction(0), 1, 0, 0, 0
@@ -206,14 +208,12 @@ def _decode(
             form, first, rate = own_form, frame.pts * tick, frame.sample_rate
             channels = frame.layout.nb_channels
             if not 0 < _weights(rate) <= _MOST_WEIGHTS:
-                raise BadSample(
-                    path, f"has {rate} samples a second", "Convert it to 44.1 or 48 kHz"
-                )
+                remedy = "Convert it to 44.1 or 48 kHz"
+                raise BadSample(path, f"has {rate} samples per second", remedy)
             if channels > _MOST_CHANNELS:
+                reason = f"has {channels} channels; 1 to {_MOST_CHANNELS} are read"
                 remedy = "Mix them to fewer channels: ffmpeg -i IN -ac 2 OUT"
-                raise BadSample(
-                    path, f"has {channels} channels; 1 to {_MOST_CHANNELS} are read", remedy
-                )
+                raise BadSample(path, reason, remedy)
             mean = ChannelMean(channels)
             skip, stop = (max(0, round((time - first) * rate)) for time in (begin, end))
         if own_form != form:
@@ -223,10 +223,8 @@ def _decode(
             if chained and gap < -_JITTER:  # another stream begins
                 lag, gap = lag - gap, Fraction(0)
             if abs(gap) > _JITTER:
-                at = float(count / rate)
-                raise BadSample(
-                    path, f"has sound {float(gap):.2f} s off its time at {at:.2f} s", DAMAGED
-                )
+                reason = f"has sound {float(gap):.2f} s off its time at {count / rate:.2f} s"
+                raise BadSample(path, reason, DAMAGED)
         low, high = max(skip - count, 0), max(stop - count, 0)
         for part in convert.resample(frame):
             mean.add(part.to_ndarray().reshape(frame.samples, -1)[low:high])
@@ -237,7 +235,7 @@ def _decode(
 
 
 def _weights(rate: int) -> int:
-    """About how many weights torchaudio's resampling filter has."""
+    """Approximate size of torchaudio's resampling filter."""
     common = gcd(rate, _RATE)
     return (_RATE // common) * (rate // common)
 
@@ -248,5 +246,5 @@ def _resample(waveform: Tensor, rate: int) -> Tensor:
 
 
 def _too_short(path: Path, seconds: float) -> BadSample:
-    reason = f"has {seconds:.3f} s of sound there, {_SHORTEST} s are needed"
+    reason = f"has {seconds:.3f} s of sound there; at least {_SHORTEST} s are needed"
     return BadSample(path, reason, "Correct the span, or leave the file out", "too short")

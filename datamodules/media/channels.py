@@ -1,4 +1,4 @@
-"""The mean of sound channels, and whether it can stand for them."""
+"""The mean of sound channels, and whether it represents them."""
 
 from pathlib import Path
 
@@ -9,20 +9,20 @@ from datamodules.media.container import DAMAGED
 from datamodules.samples import BadSample
 
 NOISE = 2 / 32768
-"""Two steps of 16-bit sound, -84 dB of full scale, which is as far as dither alone goes."""
-# Of the power that the sum of unrelated channels has: 1 where they are unrelated or only one
-# sounds, C where C are equal, 1 + r in stereo of correlation r. What lossy codecs leave of
-# channels that cancel out is less, and no recording of a scene comes near.
+"""Two steps of 16-bit sound, -84 dB of full scale: the most that dither alone reaches."""
+# Power of the channels' sum, relative to the sum of their powers: 1 if they are unrelated or only
+# one sounds, C for C equal channels, 1 + r for stereo of correlation r. Lossy codecs leave less of
+# channels that cancel out; recordings of a scene have far more.
 _LEAST_POWER = 0.1
-# Times full scale, +30 dB: no float sound is mixed that hot, no 16-bit integers are that quiet.
+# Times full scale, +30 dB: above any float mix, below any 16-bit integers.
 _HIGHEST_PEAK = 32.0
 
 
 class ChannelMean:
-    """The mean of channels, piece by piece; of the channels themselves only sums are kept.
+    """Average channels piece by piece.
 
     Args:
-        channels: how many there are.
+        channels: their number.
     """
 
     def __init__(self, channels: int) -> None:
@@ -31,7 +31,7 @@ class ChannelMean:
         self._peak, self.count = 0.0, 0  # of samples
 
     def add(self, samples: NDArray[np.float32]) -> None:
-        """Add float32 (N, C), full scale is -1 to 1."""
+        """Add float32 (N, C) with a full scale of -1 to 1."""
         self._pieces.append(samples.mean(1))
         self.count += len(samples)
         wide = samples.astype(np.float64)
@@ -43,18 +43,18 @@ class ChannelMean:
         """The mean, float32 (N,).
 
         Raises:
-            BadSample: of ``path``: a sample is no number, samples are integers that were stored as
-                floats, or the channels cancel out.
+            BadSample: of ``path``: a sample is not a number, samples are integers stored as floats,
+                or the channels cancel out.
         """
         mean = np.concatenate([np.zeros(0, np.float32), *self._pieces])
         if not np.isfinite(mean).all():
-            raise BadSample(path, "has sound that is no number", DAMAGED)
+            raise BadSample(path, "has samples that are not numbers", DAMAGED)
         if self._peak > _HIGHEST_PEAK:
             raise BadSample(
                 path,
                 f"has samples up to {self._peak:.6g}, where full scale is 1: integers stored as "
                 "floats, or damage",
-                "Divide integers by their range, 32768 for 16 bits: ffmpeg -i IN -af "
+                "Divide integers by their range (32768 for 16 bits): ffmpeg -i IN -af "
                 "volume=1/32768 -c:a pcm_f32le OUT; or copy the file again",
             )
         if self._peak > NOISE and (share := self._share(mean)) < _LEAST_POWER:
@@ -68,7 +68,7 @@ class ChannelMean:
         return mean
 
     def _share(self, mean: NDArray[np.float32]) -> float:
-        """Power of the channels' sum, as a share of the sum of their powers, without offsets."""
+        """Power of the channels' sum relative to the sum of their powers, without offsets."""
         count = max(len(mean), 1)
         powers = self._squares / count - (self._sums / count) ** 2
         total = float(powers.sum())

@@ -1,9 +1,8 @@
 """From packets to frames: decoding starts at the key frames that are needed.
 
-Where packets and decoder disagree, everything is decoded; where that isn't whole, it is an error.
-A decoder gives frames in the order of display. Where timestamps do not ascend with it, because they
-were guessed in the order of decoding (AVI stores none, and copies keep the guesses), the frames are
-numbered.
+If packets and decoder disagree, everything is decoded; if frames are missing then, it is an error.
+A decoder returns frames in display order. If their timestamps do not ascend, because they were
+guessed in decoding order (AVI stores none, and copies keep the guesses), the frames are numbered.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,22 +17,22 @@ from datamodules.media.container import DAMAGED, Packet, open_media, video_track
 from datamodules.media.sampling import Timeline
 from datamodules.samples import BadSample
 
-# Not every packet of theirs shows a picture: VP8 keeps hidden reference frames in packets of their
-# own, and MPEG-4 in AVI pads with empty ones.
+# Not all of their packets show a frame: VP8 has hidden reference frames in packets of their own,
+# and MPEG-4 in AVI pads with empty packets.
 _HIDING_CODECS = {"vp8", "mpeg4"}
-# Packets by which a frame may be decoded after one that is displayed later (H.264, A.3.1 h: 16).
+# The most packets by which a frame may be decoded after one shown later (H.264, A.3.1 h: 16).
 _MOST_REORDERED = 16
 
 
 class DoubtError(Exception):
-    """The packets don't tell which frames there are."""
+    """The packets do not tell which frames exist."""
 
 
 def packet_timeline(packets: Sequence[Packet], tick: Fraction) -> Timeline:
     """When the frames of these packets are shown.
 
     Raises:
-        DoubtError: a time is missing or there twice, or the first is no key frame.
+        DoubtError: a time is missing or repeated, or the first packet is not a key frame.
     """
     shown = {packet.pts: packet for packet in packets if packet.shown}
     begins = sorted(pts for pts in shown if pts is not None)
@@ -45,14 +44,14 @@ def packet_timeline(packets: Sequence[Packet], tick: Fraction) -> Timeline:
 def decode_ranges(
     packets: Sequence[Packet], wanted: set[int], beyond: int = 0
 ) -> list[tuple[int, int]]:
-    """What to decode, as (first, last) packet, each beginning with a key frame.
+    """What to decode, as (first, last) packet; each range begins with a key frame.
 
-    A frame that is decoded after a key frame but shown before it may lean on what came earlier.
+    A frame decoded after a key frame but shown before it may depend on earlier frames.
 
     Args:
-        packets: all packets in order of decoding; the first is a key frame.
-        wanted: pts of the frames to be shown.
-        beyond: packets to decode after a wanted one, to see that none is displayed before it.
+        packets: all packets in decoding order; the first is a key frame.
+        wanted: pts of the wanted frames.
+        beyond: packets to decode after a wanted one, to verify that none is shown before it.
     """
     found: list[tuple[int, int]] = []
     keys: list[tuple[int, int]] = []  # (number, pts)
@@ -73,13 +72,13 @@ def decode_ranges(
 def decode_wanted(
     file: Any, track: Any, packets: Sequence[Packet], wanted: set[int]
 ) -> Iterator[Any]:
-    """Decode no more than is needed for the frames with these pts; gives those.
+    """Decode only what the frames with these pts need, and yield those.
 
-    Where pts may be guesses, all frames near a wanted one are decoded, to see whether they are.
+    If pts may be guesses, all frames near a wanted one are decoded as well, to verify them.
 
     Raises:
-        DoubtError: the file gives other packets, or the decoder other frames, than were promised;
-            what came until then is void.
+        DoubtError: the packets or frames differ from the expected ones; frames yielded before are
+            invalid.
     """
     numbers = {(packet.pts, packet.size): number for number, packet in enumerate(packets)}
     codec = track.codec_context
@@ -100,7 +99,7 @@ def decode_wanted(
                 continue
             for frame in codec.decode(packet):
                 matrix = _oriented(frame, matrix)
-                # What is shown before the key frame leans on frames that were not decoded.
+                # Frames shown before the key frame depend on frames that were not decoded.
                 if frame.pts is not None and frame.pts < begin:
                     continue
                 if (
@@ -115,15 +114,15 @@ def decode_wanted(
                 if frame.pts in wanted:
                     yield frame
         if promised:
-            raise DoubtError(f"{len(promised)} frames did not come")
+            raise DoubtError(f"{len(promised)} frames are missing")
     if _may_be_guessed(packets, track) and not doubtful:
         raise DoubtError("the codec turned out to reorder frames")
 
 
 def _may_be_guessed(packets: Sequence[Packet], track: Any) -> bool:
-    """Whether pts may follow the order of decoding although the codec reorders frames.
+    """Whether pts may follow the decoding order although the codec reorders frames.
 
-    Of MPEG-4 that is never certain: a packet may hold two frames ("packed bitstream" of XviD).
+    For MPEG-4 this is never certain: a packet may hold two frames ("packed bitstream" of XviD).
     """
     codec = track.codec_context
     guessed = codec.name == "mpeg4" or _ascends(packets) or _unstamped(packets, track)
@@ -131,24 +130,24 @@ def _may_be_guessed(packets: Sequence[Packet], track: Any) -> bool:
 
 
 def _ascends(packets: Sequence[Packet]) -> bool:
-    """Whether known pts ascend in the order of decoding, and not every frame is a key frame."""
+    """Whether known pts ascend in decoding order although not every frame is a key frame."""
     known = [packet.pts for packet in packets if packet.pts is not None]
     return all(a < b for a, b in pairwise(known)) and not all(packet.key for packet in packets)
 
 
 def _unstamped(packets: Sequence[Packet], track: Any) -> bool:
-    """Whether pts are FFmpeg's guesses for AVI, made in ignorance of B-frames, if only at first."""
-    ignorant = packets[0].pts == packets[0].dts or _ascends(packets)
-    return track.container.format.name == "avi" and ignorant
+    """Whether pts are FFmpeg's guesses for AVI, made initially without knowing of B-frames."""
+    guessed = packets[0].pts == packets[0].dts or _ascends(packets)
+    return track.container.format.name == "avi" and guessed
 
 
 def _is_leaf(packet: Any, references: Any) -> bool:
-    """Whether no frame depends on this one: FFmpeg's filter of references leaves nothing of it."""
+    """Whether no frame depends on this one: FFmpeg's filter of references removes all of it."""
     av = import_library("av")
     try:
         return not references.filter(av.Packet(bytes(packet)))  # a copy: the filter empties it
     except av.FFmpegError:
-        return False  # damaged, which the decoder reports
+        return False  # damaged; the decoder reports it
 
 
 def _seek(
@@ -159,9 +158,9 @@ def _seek(
     first: int,
     last: int,
 ) -> Iterator[Any]:
-    """Packets ``first`` to ``last``, then None, which asks a decoder for what it holds back."""
-    moment = packets[first].pts if packets[first].dts is None else packets[first].dts
-    file.seek(moment, stream=track)
+    """Packets ``first`` to ``last``, then None, which flushes the decoder."""
+    start = packets[first].pts if packets[first].dts is None else packets[first].dts
+    file.seek(start, stream=track)
     found = file.demux(track)
     head = next(found)
     arrived = numbers.get((head.pts, head.size))
@@ -193,9 +192,9 @@ def decode_all(path: Path) -> Iterator[Any]:
 
 
 def _oriented(frame: Any, before: bytes | None) -> bytes | None:
-    """Leave a frame's display matrix in ``frame.opaque``, and return it.
+    """Store a frame's display matrix in ``frame.opaque``, and return it.
 
-    The codec may state it at a key frame, for the frames that follow (H.264, D.2.27).
+    The codec may state it at a key frame for the frames that follow (H.264, D.2.27).
     """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None or frame.key_frame:
@@ -205,18 +204,17 @@ def _oriented(frame: Any, before: bytes | None) -> bytes | None:
 
 
 def decoded_timeline(path: Path, packets: Sequence[Packet], track: Any) -> Timeline:
-    """When the frames are shown that come out of the decoder, all of them.
+    """When the frames are shown, after decoding all of them.
 
-    Frames whose timestamps were guessed in the order of decoding are numbered at the stream's rate.
+    Frames whose timestamps were guessed in decoding order are numbered at the stream's rate.
 
     Args:
         path: the file.
-        packets: of the track.
-        track: as ``video_track`` gives it.
+        packets: the packets of the track.
+        track: from ``video_track``.
 
     Raises:
-        BadSample: a frame is damaged, lacks a time, or doesn't come although a packet promises it;
-            or the first is no key frame.
+        BadSample: a frame is damaged, missing or has no time, or the first is not a key frame.
     """
     begins: list[int | None] = []
     hides, duration = track.codec_context.name in _HIDING_CODECS, 0
@@ -231,7 +229,7 @@ def decoded_timeline(path: Path, packets: Sequence[Packet], track: Any) -> Timel
     if not times:
         raise BadSample(path, "has no frame that can be decoded", DAMAGED)
     promised = {packet.pts for packet in packets if packet.shown and packet.pts is not None}
-    # What is shown before the first key frame cannot be decoded; a field has its frame's picture.
+    # Frames shown before the first key frame cannot be decoded; two fields make one frame.
     missing = [pts for pts in promised.difference(times) if pts > times[0]]
     if len([pts for pts in missing if pts > max(times)] if hides else missing) > hides:
         raise BadSample(path, f"{len(missing)} of its frames cannot be decoded", DAMAGED)
@@ -243,8 +241,8 @@ def decoded_timeline(path: Path, packets: Sequence[Packet], track: Any) -> Timel
         return _numbered(len(begins), min(times), track.time_base, rate)
     for number, pts in enumerate(begins):
         if pts is None or pts < times[max(number - 1, 0)]:
-            remedy = "Convert the video, so that every frame has its time"
-            raise BadSample(path, f"frame {number} has no time after the last one's", remedy)
+            remedy = "Convert the video, so that every frame has a time"
+            raise BadSample(path, f"frame {number} has no time after the previous frame", remedy)
     return _timeline(times, duration, track.time_base)
 
 
@@ -253,9 +251,9 @@ def _undecodable(path: Path, number: int) -> BadSample:
 
 
 def _may_begin(packet: Packet, frame: Any) -> bool:
-    """Whether a frame not marked as key may follow a key packet as the first that is shown.
+    """Whether a frame not marked as key may be the first shown after a key packet.
 
-    An edit list may have cut the key frame away, and some decoders never mark one.
+    An edit list may have cut the key frame away, and some decoders never mark any.
     """
     types = import_library("av.video.frame").PictureType
     return not packet.shown or frame.pict_type in {types.NONE, types.I}
@@ -263,13 +261,13 @@ def _may_begin(packet: Packet, frame: Any) -> bool:
 
 def _numbered(frames: int, first: int, tick: Fraction, rate: Fraction) -> Timeline:
     """Frames at a constant rate, from tick ``first`` on."""
-    unit = Fraction(1, lcm(tick.denominator, rate.numerator))  # of which both are multiples
+    unit = Fraction(1, lcm(tick.denominator, rate.numerator))  # divides both
     start, step = int(first * tick / unit), int(1 / rate / unit)
     end = start + frames * step
     return Timeline(range(start, end, step), end, unit)
 
 
 def _timeline(begins: Sequence[int], last_duration: int, tick: Fraction) -> Timeline:
-    # Where the last frame's duration is unknown, the mean one.
+    # If the last frame's duration is unknown, use the mean.
     mean = round((begins[-1] - begins[0]) / max(len(begins) - 1, 1))
     return Timeline(begins, begins[-1] + (last_duration or mean or 1), tick)

@@ -1,7 +1,7 @@
-"""The unit in which a depth picture counts, and whether it is probably another one.
+"""The unit of depth images, and whether it is probably another one.
 
-Nothing in a 16-bit picture says its unit. Read in a wrong one, rooms are the size of a box or of a
-street, and pictures of them are blank.
+A 16-bit image does not state its unit. In a wrong one, rooms have the size of a box or of a street,
+and frames drawn from them are blank.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ from vlynx_pl.io.errors import UserError
 
 DepthScale = float | Literal["sun"]
 
-_OVERFLOW: Final = 65535  # the largest value: what is farther, and 7-Scenes' mark of no measurement
-_ROTATION: Final = 3  # bits to the left, undone by the depthRead.m of SUN3D's toolbox
+_OVERFLOW: Final = 65535  # the largest value: farther, or 7-Scenes' mark of no measurement
+_ROTATION: Final = 3  # bits to the left, undone by depthRead.m of SUN3D's toolbox
 
 
 class _Unit(NamedTuple):
     name: str
-    step: int = 1  # all values are multiples of it where they were made of whole mm
+    step: int = 1  # all values converted from whole mm are multiples of it
 
 
 # Units per metre: 5000 and 4000 from Open3D's issue 2814, 10,000 from deep-video-mvs's issue 8.
-# 256 (VOID, KITTI) is missing: a room in that unit has the distances of a desk in mm.
+# 256 (VOID, KITTI) is missing, since a room in that unit looks like a desk in mm.
 _UNITS: Final[Mapping[DepthScale, _Unit]] = {
     5000: _Unit("TUM RGB-D", 5),
     "sun": _Unit("SUN RGB-D, SUN3D", 1 << _ROTATION),
@@ -35,12 +35,11 @@ _UNITS: Final[Mapping[DepthScale, _Unit]] = {
     100: _Unit("cm"),
     1: _Unit("m"),
 }
-# Few depth cameras see what is nearer than 0.3 m or farther than 10 m, and few rooms are more than
-# 7 m away for the most part.
+# Few depth cameras measure below 0.3 m or above 10 m, and most of few rooms is beyond 7 m.
 _NEAREST_MM, _FAR_MM, _FARTHEST_MM = 300.0, 7000.0, 10_000.0
-_TYPICAL_MM = 2500.0  # median of a room, to choose by where several units are possible
+_TYPICAL_MM = 2500.0  # median of a room, to choose among several possible units
 _TOLD_MM, _TELLING, _DIFFERENT = 3000.0, frozenset({5, 8}), 500  # see :func:`doubt`
-_LARGEST_STEP = 100  # that is looked for
+_LARGEST_STEP = 100
 _FEW, _HALF, _MOST = 0.05, 0.5, 0.9  # shares of the measured pixels
 
 
@@ -58,7 +57,7 @@ def check_scale(scale: DepthScale) -> None:
 
 
 def parse_scale(text: str) -> DepthScale:
-    """A scale as it is typed; raises UserError."""
+    """Parse a scale from the command line; raises UserError."""
     try:
         scale: DepthScale = "sun" if text == "sun" else float(text)
     except ValueError as error:
@@ -68,10 +67,10 @@ def parse_scale(text: str) -> DepthScale:
 
 
 def in_mm(stored: NDArray[np.uint16], scale: DepthScale) -> NDArray[np.float32]:
-    """Depth in mm, of the same shape; 0 stays 0.
+    """Depth in mm in the same shape; 0 stays 0.
 
     Args:
-        stored: values of a 16-bit picture.
+        stored: values of a 16-bit image.
         scale: units per metre, or ``sun`` for mm whose bits are rotated to the left by three.
     """
     if scale == "sun":
@@ -80,31 +79,30 @@ def in_mm(stored: NDArray[np.uint16], scale: DepthScale) -> NDArray[np.float32]:
 
 
 def measured(stored: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Which pixels hold a distance; 0 and 65535 mean that none was measured."""
+    """Which pixels hold a distance; 0 and 65535 mean no measurement."""
     return (stored > 0) & (stored < _OVERFLOW)
 
 
 def doubt(
     stored: NDArray[np.uint16], scale: DepthScale, near_mm: float, far_mm: float
 ) -> str | None:
-    """Why the unit of some pictures is probably another, or why all will look alike.
+    """Why the unit of depth images is probably wrong, or why all pixels will look alike.
 
-    Another unit is probable where most measured pixels are nearer than 0.3 m (1.5 ``near_mm``, if
-    that is less) or farther than 7 m (``far_mm``, if that is more than 10 m), and a unit in use
-    elsewhere brings nine tenths of them between 0.3 and 10 m. Of several such units, that of whose
-    step all values are multiples is named first, then that whose median is nearest to 2.5 m. The
-    steps of TUM RGB-D (5) and SUN RGB-D (8), if 500 or more different values have them, tell them
-    from 3 m on. Whatever the unit, less than a twentieth of the pixels between ``near_mm`` and
-    ``far_mm`` is doubtful.
+    The unit is probably wrong if most measured pixels are nearer than 0.3 m (or 1.5 ``near_mm`` if
+    less) or farther than 7 m (or ``far_mm`` if above 10 m), while in another common unit nine
+    tenths of them lie between 0.3 and 10 m. Of several such units, those whose step divides all
+    values come first, then those whose median is nearest to 2.5 m. If 500 or more different values
+    are multiples of the step of TUM RGB-D (5) or SUN RGB-D (8), the limit is 3 m instead of 7 m. In
+    any unit, less than a twentieth of the pixels between ``near_mm`` and ``far_mm`` is suspicious.
 
     Args:
-        stored: values of the pictures, of any shape.
+        stored: values of the images, in any shape.
         scale: the unit they are read in.
-        near_mm: nearest distance with a colour of its own.
-        far_mm: farthest one.
+        near_mm: nearest distance with a distinct colour.
+        far_mm: farthest distance with a distinct colour.
 
     Returns:
-        The reason and the remedy, or None where all is plausible.
+        The reason and the remedy, or None if everything is plausible.
     """
     values, counts = np.unique(stored[measured(stored)], return_counts=True)
     if not len(values):
@@ -146,7 +144,7 @@ def doubt(
     if (inside := share(scale, near_mm, far_mm)) < _FEW:
         return (
             f"only {inside:.0%} of the measured pixels lie between near_mm={near_mm:g} and "
-            f"far_mm={far_mm:g}, and all others look alike. Set data.near_mm and data.far_mm to "
+            f"far_mm={far_mm:g}; all others look alike. Set data.near_mm and data.far_mm to "
             f"the distances of the scene, or data.depth_scale (now {_shown(scale)}) to its units "
             "per metre"
         )

@@ -1,4 +1,4 @@
-"""From decoded frames to the pixels that a player shows: RGB, turned and mirrored."""
+"""From decoded frames to the pixels that a player shows: in RGB, turned and mirrored."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,17 +12,17 @@ from torch import Tensor
 from datamodules.libraries import import_library
 from datamodules.samples import BadSample
 
-# Tangent of 1 degree, by which FFmpeg lets a quarter turn be off.
+# Tangent of 1 degree, FFmpeg's tolerance for a quarter turn.
 _LEANING = 0.01746
 
 
 def rgb_converter(path: Path) -> Callable[[Any], Tensor]:
-    """A conversion of decoded frames of a file, upright, to uint8 (3, H, W) in RGB.
+    """Return a function from decoded frames of a file to upright uint8 (3, H, W) in RGB.
 
-    A frame carries its display matrix in ``opaque``, where ``decoding`` leaves it. The conversion
-    raises BadSample if the matrix is neither a quarter turn nor a reflection.
+    ``decoding`` leaves a frame's display matrix in ``frame.opaque``. The function raises BadSample
+    if the matrix is neither a quarter turn nor a reflection.
     """
-    # One context serves all frames; FFmpeg's default, as the released V-LynX code converts.
+    # FFmpeg's default conversion, as in the released V-LynX code; one context serves all frames.
     convert = import_library("av.video.reformatter").VideoReformatter()
 
     def draw(frame: Any) -> Tensor:
@@ -43,11 +43,10 @@ def upright(
 ) -> NDArray[np.uint8]:
     """Turn and mirror stored pixels (H, W, 3) as players show them.
 
-    Scale and translation are ignored, and so is a matrix that maps everything to a line, as some
-    writers leave it zero: FFmpeg's habits.
+    Like FFmpeg, ignore scale, translation, and a singular matrix, which some writers leave zero.
 
     Args:
-        rows: the pixels.
+        rows: uint8 (H, W, 3).
         matrix: a, b, u, c, d, v, x, y, w of ISO/IEC 14496-12, 6.2.2: a pixel (p, q) is shown at
             (ap + cq + x, bp + dq + y).
 
@@ -63,5 +62,5 @@ def upright(
     elif max(abs(a), abs(d)) <= _LEANING * across:
         rows, across_flip, down_flip = rows.swapaxes(0, 1), c < 0, b < 0
     else:
-        raise ValueError("is shown turned by a part of a quarter turn, or sheared")
+        raise ValueError("is to be shown turned by a fraction of a quarter turn, or sheared")
     return rows[:: -1 if down_flip else 1, :: -1 if across_flip else 1]

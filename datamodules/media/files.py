@@ -1,4 +1,4 @@
-"""Which video and sound files there are, and which one an annotation means."""
+"""Finding video and sound files, and the one that an annotation names."""
 
 import os
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from datamodules.samples import BadSample
 
 
 def find_media(root: Path, sound: bool = False) -> list[tuple[str, Path]]:
-    """Name and path of every video under ``root``, or under ``root/videos`` if that is there.
+    """Name and path of every video under ``root``, or under ``root/videos`` if that exists.
 
     Args:
         root: a folder, or a file; links to other folders are followed.
-        sound: take files of sound alone as well.
+        sound: include audio files.
 
     Raises:
         BadSample: the folder is missing, or holds no such file.
@@ -26,7 +26,7 @@ def find_media(root: Path, sound: bool = False) -> list[tuple[str, Path]]:
     base = root / "videos" if (root / "videos").is_dir() else root
     suffixes = VIDEO_SUFFIXES | SOUND_SUFFIXES if sound else VIDEO_SUFFIXES
     named = sorted(path for path in _walk(base) if path.suffix.lower() in suffixes)
-    # A folder named like a video is listed, so that its name is told, unless videos are in it.
+    # A folder named like a video is listed, so that reading it names it, unless it holds videos.
     full = {folder for path in named if path.is_file() for folder in path.parents}
     paths = [path for path in named if path not in full]
     if not paths:
@@ -42,16 +42,16 @@ def find_media(root: Path, sound: bool = False) -> list[tuple[str, Path]]:
 def media_file(root: Path, name: str, sound: bool = False) -> Path:
     """The file that an annotation calls ``name``, in ``root`` or in ``root/videos``.
 
-    Names without suffix, suffixes in capitals and files in another container will do: downloads of
-    ``x.mp4`` often come as ``x.mkv`` or ``x.MP4``.
+    The suffix may be missing, in capitals, or that of another container: downloads of ``x.mp4``
+    often come as ``x.mkv`` or ``x.MP4``.
 
     Args:
         root: folder of the data.
         name: relative path.
-        sound: take a file of sound alone, where there is no video.
+        sound: accept an audio file if there is no video.
 
     Raises:
-        BadSample: it is not there, or the name leads out of the folder.
+        BadSample: it is missing, or the name leads out of the folder.
     """
     path = inside(root, name, root)
     bases = [path, inside(root, f"videos/{name}", root)]
@@ -64,11 +64,11 @@ def media_file(root: Path, name: str, sound: bool = False) -> Path:
             return inside(root, str(found.relative_to(root)), root)
     if root.is_file():
         check_folder(root, "Give the folder that holds the media")
-    raise BadSample(path, "is not there", "Download it, or leave it out", "missing")
+    raise BadSample(path, "is missing", "Download it, or leave it out", "missing")
 
 
 def _walk(base: Path) -> Iterator[Path]:
-    """All that is not hidden; what is in a folder once, however many links lead to it."""
+    """Everything that is not hidden; a folder's content once, however many links lead to it."""
     seen: set[Path] = set()
     for folder, folders, files in os.walk(base, followlinks=True):
         place = Path(folder).resolve()

@@ -1,4 +1,4 @@
-"""Decoding single pictures, wholly or not at all: a truncated file is an error, not a grey rest."""
+"""Decoding single images, whole or not at all: a truncated file is an error."""
 
 import struct
 import zlib
@@ -13,10 +13,10 @@ from torch import Tensor
 from datamodules.media.depth_units import DepthScale, in_mm, measured
 from datamodules.samples import BadSample
 
-# Pillow goes by a file's content whatever its name is, and for others it may run a program.
+# Pillow goes by a file's content, not its name, and may run a program for other formats.
 _FORMATS = ("JPEG", "PNG", "TIFF")
-# What Pillow raises on damaged files, beside OSError: its PNG chunks, inflate, header fields, and
-# sizes that no picture has.
+# What Pillow raises on damaged files, besides OSError: for PNG chunks, inflate, header fields and
+# absurd sizes.
 DAMAGE = (
     OSError,
     SyntaxError,
@@ -27,25 +27,25 @@ DAMAGE = (
     Image.DecompressionBombError,
 )
 _EXPORT = "Export the depth stream again as 16-bit greyscale PNG, in millimetres"
-# Depth that is kept in another way, by Pillow's mode.
+# Remedies for depth in another format, by Pillow's mode.
 _CONVERT = {
     "F": "Save it as 16-bit greyscale PNG, in millimetres: metres times 1000, rounded",
     "I": "Save its values as 16-bit greyscale PNG, in millimetres (or set data.depth_scale)",
     **dict.fromkeys(
         ("L", "P", "RGB", "RGBA"),
-        "Export the depth stream itself, as 16-bit greyscale PNG in millimetres: this is a picture "
+        "Export the depth stream itself, as 16-bit greyscale PNG in millimetres: this is an image "
         "to look at, without distances",
     ),
 }
 
 
 def read_colour(path: Path, upright: bool = False) -> Tensor:
-    """Read an 8-bit RGB picture as uint8 (3, H, W).
+    """Read an 8-bit RGB image as uint8 (3, H, W).
 
     Args:
         path: JPEG, PNG or TIFF.
-        upright: turn and mirror it by its EXIF orientation, as players do; depth that belongs to
-            it would stay as it is stored.
+        upright: turn and mirror it by its EXIF orientation, as players do (depth that belongs to
+            the image has none).
 
     Raises:
         BadSample: the file is missing, truncated, or not 8-bit RGB.
@@ -54,17 +54,17 @@ def read_colour(path: Path, upright: bool = False) -> Tensor:
     if image.mode != "RGB":
         raise BadSample(
             path,
-            f"is a picture of mode {image.mode}, 8-bit RGB is expected",
-            "Export the colour stream again, or convert the picture to RGB",
+            f"is an image of mode {image.mode}, 8-bit RGB is expected",
+            "Export the colour stream again, or convert the image to RGB",
         )
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def read_depth(path: Path, scale: DepthScale = 1000) -> Tensor:
-    """Read a 16-bit depth picture as float32 (H, W) in mm, 0 where the camera saw nothing.
+    """Read a 16-bit depth image as float32 (H, W) in mm, 0 where nothing was measured.
 
     Args:
-        path: the picture.
+        path: the image.
         scale: its units per metre, see :func:`datamodules.media.depth_units.in_mm`.
 
     Raises:
@@ -81,7 +81,7 @@ def read_depth(path: Path, scale: DepthScale = 1000) -> Tensor:
 
 
 def stored_depth(path: Path) -> NDArray[np.uint16]:
-    """The values (H, W) of a 16-bit depth picture, whatever they mean.
+    """The values (H, W) of a 16-bit depth image, in its own units.
 
     Raises:
         BadSample: the file is missing, truncated, or not 16-bit.
@@ -90,17 +90,17 @@ def stored_depth(path: Path) -> NDArray[np.uint16]:
     if not image.mode.startswith("I;16"):
         raise BadSample(
             path,
-            f"is a picture of mode {image.mode}, 16-bit depth is expected",
+            f"is an image of mode {image.mode}, 16-bit depth is expected",
             _CONVERT.get(image.mode, _EXPORT),
         )
     return np.asarray(image).astype(np.uint16)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(H, W) from the header of a picture, without decoding it.
+    """(H, W) from the header of an image, without decoding it.
 
     Raises:
-        BadSample: the file is missing or is no picture.
+        BadSample: the file is missing or not an image.
     """
     try:
         with Image.open(path, formats=_FORMATS) as image:

@@ -1,6 +1,6 @@
-"""Depth where none was recorded: rendered from a scan of the scene, at the poses of its pictures.
+"""Depth for scenes that have colour, camera poses and a mesh, but no depth frames.
 
-For scenes that have colour, camera poses and a mesh, but no depth frames.
+It is rendered from the mesh at the pose of each colour frame.
 """
 
 import shutil
@@ -16,30 +16,27 @@ from datamodules.libraries import import_library
 from datamodules.media.geometry import Mesh, read_mesh
 from datamodules.media.images import read_colour
 from datamodules.media.prepare import new_scene, write_depth, write_matrix
-from datamodules.media.scannet import NO_DEPTH, intrinsics_file, read_pose
+from datamodules.media.scannet import NO_DEPTH, intrinsics_file, read_camera, read_pose
 from datamodules.samples import BadSample
 from vlynx_pl.io.progress import track
-
-_FARTHEST_MM = 65535  # that 16 bits hold
 
 
 def prepare_depth_from_mesh(
     mesh: Path, scene: Path, out: Path, intrinsics: Path | None = None, width: int = 640
 ) -> Path:
-    """Complete a scene that has no depth, as ``out/scans/<name of the scene>``.
+    """Copy a scene to ``out/scans/<name of the scene>`` and add depth.
 
-    Colour and poses are copied; depth is rendered from the mesh, along the optical axis in mm, 0
-    where a ray hits nothing, through the camera that took the colour pictures. Frames without a
-    usable pose, and those that see nothing of the mesh, are left out and listed.
+    Depth is in mm along the optical axis of the colour camera, 0 where a ray hits nothing. Frames
+    without a usable pose, and those that see nothing of the mesh, are left out and printed.
 
     Args:
-        mesh: triangle mesh (.ply, .obj, .stl), in metres and in the world of the poses (of
-            ScanNet's, ``_vh_clean_2.ply`` before axis alignment).
+        mesh: triangle mesh (.ply, .obj, .stl), in metres and in the world of the poses (for
+            ScanNet, ``_vh_clean_2.ply`` before axis alignment).
         scene: folder in ScanNet's exported layout with ``color/`` and ``pose/``.
-        out: root of the completed scene; other scenes in it stay as they are.
-        intrinsics: 3x3 or 4x4 camera matrix of the colour pictures, by default the scene's
+        out: root of the completed scene; other scenes in it stay unchanged.
+        intrinsics: 3x3 or 4x4 camera matrix of the colour frames, by default the scene's
             ``intrinsic/intrinsic_color.txt``.
-        width: of the depth pictures, in pixels; narrower colour pictures keep their size.
+        width: of the depth frames, in pixels; narrower colour frames keep their size.
 
     Returns:
         The folder of the completed scene.
@@ -48,25 +45,21 @@ def prepare_depth_from_mesh(
         ValueError: ``width`` is below 2.
         BadSample: a file is missing or damaged, half of the frames see nothing of the mesh, or it
             is not in metres; nothing is left behind.
-        FileExistsError: the scene is there already and differs.
+        FileExistsError: see :func:`datamodules.media.prepare.new_scene`.
     """
     if width < 2:
-        raise ValueError(f"width={width}, but depth pictures need 2 pixels or more")
+        raise ValueError(f"width={width}, but depth frames need 2 pixels or more")
     colours = sorted(
         (scene / "color").glob("[!.]*.[jpJP][pnPN][gG]"), key=lambda path: (len(path.name), path)
     )
     if not colours:
         remedy = "Give a scene in ScanNet's layout: color/<i>.jpg, pose/<i>.txt, intrinsic/"
-        raise BadSample(scene, "has no pictures in color/", remedy)
+        raise BadSample(scene, "has no frames in color/", remedy)
     colour_size = _size(colours[0])
     scale = min(width / colour_size[1], 1)
     size = (round(colour_size[0] * scale), round(colour_size[1] * scale))
-    colour_camera = _read_camera(
-        intrinsics
-        or intrinsics_file(scene, "color")
-        or scene / "intrinsic" / "intrinsic_color.txt",
-        colour_size,
-    )
+    expected = intrinsics_file(scene, "color") or scene / "intrinsic" / "intrinsic_color.txt"
+    colour_camera = _read_camera(intrinsics or expected, colour_size)
     camera = _scaled(colour_camera, colour_size, size)
     render = depth_renderer(read_mesh(mesh), camera[:3, :3], size)
     seen: dict[str, float] = {}
@@ -83,21 +76,20 @@ def prepare_depth_from_mesh(
                 say(f"Frame {colour.stem} is left out: {bad.reason}")
                 continue
             if _size(colour) != colour_size:
-                remedy = "Give pictures of one camera, uncropped"
+                remedy = "Give frames of one camera, uncropped"
                 raise BadSample(colour, f"is not of the size of {colours[0].name}", remedy)
             depth = render(matrix)
-            if depth.max() > _FARTHEST_MM:
-                raise BadSample(
-                    mesh,
-                    f"lies up to {depth.max() / 1000:.0f} m from the camera of frame "
-                    f"{colour.stem}; 16-bit mm end at 65.535 m",
-                    "Scale the mesh and the poses to metres, or cut off what is farther",
-                )
             seen[colour.stem] = float((depth.round() > 0).float().mean())
             if not seen[colour.stem]:
                 say(f"Frame {colour.stem} is left out: {NO_DEPTH}")
                 continue
-            write_depth(folder / "depth" / f"{colour.stem}.png", depth)
+            write_depth(
+                folder / "depth" / f"{colour.stem}.png",
+                depth,
+                mesh,
+                f"gives frame {colour.stem} depth",
+                "Scale the mesh and the poses to metres, or cut off what is farther",
+            )
             shutil.copyfile(colour, folder / "color" / colour.name)
             shutil.copyfile(pose, folder / "pose" / pose.name)
         _check_seen(seen, mesh, scene)
@@ -105,21 +97,21 @@ def prepare_depth_from_mesh(
 
 
 def depth_renderer(mesh: Mesh, camera: Tensor, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-    """What a camera sees of a mesh in metres, as a function of its pose.
+    """Return a function that renders the depth of a mesh from a camera pose.
 
-    The nearest triangle is seen, from either side.
+    Triangles are visible from both sides.
 
     Args:
-        mesh: what is seen.
+        mesh: in metres.
         camera: (3, 3) pinhole matrix in pixels, whole numbers at pixel centres.
         size: (H, W).
 
     Returns:
-        A function of a pose (4, 4), camera to world, that gives depth along the optical axis as
-        float32 (H, W) in mm, 0 where there is nothing.
+        Pose (4, 4), camera to world → depth along the optical axis, float32 (H, W) in mm, 0 where
+        a ray hits nothing.
     """
     open3d = import_library("open3d")
-    centre = mesh.points.mean(0)  # float32 is exact enough about it, not about a far origin
+    centre = mesh.points.mean(0)  # around which float32 is exact enough
     points = (mesh.points - centre).numpy().astype(np.float32)
     caster = open3d.t.geometry.RaycastingScene()
     caster.add_triangles(points, mesh.triangles.numpy().astype(np.uint32))
@@ -148,41 +140,34 @@ def _check_seen(seen: dict[str, float], mesh: Path, scene: Path) -> None:
             mesh,
             f"is seen in no pixel of {len(blind)} of {len(seen)} frames: {', '.join(blind[:8])}",
             "Check that the mesh is in metres and in the world of the poses, and that these are "
-            "camera to world; frames that look past it are to be removed from color/",
+            "camera to world; remove frames that look past it from color/",
         )
     seen = {frame: part for frame, part in seen.items() if part}
     parts = torch.tensor(list(seen.values()))
     least = min(seen, key=lambda frame: seen[frame])
     say(
-        f"Depth covers {parts.median():.0%} of a picture (median of {len(seen)} frames), least of "
+        f"Depth covers {parts.median():.0%} of a frame (median of {len(seen)} frames), least of "
         f"frame {least}: {seen[least]:.0%}"
     )
 
 
 def _size(colour: Path) -> tuple[int, int]:
-    height, width = read_colour(colour).shape[1:]  # decoded, to see whether it is whole
+    height, width = read_colour(colour).shape[1:]  # decoded to detect damage
     return height, width
 
 
 def _read_camera(path: Path, size: tuple[int, int]) -> Tensor:
-    remedy = "Give the 3x3 or 4x4 matrix of the camera that took the colour pictures"
-    try:
-        matrix = torch.from_numpy(np.loadtxt(path, ndmin=2))
-    except (OSError, ValueError) as error:
-        raise BadSample(path, f"is no matrix of numbers ({error})", remedy) from error
-    if matrix.shape not in {(3, 3), (4, 4)} or not matrix.isfinite().all():
-        raise BadSample(path, "is no 3x3 or 4x4 camera matrix", remedy)
-    height, width = size
-    centred = abs(matrix[0, 2] / width - 0.5) < 0.25 and abs(matrix[1, 2] / height - 0.5) < 0.25
-    if not (matrix[0, 0] > 0 and matrix[1, 1] > 0 and centred):
-        raise BadSample(path, f"does not belong to a {width}x{height} colour picture", remedy)
+    remedy = "Give the 3x3 or 4x4 matrix of the camera that took the colour frames"
     camera = torch.eye(4, dtype=torch.float64)
-    camera[:3, :3] = matrix[:3, :3]
+    camera[:3, :3] = read_camera(path, remedy)
+    height, width = size
+    if abs(camera[0, 2] / width - 0.5) >= 0.25 or abs(camera[1, 2] / height - 0.5) >= 0.25:
+        raise BadSample(path, f"does not belong to a {width}x{height} colour frame", remedy)
     return camera
 
 
 def _scaled(camera: Tensor, size: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """The same camera for pictures of another size, whole numbers at pixel centres."""
+    """The same camera for frames of another size, whole numbers at pixel centres."""
     camera = camera.clone()
     for axis, ratio in enumerate((new[1] / size[1], new[0] / size[0])):
         camera[axis, :2] *= ratio

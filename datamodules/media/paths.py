@@ -1,4 +1,4 @@
-"""Paths that people and annotation files name: what they are, and that they stay in their root."""
+"""Checking paths that users and annotation files name: they exist and stay in their root."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -8,14 +8,14 @@ from vlynx_pl.io.files import stays_inside
 
 
 def check_folder(path: Path, remedy: str) -> None:
-    """Raise BadSample with this remedy where a path is not a folder."""
+    """Raise BadSample with this remedy unless a path is a folder."""
     if not path.is_dir():
         reason = "is a file, not a folder" if path.exists() else "is missing"
         raise BadSample(path, reason, remedy, "missing")
 
 
 def in_any_case(path: Path) -> Path | None:
-    """A path that is there, or else one whose suffix differs in case only; None if neither is."""
+    """The path if it exists, else one whose suffix differs in case only, else None."""
     if path.exists():
         return path
     folder = path.parent
@@ -26,16 +26,16 @@ def in_any_case(path: Path) -> Path | None:
 
 @lru_cache(maxsize=64)  # annotations name thousands of files of a folder
 def _names(folder: Path, changed: int) -> dict[str, str]:
-    """Names in a folder, by the same names with their suffixes in small letters."""
+    """The names in a folder, by name with a lower-case suffix."""
     return {path.stem + path.suffix.lower(): path.name for path in sorted(folder.iterdir())}
 
 
 def inside(root: Path, name: str, source: Path) -> Path:
-    """``root / name``; whether it exists isn't checked.
+    """``root / name``, which need not exist.
 
     Args:
         root: folder of the data.
-        name: relative path, as an annotation file has it.
+        name: relative path in an annotation file.
         source: that annotation file, for the message.
 
     Raises:
@@ -46,7 +46,7 @@ def inside(root: Path, name: str, source: Path) -> Path:
         return root / name
     raise BadSample(
         source,
-        f"names {name!r}, which is no path inside {root}",
-        "Correct the annotation, or copy or mount what lies elsewhere; nothing outside of the root "
-        "is opened",
+        f"names {name!r}, which is not a path inside {root}",
+        "Correct the annotation, or copy or mount what lies elsewhere; nothing outside the root is "
+        "opened",
     )

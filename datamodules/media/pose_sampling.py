@@ -1,43 +1,43 @@
-"""Which frames of a scene to show: those whose cameras differ most, as the released code chooses.
+"""Choosing the frames of a scene whose cameras differ most, as the released code does.
 
-Farthest point sampling over where the cameras stand and where they look.
+This is farthest point sampling over the positions and viewing axes of the cameras.
 """
 
 import torch
 from torch import Tensor
 
-_SMALLEST_STD = 1e-6  # of the released code: an axis along which no camera moves counts for nothing
+_SMALLEST_STD = 1e-6  # of the released code: ignores an axis along which no camera moves
 
 
 def farthest_points(poses: Tensor, count: int) -> list[int]:
-    """Choose ``count`` frames whose camera poses are far from each other.
+    """Choose ``count`` frames whose camera poses are far apart.
 
     A pose is a point in six dimensions: the camera's centre, standardised per axis over the scene,
     and its viewing axis, of unit length. The first choice is the point farthest from their mean,
-    each further one that farthest from all before; ties go to the lowest index. The choice does not
-    change when the scene is moved or scaled (as long as cameras move more than 1e-6 along an axis);
-    it may when the world is turned, as centres are standardised along the world's axes.
+    each further one the point farthest from all earlier ones; ties go to the lowest index. Moving
+    or scaling the scene does not change the choice (unless cameras move by less than 1e-6 along an
+    axis). Rotating the world may, since centres are standardised along its axes.
 
     Args:
         poses: (N, 4, 4) camera to world.
         count: frames wanted.
 
     Returns:
-        Indices in ascending order; all N when ``count`` is N or more. None comes twice.
+        Distinct indices in ascending order; all N if ``count`` is N or more.
 
     Raises:
         ValueError: ``count`` is below 1, or a pose is not finite or has no viewing axis.
     """
     if count < 1:
-        raise ValueError(f"count={count}, but at least 1 frame is to be chosen")
+        raise ValueError(f"count={count}; choose at least 1 frame")
     if poses.ndim != 3 or poses.shape[1:] != (4, 4):
-        raise ValueError(f"poses are (N, 4, 4), these are {tuple(poses.shape)}")
+        raise ValueError(f"poses must be (N, 4, 4), these are {tuple(poses.shape)}")
     poses = poses.double()
     usable = poses.isfinite().all(-1).all(-1) & poses[:, :3, 2].any(-1)
     if not usable.all():
         bad = (~usable).nonzero().flatten().tolist()
         raise ValueError(
-            f"poses {bad[:8]} are no cameras (not finite, or without a viewing axis); leave out "
+            f"poses {bad[:8]} are not cameras (not finite, or without a viewing axis); leave out "
             "frames whose tracking was lost"
         )
     if count >= len(poses):

@@ -1,4 +1,4 @@
-"""Bringing other RGB-D recordings into ScanNet's layout, so that one reader serves them all."""
+"""Converting other RGB-D recordings to ScanNet's layout, so that one reader serves them all."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,23 +20,23 @@ from datamodules.media.sens import SensFile, SensFrame, open_sens
 from datamodules.samples import BadSample
 from vlynx_pl.io.progress import track
 
-_FARTHEST_MM = 65535  # that 16 bits hold
-
 
 @contextmanager
 def new_scene(out: Path, name: str, source: Path) -> Iterator[Path]:
-    """Yield a folder to fill; when the block ends well it becomes ``out/scans/<name>``.
+    """Yield a folder to fill; it becomes ``out/scans/<name>`` when the block succeeds.
 
-    It holds ``color/``, ``depth/``, ``pose/`` and ``intrinsic/`` from the beginning. Frames that
-    readers of the scene will drop are listed.
+    It starts with empty folders ``color/``, ``depth/``, ``pose/`` and ``intrinsic/``. Frames that
+    readers of the scene will drop are printed.
 
     Raises:
-        ValueError: ``name`` is no folder name.
-        BadSample: what was made from ``source`` is no scene; nothing is left behind.
-        FileExistsError: the scene is there already and differs; if it is the same, that is said.
+        ValueError: ``name`` is not a folder name.
+        BadSample: what was made from ``source`` is not a scene; nothing is left behind.
+        FileExistsError: another scene of this name exists. If it is the same, that is printed.
     """
     if Path(name).name != name or name.startswith("."):
-        raise ValueError(f"scene={name!r} is no folder name; give one such as chess or redkitchen")
+        raise ValueError(
+            f"scene={name!r} is not a folder name; give one such as chess or redkitchen"
+        )
     target = out / "scans" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", dir=target.parent) as staging:
@@ -46,8 +46,8 @@ def new_scene(out: Path, name: str, source: Path) -> Iterator[Path]:
         yield unfinished
         try:
             scene = open_scene(unfinished)
-        except BadSample as bad:  # its path will be gone
-            reason = f"gives no scene: {Path(bad.path).name} {bad.reason}"
+        except BadSample as bad:  # whose path is temporary
+            reason = f"does not give a scene: {Path(bad.path).name} {bad.reason}"
             raise BadSample(source, reason, bad.remedy, bad.trouble) from bad
         _say_each(f"{name}: readers will drop", scene.dropped)
         if doubt := doubt_of(scene):
@@ -70,22 +70,22 @@ def prepare_7scenes(
     """Copy a 7-Scenes sequence to ``out/scans/<scene>``, complete or not at all.
 
     Reads ``frame-XXXXXX.{color.jpg|color.png, depth.png, pose.txt}`` and the 3x3
-    ``camera-intrinsics.txt`` of the depth camera. Depth becomes mm, and pixels marked 65535 become
-    0. Poses are copied as they are: both datasets give camera to world.
+    ``camera-intrinsics.txt`` of the depth camera. Depth is converted to mm, and pixels marked 65535
+    become 0. Poses are copied unchanged: both datasets store camera to world.
 
     Args:
         source: folder of the sequence.
-        out: root of the copy; other scenes in it stay as they are.
+        out: root of the copy; other scenes in it stay unchanged.
         scene: name of the scene, by default that of the source folder.
-        depth_scale: units per metre of its depth, or ``sun``; 7-Scenes itself has mm.
+        depth_scale: units per metre of its depth, or ``sun``; 7-Scenes itself uses mm.
 
     Returns:
         The folder of the scene.
 
     Raises:
-        BadSample: a file is missing or damaged, or its depth is too far for 16-bit mm; nothing is
-            left behind.
-        FileExistsError: the scene is there already and differs; if it is the same, that is said.
+        BadSample: a file is missing or damaged, or its depth exceeds 16-bit mm; nothing is left
+            behind.
+        FileExistsError: see :func:`new_scene`.
     """
     check_scale(depth_scale)
     name = scene or source.resolve().name
@@ -98,16 +98,16 @@ def prepare_scannet(source: Path, out: Path, frames: int | None = 32) -> Path:
     """Export a ScanNet ``.sens`` recording to ``out/scans/<name of the file>``.
 
     Writes what SensReader writes, complete or not at all: ``color/<i>.jpg`` byte for byte as
-    recorded (``.png`` where it is not JPEG), ``depth/<i>.png`` in mm, ``pose/<i>.txt`` and four
+    recorded (``.png`` if it is not JPEG), ``depth/<i>.png`` in mm, ``pose/<i>.txt`` and four
     ``intrinsic/*.txt``, where i counts the frames of the recording.
 
     Args:
         source: the recording, such as ``scene0000_00.sens``.
-        out: root of the export; other scenes in it stay as they are.
-        frames: so many frames, evenly spaced over those with a pose (tracking was not lost) and
-            with depth, first and last included; all of those where there are fewer. The paper,
-            after PAVE, has 32 a scene. None is every frame, as SensReader exports them; readers
-            drop the others.
+        out: root of the export; other scenes in it stay unchanged.
+        frames: number of frames, evenly spaced from the first to the last frame that has a pose
+            (tracking was not lost) and depth; all of these if there are fewer. The paper follows
+            PAVE with 32 per scene. None exports every frame, as SensReader does; readers drop the
+            unusable ones.
 
     Returns:
         The folder of the scene.
@@ -115,7 +115,7 @@ def prepare_scannet(source: Path, out: Path, frames: int | None = 32) -> Path:
     Raises:
         ValueError: ``frames`` is below 1.
         BadSample: the recording is damaged or cannot be used; nothing is left behind.
-        FileExistsError: the scene is there already and differs, as with another ``frames``.
+        FileExistsError: see :func:`new_scene`; another number of ``frames`` is another scene.
     """
     if frames is not None and frames < 1:
         raise ValueError(f"frames={frames}; give 1 or more, or None for all of them")
@@ -129,7 +129,7 @@ def prepare_scannet(source: Path, out: Path, frames: int | None = 32) -> Path:
             raise BadSample(
                 source,
                 f"has {len(chosen)} frames, none with a pose and depth",
-                "Leave the scene out; its tracking was lost from beginning to end, or its depth",
+                "Leave the scene out; its tracking or its depth was lost from beginning to end",
             )
         say(f"{source.name}: {len(usable)} of {len(chosen)} frames have a pose and depth")
         chosen = [usable[place] for place in evenly_spaced(len(usable), frames)]
@@ -142,61 +142,65 @@ def prepare_scannet(source: Path, out: Path, frames: int | None = 32) -> Path:
 
 
 def evenly_spaced(length: int, count: int) -> list[int]:
-    """``count`` of ``length`` places from the first to the last; all where there are fewer."""
+    """``count`` of ``length`` indices, from the first to the last; all if there are fewer."""
     if count >= length:
         return list(range(length))
     return [round(i * (length - 1) / max(count - 1, 1)) for i in range(count)]
 
 
 def write_matrix(path: Path, matrix: Tensor) -> None:
-    """Write a matrix a row a line, in digits enough for float32."""
+    """Write a matrix, one row per line, with enough digits for float32."""
     np.savetxt(path, matrix.numpy(), fmt="%.9g")
 
 
+def write_depth(path: Path, depth_mm: Tensor, source: Path, what: str, remedy: str) -> None:
+    """Write depth (H, W) as 16-bit PNG in whole mm.
+
+    Raises:
+        BadSample: of ``source``, with ``what`` and ``remedy``: it has depth beyond 16-bit mm.
+    """
+    if depth_mm.max() > np.iinfo(np.uint16).max:
+        reason = f"{what} up to {depth_mm.max() / 1000:.0f} m; 16-bit mm end at 65.535 m"
+        raise BadSample(source, reason, remedy)
+    Image.fromarray(depth_mm.round().numpy().astype(np.uint16)).save(path)
+
+
 def _trouble(recording: SensFile, frame: SensFrame) -> str:
-    """Why readers would drop a frame of a recording; empty where they would not."""
+    """Why readers would drop a frame of a recording; empty if they would not."""
     if reason := pose_trouble(frame.pose):
         return reason
     packed = recording.depth_format != "zlib_ushort"
     if packed or maybe_empty(frame.depth_bytes, recording.depth_size):
         try:
             return "" if measured(recording.read_stored_depth(frame)).any() else NO_DEPTH
-        except BadSample:  # its export would say so
+        except BadSample:  # exporting this frame raises the error
             return ""
     return ""
 
 
 def _say_each(what: str, reasons: Mapping[int, str]) -> None:
-    """Name frames by what is the matter with them."""
+    """Print frames, grouped by reason."""
     for reason in dict.fromkeys(reasons.values()):
         frames = [str(frame) for frame, why in reasons.items() if why == reason]
         some = ", ".join(frames[:8]) + (", …" if len(frames) > 8 else "")
         say(f"{what} {len(frames)} frames ({some}): {reason}")
 
 
-def write_depth(path: Path, depth_mm: Tensor) -> None:
-    """Write depth (H, W) in mm, at most 65535, as 16-bit PNG in whole mm."""
-    Image.fromarray(depth_mm.round().numpy().astype(np.uint16)).save(path)
-
-
 def _export(recording: SensFile, frame: SensFrame, folder: Path) -> None:
-    colour = (
-        folder / "color" / f"{frame.id}.{'jpg' if recording.colour_format == 'jpeg' else 'png'}"
-    )
-    pixels = recording.read_colour(frame)  # whether it is whole
+    suffix = "jpg" if recording.colour_format == "jpeg" else "png"
+    colour = folder / "color" / f"{frame.id}.{suffix}"
+    pixels = recording.read_colour(frame)  # decoded to detect damage
     if recording.colour_format == "raw":
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(colour)
     else:
         colour.write_bytes(recording.stored_colour(frame))
-    depth = recording.read_depth(frame)
-    if depth.max() > _FARTHEST_MM:
-        raise BadSample(
-            recording.path,
-            f"frame {frame.id} has depth up to {depth.max() / 1000:.0f} m, "
-            f"{recording.depth_shift:g} units being a metre; 16-bit mm end at 65.535 m",
-            "Leave the scene out, or correct depth_shift in the file's header",
-        )
-    write_depth(folder / "depth" / f"{frame.id}.png", depth)
+    write_depth(
+        folder / "depth" / f"{frame.id}.png",
+        recording.read_depth(frame),
+        recording.path,
+        f"frame {frame.id} has depth (at {recording.depth_shift:g} units per metre)",
+        "Leave the scene out, or correct depth_shift in the file's header",
+    )
     write_matrix(folder / "pose" / f"{frame.id}.txt", frame.pose)
 
 
@@ -212,27 +216,25 @@ def _copy_7scenes(source: Path, folder: Path, scale: DepthScale) -> None:
         )
     shutil.copyfile(intrinsics, folder / "intrinsic" / "intrinsic_depth.txt")
     for path in track(depths, f"Copying {source.name}"):
-        moment = path.name.removesuffix(".depth.png")
-        number = int(moment.removeprefix("frame-"))
+        name = path.name.removesuffix(".depth.png")
+        number = int(name.removeprefix("frame-"))
         stored = stored_depth(path)
-        depth = torch.from_numpy(in_mm(stored * measured(stored), scale))
-        if depth.max() > _FARTHEST_MM:
-            raise BadSample(
-                path,
-                f"has depth up to {depth.max() / 1000:.0f} m, {scale} units being a metre; 16-bit "
-                "mm end at 65.535 m",
-                "Give the units per metre as --depth-scale",
-            )
-        write_depth(folder / "depth" / f"{number}.png", depth)
-        colour = next(source.glob(f"{moment}.color.[jp][pn]g"), None)
-        pose = source / f"{moment}.pose.txt"
+        write_depth(
+            folder / "depth" / f"{number}.png",
+            torch.from_numpy(in_mm(stored * measured(stored), scale)),
+            path,
+            f"has depth (at {scale} units per metre)",
+            "Give the units per metre as --depth-scale",
+        )
+        colour = next(source.glob(f"{name}.color.[jp][pn]g"), None)
+        pose = source / f"{name}.pose.txt"
         if colour is None or not pose.is_file():
             raise BadSample(
                 path,
-                f"has no {moment}.pose.txt" if colour else f"has no {moment}.color.jpg or .png",
+                f"has no {name}.pose.txt" if colour else f"has no {name}.color.jpg or .png",
                 "Copy the sequence again, with all of its files",
             )
-        read_colour(colour)
+        read_colour(colour)  # decoded to detect damage
         shutil.copyfile(colour, folder / "color" / f"{number}{colour.suffix}")
         shutil.copyfile(pose, folder / "pose" / f"{number}.txt")
 

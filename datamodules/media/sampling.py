@@ -1,7 +1,7 @@
-"""Which frames of a video are asked for: pure choice over time stamps, without decoding.
+"""Choosing frames of a video by their timestamps, without decoding.
 
-A time stamp is a whole number of ticks. The frame on display at a moment is the last one that
-began by then, so a slow or uneven video repeats frames and its time grid is never distorted.
+A timestamp is a whole number of ticks. The frame shown at a time is the last one that began by
+then: a slow or uneven video repeats frames, and its time grid is never distorted.
 """
 
 from bisect import bisect_left, bisect_right
@@ -10,46 +10,44 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
-# Matroska rounds time stamps to 1 ms; a frame may have been meant this much earlier.
+# Matroska rounds timestamps to 1 ms; a frame may begin this much earlier.
 _MOST_ROUNDING = Fraction(1, 2000)  # s
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Moments evenly spaced from the first to the last frame, both included; one is the first.
+    """Timestamps evenly spaced from the first to the last frame, both included.
 
-    At a constant frame rate, the frames ``trunc(linspace(0, total - 1, frames))`` of the released
-    V-LynX code, in exact arithmetic.
+    At a constant frame rate these are the frames ``trunc(linspace(0, total - 1, frames))`` of the
+    released V-LynX code, in exact arithmetic. A single frame is the first.
     """
 
     frames: int
 
     def __post_init__(self) -> None:
-        """Refuse what chooses nothing."""
         if self.frames < 1:
             raise ValueError(f"frames={self.frames}; give 1 or more")
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A moment every ``1 / fps`` s from the start; if too many, ``Uniform(max_frames)``."""
+    """One timestamp per ``1 / fps`` s from the start; if too many, ``Uniform(max_frames)``."""
 
     fps: float
     max_frames: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what chooses nothing."""
         if not 0 < self.fps < float("inf") or (self.max_frames is not None and self.max_frames < 1):
             raise ValueError(f"fps={self.fps}, max_frames={self.max_frames}; give positive numbers")
 
 
 @dataclass(frozen=True)
 class At:
-    """These moments, in s.
+    """These timestamps, in s.
 
     Args:
-        times: the moments, ascending.
-        slack: how much in s the video may end before the last; moments after its end are left out.
+        times: the timestamps, ascending.
+        slack: s by which the video may end before the last timestamp; later ones are left out.
     """
 
     times: tuple[float, ...]
@@ -61,12 +59,12 @@ Sampling = Uniform | Rate | At
 
 @dataclass(frozen=True)
 class Timeline:
-    """When frames are on display.
+    """When frames are shown.
 
     Args:
         begins: ticks at which frames begin, at least one, ascending.
-        end: tick at which the last leaves.
-        tick: s.
+        end: tick at which the last frame ends.
+        tick: length of a tick in s.
     """
 
     begins: Sequence[int]
@@ -79,28 +77,28 @@ class Timeline:
 
     @property
     def duration(self) -> Fraction:
-        """In s, from the first frame's begin to the last one's end."""
+        """In s, from the start of the first frame to the end of the last."""
         return (self.end - self.begins[0]) * self.tick
 
-    def at(self, moment: Fraction) -> int:
-        """The frame on display at a moment, in s from the first frame."""
-        ticks = (moment + min(self.tick / 2, _MOST_ROUNDING)) / self.tick
+    def at(self, timestamp: Fraction) -> int:
+        """The frame shown at a timestamp, in s from the first frame."""
+        ticks = (timestamp + min(self.tick / 2, _MOST_ROUNDING)) / self.tick
         return bisect_right(self.begins, self.begins[0] + ticks) - 1
 
 
 def choose(
     sampling: Sampling, timeline: Timeline, span: tuple[float, float] | None = None
 ) -> list[int]:
-    """Frames on display at the moments asked for, as positions in the timeline.
+    """Indices in the timeline of the frames shown at the requested timestamps.
 
     Args:
-        sampling: the moments; those of ``At`` lie within the span.
+        sampling: the timestamps; those of ``At`` lie within the span.
         timeline: of the whole video.
-        span: (start, end) in s from the first frame: frames from that on display at the start to
-            the last that begins before the end. What lies outside the video is cut off.
+        span: (start, end) in s from the first frame: from the frame shown at the start to the last
+            one that begins before the end. It is clipped to the video.
 
     Raises:
-        LookupError: the span is empty or outside the video, or a moment is outside of both.
+        LookupError: the span is empty or outside the video, or a timestamp is outside the span.
     """
     start, end = _clip(timeline, span)
     first = timeline.at(start)
@@ -121,7 +119,7 @@ def choose(
             for time in times:
                 if not start <= time <= end + Fraction(slack_s):
                     raise LookupError(
-                        f"is asked for {time} s, outside of {float(start)} to {float(end)} s"
+                        f"has no frame at {time} s, outside {float(start)} to {float(end)} s"
                     )
             return [timeline.at(Fraction(time)) for time in times if time <= end]
 
@@ -133,14 +131,14 @@ def _clip(timeline: Timeline, span: tuple[float, float] | None) -> tuple[Fractio
     if span[0] < span[1] and span[0] < duration and span[1] > 0:  # False for NaN
         first = Fraction(max(span[0], 0))
         return first, duration if span[1] >= duration else Fraction(span[1])
-    raise LookupError(f"lasts {float(duration):.3f} s, nothing of it is within {span} s")
+    raise LookupError(f"lasts {float(duration):.3f} s, none of it within {span} s")
 
 
 def _uniform(timeline: Timeline, first: int, last: int, frames: int) -> list[int]:
     begins = timeline.begins
     steps, length = last - first, begins[last] - begins[first]
     between = max(frames - 1, 1)
-    # At a constant rate the frames are counted: time stamps would add their rounding.
+    # At a constant rate, frames are counted, since timestamps would add their rounding.
     uneven = max(
         abs(steps * (begins[first + i] - begins[first]) - i * length) for i in range(steps + 1)
     )

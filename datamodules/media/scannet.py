@@ -20,14 +20,14 @@ from datamodules.samples import BadSample
 
 # ScanNet's 1296x968 colour and 640x480 depth differ by 0.4 % in aspect.
 _ASPECT_TOLERANCE = 0.02
-# Exported poses carry six digits; a matrix further than this from a rotation is no pose.
+# Exported poses carry six digits; a matrix further than this from a rotation is not a pose.
 _ROTATION_TOLERANCE = 1e-3
 _EXPORT = "Export the scene again with ScanNet's SensReader"
 NO_DEPTH = "no depth in any pixel"  # why a frame is dropped
 
 
 class ScanNetFrame(NamedTuple):
-    """The files of one moment; ``id`` is their integer name."""
+    """The files of one timestamp; ``id`` is their integer name."""
 
     id: int
     colour: Path
@@ -37,7 +37,7 @@ class ScanNetFrame(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ScanNetScene:
-    """A scene with its usable frames in order of time; pictures are read when asked for."""
+    """A scene and its usable frames in order of time; images are read on demand."""
 
     name: str
     folder: Path
@@ -63,15 +63,14 @@ class ScanNetScene:
 
 
 def open_scene(folder: Path, depth_scale: DepthScale = 1000) -> ScanNetScene:
-    """List a scene's frames and check all but the pixels.
+    """List a scene's frames and check everything but the pixels.
 
-    A frame goes to ``dropped`` whose pose is missing or unusable (ScanNet writes ``-inf`` when
-    tracking is lost), or whose depth is missing in every pixel; see :func:`maybe_empty` for how
-    that is known. Sizes are those of the first frame whose headers can be read; reading a frame of
-    another size raises.
+    Frames whose pose is missing or unusable (ScanNet writes ``-inf`` when tracking is lost), or
+    that have no depth in any pixel (see :func:`maybe_empty`), go to ``dropped``. Sizes are those of
+    the first frame whose headers can be read; reading a frame of another size raises.
 
     Args:
-        folder: of the scene.
+        folder: the scene's folder.
         depth_scale: units per metre of its depth.
 
     Raises:
@@ -127,16 +126,15 @@ def open_scene(folder: Path, depth_scale: DepthScale = 1000) -> ScanNetScene:
 
 
 def maybe_empty(stored_bytes: int, size: tuple[int, int]) -> bool:
-    """Whether compressed 16-bit depth can be one value in every pixel.
+    """Whether 16-bit depth compressed to so many bytes may be one value in every pixel.
 
-    So depth without a measurement is found without decoding every frame of every scene: what
-    compresses to a 64th (zlib manages a 150th at least, of a sensor's depth a tenth at best) is
-    decoded when a scene is opened. An empty picture that its encoder did not compress is not
-    found, and is refused when it is read.
+    Opening a scene decodes only such frames to find those without a measurement: zlib compresses an
+    empty image to a 150th or less, a sensor's depth to a tenth at best. An empty image that was
+    stored uncompressed is refused when it is read.
 
     Args:
         stored_bytes: size of the file, or of its part in a recording.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
     """
     return stored_bytes <= size[0] * size[1] * 2 / 64 + 1024  # 1 kB is for headers
 
@@ -144,12 +142,12 @@ def maybe_empty(stored_bytes: int, size: tuple[int, int]) -> bool:
 def _is_empty(depth: Path, size: tuple[int, int]) -> bool:
     try:
         return maybe_empty(depth.stat().st_size, size) and not measured(stored_depth(depth)).any()
-    except (OSError, BadSample):  # whoever reads this frame is told
+    except (OSError, BadSample):  # reading this frame raises the error
         return False
 
 
 def pose_trouble(pose: Tensor) -> str:
-    """Why a matrix is not a camera-to-world pose; empty where it is one."""
+    """Why a matrix is not a camera-to-world pose; empty if it is one."""
     if pose.shape != (4, 4):
         return f"pose is {_shape(pose)}, not 4x4"
     if not pose.isfinite().all():
@@ -175,10 +173,10 @@ def read_pose(path: Path) -> Tensor:
 
 
 def intrinsics_file(folder: Path, camera: Literal["color", "depth"]) -> Path | None:
-    """Where a scene keeps the matrix of a camera, if it does.
+    """The file with the matrix of a camera, if the scene has one.
 
-    In ``intrinsic/`` as SensReader writes it, or in the scene itself; ``scannet_frames_25k``, and
-    copies of it, say ``intrinsics``.
+    It is in ``intrinsic/``, as SensReader writes it, or in the scene's folder; copies of
+    ``scannet_frames_25k`` call it ``intrinsics``.
     """
     places = (
         folder / place / f"{name}_{camera}.txt"
@@ -186,6 +184,21 @@ def intrinsics_file(folder: Path, camera: Literal["color", "depth"]) -> Path | N
         for name in ("intrinsic", "intrinsics")
     )
     return next((path for path in places if path.is_file()), None)
+
+
+def read_camera(path: Path, remedy: str) -> Tensor:
+    """Read a pinhole camera matrix, 3x3 or 4x4, as float64 (3, 3).
+
+    Raises:
+        BadSample: with this remedy; it is not such a matrix.
+    """
+    matrix = _read_matrix(path, remedy)
+    known = matrix.shape in {(3, 3), (4, 4)} and bool(matrix.isfinite().all())
+    if not (known and matrix[0, 0] > 0 and matrix[1, 1] > 0):
+        found = _shape(matrix)
+        reason = f"is not a 3x3 or 4x4 camera matrix with positive fx and fy ({found})"
+        raise BadSample(path, reason, remedy)
+    return matrix[:3, :3]
 
 
 def _read_intrinsics(folder: Path) -> tuple[Tensor, Path]:
@@ -197,14 +210,7 @@ def _read_intrinsics(folder: Path) -> tuple[Tensor, Path]:
             "intrinsics_depth.txt",
             f"{_EXPORT}, or put the 3x3 or 4x4 matrix of its depth camera there",
         )
-    matrix = _read_matrix(path, _EXPORT)
-    if matrix.shape not in {(3, 3), (4, 4)} or not (matrix[0, 0] > 0 and matrix[1, 1] > 0):
-        raise BadSample(
-            path,
-            f"is no 3x3 or 4x4 camera matrix with positive fx and fy ({_shape(matrix)})",
-            _EXPORT,
-        )
-    return matrix[:3, :3], path
+    return read_camera(path, _EXPORT), path
 
 
 def _read_matrix(path: Path, remedy: str) -> Tensor:
@@ -212,14 +218,13 @@ def _read_matrix(path: Path, remedy: str) -> Tensor:
         rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
         return torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64)
     except (OSError, ValueError) as error:
-        raise BadSample(path, f"is no matrix of numbers ({error})", remedy) from error
+        raise BadSample(path, f"is not a matrix of numbers ({error})", remedy) from error
 
 
 def _numbered(folder: Path, *suffixes: str) -> dict[int, Path]:
-    if folder.is_file():
-        check_folder(folder, _EXPORT)
-    if not folder.is_dir():
+    if not folder.exists():
         raise BadSample(folder.parent, f"has no folder {folder.name}/", _EXPORT)
+    check_folder(folder, _EXPORT)
     files: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith("."):
@@ -227,7 +232,7 @@ def _numbered(folder: Path, *suffixes: str) -> dict[int, Path]:
         if not path.stem.isdecimal() or int(path.stem) in files:
             raise BadSample(
                 path,
-                "is not named by a frame number of its own, such as 0 or 20",
+                "is not named by a unique frame number, such as 0 or 20",
                 "Rename or remove it; frames are ordered and paired by their numbers",
             )
         files[int(path.stem)] = path
@@ -242,7 +247,7 @@ def _sizes(frames: list[ScanNetFrame]) -> tuple[tuple[int, int], tuple[int, int]
     for frame in frames:
         try:
             colour, depth = image_size(frame.colour), image_size(frame.depth)
-        except BadSample as bad:  # whoever reads this frame is told; the others may be well
+        except BadSample as bad:  # reading this frame raises it; others may be usable
             unreadable.append(bad)
             continue
         stretch = colour[1] * depth[0] / (colour[0] * depth[1])

@@ -1,4 +1,4 @@
-"""Which frames of a ScanNet scene are read together, and what is drawn of them."""
+"""Which frames of a ScanNet scene are read together, and how their depth is drawn."""
 
 from collections.abc import Sequence
 from typing import Final, Literal, TypeVar
@@ -19,7 +19,7 @@ Encoding = Literal["turbo", "gray", "normals", "turbo+normals"]
 NormalFrame = Literal["camera", "world"]
 
 _Item = TypeVar("_Item")
-_LOOKED_AT: Final = 3  # frames of a scene, to see whether its unit is plausible
+_LOOKED_AT: Final = 3  # frames per scene, to check the unit of its depth
 
 
 def depth_frames(
@@ -31,35 +31,34 @@ def depth_frames(
     far_mm: float = 10_000,
     normal_frame: NormalFrame = "camera",
 ) -> Tensor:
-    """Depth frames as pictures, uint8 (T, 3, h, w), or (2T, 3, h, w) with ``turbo+normals``.
+    """Depth drawn as frames, uint8 (T, 3, h, w), or (2T, 3, h, w) with ``turbo+normals``.
 
     Raises:
         BadSample: a file cannot be used, or the intrinsics do not belong to the depth images.
     """
     depth = torch.stack([scene.read_depth(frame) for frame in frames])  # (T, h, w)
-    pictures = []
+    drawn = []
     if encoding != "normals":
         colours: Literal["gray", "turbo"] = "gray" if encoding == "gray" else "turbo"
-        pictures.append(disparity(depth, near_mm, far_mm, colours))
+        drawn.append(disparity(depth, near_mm, far_mm, colours))
     if encoding in {"normals", "turbo+normals"}:
         pose = None
         if normal_frame == "world":
             pose = torch.stack([scene.read_pose(frame) for frame in frames])
         try:
-            pictures.append(normals(depth, scene.intrinsics, near_mm, far_mm, pose))
+            drawn.append(normals(depth, scene.intrinsics, near_mm, far_mm, pose))
         except ValueError as error:
             raise BadSample(
                 scene.folder, str(error), "Correct intrinsic_depth.txt, or use encoding=turbo"
             ) from error
-    return torch.stack(pictures, 1).flatten(0, 1)
+    return torch.stack(drawn, 1).flatten(0, 1)
 
 
 def doubt_of(scene: ScanNetScene, near_mm: float = 200, far_mm: float = 10_000) -> str | None:
-    """Why the unit of a scene's depth is probably another, by three of its frames.
+    """What :func:`datamodules.media.depth_units.doubt` says about three frames of a scene.
 
     Returns:
-        What :func:`datamodules.media.depth_units.doubt` says of them, or None; None as well where
-        none of them can be read, of which whoever reads them is told.
+        None if there is no doubt, or if none of the three can be read, which reading them reports.
     """
     stored = []
     for frame in some(scene.frames, _LOOKED_AT):
@@ -71,16 +70,12 @@ def doubt_of(scene: ScanNetScene, near_mm: float = 200, far_mm: float = 10_000) 
 
 
 def some(items: Sequence[_Item], count: int) -> Sequence[_Item]:
-    """At most ``count`` items, from the first at equal steps."""
+    """At most ``count`` items at equal steps from the first."""
     return items[:: max(1, -(-len(items) // max(1, count)))]
 
 
 def colour_frames(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> Tensor:
-    """Colour frames, uint8 (T, 3, h, w).
-
-    Raises:
-        BadSample: a file cannot be used.
-    """
+    """Colour frames, uint8 (T, 3, h, w); raises BadSample for a file that cannot be used."""
     return torch.stack([scene.read_colour(frame) for frame in frames])
 
 
@@ -102,12 +97,12 @@ def windows(scene: ScanNetScene, length: int) -> list[Sequence[ScanNetFrame]]:
 
 
 def chunks(frames: Sequence[ScanNetFrame], length: int) -> list[Sequence[ScanNetFrame]]:
-    """All frames in runs of ``length``, of which the last may be shorter."""
+    """All frames in runs of ``length``; the last may be shorter."""
     return [frames[start : start + length] for start in range(0, len(frames), length)]
 
 
 def spread_out(scene: ScanNetScene, count: int) -> list[ScanNetFrame]:
-    """The ``count`` frames whose cameras are farthest from each other, or all, in order of time.
+    """The ``count`` frames whose cameras are farthest apart, or all, in order of time.
 
     Raises:
         BadSample: a pose cannot be used.

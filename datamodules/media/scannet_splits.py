@@ -6,7 +6,7 @@ A root is a folder of scenes, a folder with ``scans/`` in it, or one scene.
 from pathlib import Path
 from typing import Final, get_args
 
-from datamodules.media.paths import check_folder
+from datamodules.media.paths import check_folder, inside
 from datamodules.samples import BadSample, Split
 
 _SPLITS: Final[tuple[Split, ...]] = get_args(Split)
@@ -14,10 +14,10 @@ _LONGEST_NAME = 255  # bytes, of file systems
 
 
 def find_scenes(root: Path) -> list[Path]:
-    """The scene folders under ``root`` by name; folders with no color/, depth/ or pose/ are none.
+    """The folders under ``root`` that hold color/, depth/ or pose/, by name.
 
     Raises:
-        BadSample: the folder is missing, or holds no scene.
+        BadSample: the root is missing, or holds no scene.
     """
     check_folder(root, "Give the folder that holds the scenes, or export them there")
     if _is_scene(root):
@@ -33,9 +33,9 @@ def find_scenes(root: Path) -> list[Path]:
 
 
 def listed_scenes(root: Path) -> dict[Split, list[Path]]:
-    """The scene folders of ``scannetv2_{train,val,test}.txt`` in ``root``; empty without lists.
+    """The scene folders listed in ``scannetv2_{train,val,test}.txt``; empty without lists.
 
-    Folders are named, not looked for: a listed scene may be missing on disk.
+    A listed scene may be missing on disk.
 
     Raises:
         BadSample: train or val is missing beside another list, a scene is listed twice, or a name
@@ -60,17 +60,16 @@ def listed_scenes(root: Path) -> dict[Split, list[Path]]:
             if name in seen:
                 raise BadSample(
                     path,
-                    f"lists {name}, which {seen[name].name} lists already",
-                    "Keep every scene in one list, once; training must not see what it is "
-                    "tested on",
+                    f"lists {name}, which is already in {seen[name].name}",
+                    "Keep every scene in one list, once; a test scene must not be trained on",
                 )
             seen[name] = path
-            splits[split].append(_inside(scenes_folder(root), name, path))
+            splits[split].append(inside(scenes_folder(root), name, path))
     return splits
 
 
 def scenes_folder(root: Path) -> Path:
-    """``root/scans`` if that is there, else ``root``."""
+    """``root/scans`` if it exists, else ``root``."""
     scans = root / "scans"
     return scans if scans.is_dir() else root
 
@@ -87,17 +86,7 @@ def _names(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise BadSample(path, f"cannot be read ({error})", "Download the list again") from error
     for name in names:
-        if "\0" in name or len(name.encode()) > _LONGEST_NAME:
-            raise BadSample(path, f"lists {name!r:.60}, which is no name", "Download it again")
+        if Path(name).name != name or len(name.encode()) > _LONGEST_NAME:
+            reason = f"lists {name!r:.60}, which is not the name of a folder"
+            raise BadSample(path, reason, "Download the list again, or correct it")
     return names
-
-
-def _inside(base: Path, name: str, path: Path) -> Path:
-    folder = base / name
-    if name in {".", ".."} or Path(name).name != name or folder.resolve().parent != base.resolve():
-        raise BadSample(
-            path,
-            f"lists {name!r}, which leads out of {base}",
-            "List names of folders in there only; copy or mount a scene that lies elsewhere",
-        )
-    return folder

@@ -1,8 +1,8 @@
-"""ScanNet's ``.sens`` recordings, read a frame at a time.
+"""Reading ScanNet's ``.sens`` recordings frame by frame.
 
-A file of several GB is never in memory: opening it reads the headers of its frames and steps over
-their pictures; these are read when asked for. The layout is that of ScanNet's SensReader, version
-4, little endian; the block of inertial measurements after the frames is not read.
+A recording of several GB is never in memory: opening it reads the headers of its frames and skips
+their images, which are read on demand. The layout is that of ScanNet's SensReader, version 4,
+little endian; the block of inertial measurements after the frames is not read.
 """
 
 import struct
@@ -25,22 +25,22 @@ from datamodules.samples import BadSample
 _VERSION = 4
 _COLOUR_FORMATS = {0: "raw", 1: "png", 2: "jpeg"}
 _DEPTH_FORMATS = {0: "raw_ushort", 1: "zlib_ushort"}
-_OCCI = 2  # the depth codec of one sensor's SDK; ScanNet's own Python reader lacks it as well
+_OCCI = 2  # the depth codec of one sensor's SDK, missing in ScanNet's own Python reader too
 _START = struct.Struct("<IQ")  # version, bytes of the sensor's name
 _MATRICES = ("intrinsic_color", "extrinsic_color", "intrinsic_depth", "extrinsic_depth")
-# The matrices; compressions; widths and heights; depth units a metre; number of frames.
+# The matrices; compressions; widths and heights; depth units per metre; number of frames.
 _CAMERA = struct.Struct("<64f2i4IfQ")
 _FRAME = struct.Struct("<16f4Q")  # camera to world; two timestamps; bytes of colour and of depth
-# No camera comes near these; a file that does is damaged, and would only ask for memory.
+# Far beyond any camera; a file that exceeds these is damaged and would only ask for memory.
 _LONGEST_NAME = 4096
 _LONGEST_SIDE = 16_384
 _FINEST_SHIFT = 1e6  # a micrometre
-_SLACK = 1 << 20  # bytes that a compressed picture may have beyond twice its pixels
+_SLACK = 1 << 20  # bytes that a compressed image may have beyond twice its pixels
 _AGAIN = "Download the file again; it is cut off or damaged"
 
 
 class SensFrame(NamedTuple):
-    """One moment: its number, its pose, and where its pictures lie in the file."""
+    """A frame's number, pose, and the position of its images in the file."""
 
     id: int
     pose: Tensor  # (4, 4) float32, camera to world; -inf where tracking was lost
@@ -59,18 +59,18 @@ class SensFile:
     depth_format: str  # raw_ushort or zlib_ushort
     colour_size: tuple[int, int]
     depth_size: tuple[int, int]
-    depth_shift: float  # units of stored depth in a metre
+    depth_shift: float  # units of stored depth per metre
     frames: tuple[SensFrame, ...] = field(repr=False)
 
     def stored_colour(self, frame: SensFrame) -> bytes:
-        """The colour picture as it lies in the file; raises BadSample."""
+        """The colour image as stored; raises BadSample."""
         return self._read(frame, frame.start, frame.colour_bytes, "colour")
 
     def read_colour(self, frame: SensFrame) -> Tensor:
         """uint8 (3, H, W).
 
         Raises:
-            BadSample: the picture is damaged, not 8-bit RGB, or not of the size in the header.
+            BadSample: the image is damaged, not 8-bit RGB, or not of the size in the header.
         """
         stored = self.stored_colour(frame)
         height, width = self.colour_size
@@ -87,7 +87,7 @@ class SensFile:
         """float32 (H, W) in mm along the optical axis, 0 where nothing was measured.
 
         Raises:
-            BadSample: the picture is damaged or not of the size in the header.
+            BadSample: the image is damaged or not of the size in the header.
         """
         depth = self.read_stored_depth(frame).astype(np.float32)
         return torch.from_numpy(depth * np.float32(1000 / self.depth_shift))
@@ -99,7 +99,7 @@ class SensFile:
         expected = height * width * 2
         if self.depth_format == "zlib_ushort":
             inflate = zlib.decompressobj()
-            try:  # one byte more than there should be, never what a bomb would like
+            try:  # at most one byte more than expected, whatever a bomb asks for
                 stored = inflate.decompress(stored, expected + 1)
             except zlib.error as error:
                 raise self._bad(frame, f"has depth that cannot be inflated ({error})") from error
@@ -119,7 +119,7 @@ class SensFile:
                     raise ValueError(f"{found}, not {width}x{height} RGB")
                 return np.asarray(image)
         except DAMAGE as error:
-            reason = f"has a {self.colour_format} picture that cannot be used ({error})"
+            reason = f"has a {self.colour_format} image that cannot be used ({error})"
             raise self._bad(frame, reason) from error
 
     def _read(self, frame: SensFrame, start: int, count: int, stream: str) -> bytes:
@@ -134,14 +134,14 @@ class SensFile:
 
 
 def open_sens(path: Path) -> SensFile:
-    """Read the header of a recording and the headers of its frames, and no picture.
+    """Read the header of a recording and of its frames, but no image.
 
     Raises:
-        BadSample: the file is missing, cut off, of another version, compressed in a way that cannot
-            be read here, or has figures that no recording has.
+        BadSample: the file is missing, truncated, of another version, in an unsupported
+            compression, or has impossible figures.
     """
     if not path.is_file():
-        raise BadSample(path, "is no file", "Give a ScanNet .sens recording", "missing")
+        raise BadSample(path, "is not a file", "Give a ScanNet .sens recording", "missing")
     with path.open("rb") as file:
         length = path.stat().st_size
         version, name = _START.unpack(_exactly(file, _START.size, path, "its header"))
@@ -156,7 +156,7 @@ def open_sens(path: Path) -> SensFile:
         colour, depth, *sides, shift, count = header[64:]
         _check(path, colour, depth, sides, shift, matrices["intrinsic_depth"])
         if count < 1 or count > (length - file.tell()) // _FRAME.size:
-            reason = f"announces {count} frames, {length} bytes cannot hold them"
+            reason = f"announces {count} frames, more than {length} bytes can hold"
             raise BadSample(path, reason if count else "holds no frame", _AGAIN)
         colour_size, depth_size = (sides[1], sides[0]), (sides[3], sides[2])
         limits = [2 * colour_size[0] * colour_size[1] * 3, 2 * depth_size[0] * depth_size[1] * 2]
@@ -180,7 +180,7 @@ def _check(
         raise BadSample(
             path,
             "has depth compressed as occi_ushort, which needs the sensor maker's library",
-            "Export it with ScanNet's C++ SensReader, which gives the folder that is read here",
+            "Export it with ScanNet's C++ SensReader; the exported folder can be read",
         )
     if colour not in _COLOUR_FORMATS or depth not in _DEPTH_FORMATS:
         reason = f"has the unknown compressions {colour} of colour and {depth} of depth"
@@ -189,7 +189,7 @@ def _check(
         reason = "has colour of {}x{} and depth of {}x{} pixels".format(*sides)
         raise BadSample(path, reason, _AGAIN)
     if not (1 <= shift <= _FINEST_SHIFT):
-        raise BadSample(path, f"has {shift:g} units of depth in a metre", _AGAIN)
+        raise BadSample(path, f"has {shift:g} units of depth per metre", _AGAIN)
     if not (camera.isfinite().all() and camera[0, 0] > 0 and camera[1, 1] > 0):
         raise BadSample(path, "has no depth camera with positive fx and fy", _AGAIN)
 

@@ -1,7 +1,7 @@
-"""Frames of a video, and its sound, read together: one opening, one pass, only what is asked for.
+"""Reading frames of a video and its sound together: one opening, one pass, only what is requested.
 
-Frames are chosen by the times of the packets, before anything is decoded; each picture is reduced
-as it comes out of the decoder.
+Frames are chosen by the times of the packets, before anything is decoded; each frame is resized
+as it leaves the decoder.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,26 +28,14 @@ from datamodules.media.decoding import (
 )
 from datamodules.media.display import rgb_converter
 from datamodules.media.images import read_colour
-from datamodules.media.sampling import At, Rate, Sampling, Timeline, Uniform, choose
+from datamodules.media.sampling import Sampling, Timeline, choose
 from datamodules.samples import BadSample, Frames
-
-__all__ = [
-    "VIDEO_SUFFIXES",
-    "At",
-    "Frames",
-    "Rate",
-    "Recording",
-    "Request",
-    "Sampling",
-    "Uniform",
-    "read_video",
-]
 
 VIDEO_SUFFIXES: Final = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".mpg", ".mpeg"}
     | {".ts", ".ogv", ".gif"}
 )
-_PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 @dataclass(frozen=True)
@@ -55,8 +43,9 @@ class Request:
     """Frames to read from a video.
 
     Args:
-        sampling: which.
-        size: (H, W) to squash each to, antialiased bicubic; None leaves them as stored.
+        sampling: which frames.
+        size: (H, W) to resize each to, ignoring its aspect ratio (antialiased bicubic); None keeps
+            the stored size.
     """
 
     sampling: Sampling
@@ -64,14 +53,14 @@ class Request:
 
 
 class Recording(NamedTuple):
-    """What was asked for of a video."""
+    """What was read from a video."""
 
-    streams: tuple[Frames, ...]  # one a request
+    streams: tuple[Frames, ...]  # one per request
     sound: Sound | None
 
 
 # Frame numbers → those frames, each once, as (number, uint8 (3, H, W)).
-_Pictures = Callable[[set[int]], Iterable[tuple[int, Tensor]]]
+_Read = Callable[[set[int]], Iterable[tuple[int, Tensor]]]
 
 
 def read_video(
@@ -81,30 +70,30 @@ def read_video(
     sound: bool = False,
     folder_fps: float | None = None,
 ) -> Recording:
-    """Read frames, for several purposes at once, and the sound.
+    """Read the frames of several requests at once, and the sound.
 
-    Times are in s from the first frame of the video; each frame comes with the one at which it
-    begins, and comes again where it stays on display. Quarter turns and reflections that
-    the file asks for are applied. Colours are converted by the matrix and range that it names;
-    where it names none, as BT.601 in limited range, which is FFmpeg's habit.
+    Times are in s from the first frame of the video. Each frame comes with the time at which it
+    begins, and is repeated while it stays on display. The quarter turns and reflections that the
+    file states are applied. Colours are converted by the matrix and range that it states; by
+    default, like FFmpeg, by BT.601 in limited range.
 
     Args:
-        path: a video file, or a folder of numbered pictures.
+        path: a video file, or a folder of numbered images.
         requests: the frames.
         span: (start, end) in s from the first frame; None is the whole video.
-        sound: whether to read the sound of the span, too.
-        folder_fps: pictures a second, of a folder.
+        sound: whether to read the sound of the span as well.
+        folder_fps: images per second of a folder.
 
     Raises:
-        BadSample: the file is missing, no video or damaged, the frames asked for lie outside of it,
-            or it has no sound.
+        BadSample: the file is missing, damaged or not a video, the requested frames lie outside
+            it, or it has no sound.
     """
     if path.is_dir():
         return _read_folder(path, requests, span, sound, folder_fps)
     with open_media(path) as file:
         track = video_track(path, file)
         if track is None:
-            raise BadSample(path, "has no video track", "Give a video; cover art is none")
+            raise BadSample(path, "has no video track", "Give a video; cover art does not count")
         packets = list_packets(path, file)
         try:
             timeline = packet_timeline(packets[track.index], track.time_base)
@@ -119,9 +108,8 @@ def read_video(
         except (DoubtError, import_library("av").FFmpegError):
             timeline = decoded_timeline(path, packets[track.index], track)
             streams = _gather(path, requests, timeline, span, lambda wanted: _play(path, wanted))
-        heard = None
-        if sound:
-            heard = decode_sound(path, file, packets, timeline.begins[0] * timeline.tick, span)
+        origin = timeline.begins[0] * timeline.tick
+        heard = decode_sound(path, file, packets, origin, span) if sound else None
     return Recording(streams, heard)
 
 
@@ -137,26 +125,25 @@ def _gather(
     requests: Sequence[Request],
     timeline: Timeline,
     span: tuple[float, float] | None,
-    read: _Pictures,
+    read: _Read,
 ) -> tuple[Frames, ...]:
-    """Choose the frames, read each once, and put it, reduced, wherever it is asked for."""
+    """Choose the frames, read each once, and resize it for every request that has it."""
     try:
         chosen = [choose(request.sampling, timeline, span) for request in requests]
     except LookupError as error:
-        remedy = "Correct the span or the moments; they count in s from the first frame"
+        remedy = "Correct the span or the timestamps; they count in s from the first frame"
         raise BadSample(path, str(error), remedy, "too short") from error
     stacks = [
         torch.empty(0, 3, *(request.size or (0, 0)), dtype=torch.uint8) for request in requests
     ]
-    for number, picture in read({number for numbers in chosen for number in numbers}):
+    for number, frame in read({number for numbers in chosen for number in numbers}):
         for i, (request, numbers) in enumerate(zip(requests, chosen, strict=True)):
             if number not in numbers:
                 continue
-            small = picture
+            small = frame
             if request.size is not None:
-                small = resize(
-                    picture, list(request.size), InterpolationMode.BICUBIC, antialias=True
-                )
+                size = list(request.size)
+                small = resize(frame, size, InterpolationMode.BICUBIC, antialias=True)
             if not len(stacks[i]):
                 stacks[i] = torch.empty(len(numbers), *small.shape, dtype=torch.uint8)
             if small.shape != stacks[i].shape[1:]:
@@ -178,37 +165,27 @@ def _read_folder(
     fps: float | None,
 ) -> Recording:
     if sound:
-        raise BadSample(folder, "is a folder of pictures", "Give a video with sound", "no audio")
+        raise BadSample(folder, "is a folder of images", "Give a video with sound", "no audio")
     if fps is None:
-        remedy = "Give the video; of a folder of numbered pictures, folder_fps, such as 3.0"
+        remedy = "Give a video, or folder_fps of a folder of numbered images, such as 3.0"
         raise BadSample(folder, "is a folder, not a video file", remedy)
     if not fps > 0:
-        raise BadSample(
-            folder, f"is read at folder_fps={fps}", "Give the rate of its pictures, such as 3.0"
-        )
-    pictures = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in _PICTURE_SUFFIXES and not path.name.startswith(".")
-    ]
-    if strange := [path for path in pictures if not path.stem.isdecimal()]:
+        remedy = "Give the rate of its images, such as 3.0"
+        raise BadSample(folder, f"is read at folder_fps={fps}", remedy)
+    visible = (path for path in folder.iterdir() if not path.name.startswith("."))
+    images = [path for path in visible if path.suffix.lower() in _IMAGE_SUFFIXES]
+    if strange := [path for path in images if not path.stem.isdecimal()]:
         raise BadSample(strange[0], "is not named by a number", "Rename it, such as 00001.jpg")
-    pictures.sort(key=lambda path: int(path.stem))
-    numbers = [int(path.stem) for path in pictures]
+    images.sort(key=lambda path: int(path.stem))
+    numbers = [int(path.stem) for path in images]
     if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
         missing = sorted(set(range(numbers[0], numbers[-1])) - set(numbers)) if numbers else []
-        reason = f"lacks pictures, the first is number {missing[0]}" if missing else "no pictures"
-        raise BadSample(folder, reason, "Extract the folder again; numbers follow each other")
-    timeline = Timeline(range(len(pictures)), len(pictures), 1 / Fraction(fps))
-    return Recording(
-        _gather(
-            folder,
-            requests,
-            timeline,
-            span,
-            lambda wanted: (
-                (number, read_colour(pictures[number], upright=True)) for number in sorted(wanted)
-            ),
-        ),
-        None,
-    )
+        reason = f"lacks images, the first is number {missing[0]}" if missing else "holds no images"
+        raise BadSample(folder, reason, "Extract the folder again; numbers must be consecutive")
+    timeline = Timeline(range(len(images)), len(images), 1 / Fraction(fps))
+
+    def read(wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
+        for number in sorted(wanted):
+            yield number, read_colour(images[number], upright=True)
+
+    return Recording(_gather(folder, requests, timeline, span, read), None)

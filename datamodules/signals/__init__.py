@@ -1,4 +1,4 @@
-"""Pure functions from signals to frames: tensors in, uint8 pictures (..., 3, H, W) out."""
+"""Pure functions from signals to frames: tensors in, uint8 (..., 3, H, W) out."""
 
 from datamodules.signals.disparity import disparity
 from datamodules.signals.log_mel import log_mel

@@ -1,6 +1,6 @@
-"""Depth as a picture of disparity: near is bright or red, far is dark (paper section 4).
+"""Depth drawn as disparity: near is bright or red, far is dark (paper section 4).
 
-Disparity 1/d spends the range of colours on what is near, where depth cameras see best.
+Disparity 1/d uses most colours for near surfaces, where depth cameras are most accurate.
 """
 
 from functools import cache
@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from datamodules.signals.turbo import turbo_polynomial_table, turbo_table
+from datamodules.signals.turbo import turbo_table
 
-Colours = Literal["turbo", "turbo_polynomial", "gray"]
+Colours = Literal["turbo", "gray"]
 
 
 def disparity(
@@ -27,11 +27,10 @@ def disparity(
 
     Args:
         depth_mm: (..., H, W) depth along the optical axis in mm, any real type.
-        near_mm: distance in mm that gets the last colour.
-        far_mm: distance in mm that gets the first colour.
-        colours: ``turbo`` is the published table; ``turbo_polynomial`` its approximation in the
-            released code, for parity; ``gray`` the same disparity in three equal channels (the
-            released ``gray`` is linear in depth instead).
+        near_mm: distance in mm of the last colour.
+        far_mm: distance in mm of the first colour.
+        colours: ``turbo`` is the published table; ``gray`` the same disparity in three equal
+            channels (the released ``gray`` is linear in depth instead).
 
     Returns:
         uint8 (..., 3, H, W).
@@ -51,7 +50,7 @@ def check_range(near_mm: float, far_mm: float) -> None:
     """Raise ValueError unless 0 < near < far."""
     if not 0 < near_mm < far_mm:
         raise ValueError(
-            f"near_mm={near_mm} and far_mm={far_mm} are no depth range; give millimetres with "
+            f"near_mm={near_mm} and far_mm={far_mm} are not a depth range; give millimetres with "
             "0 < near_mm < far_mm, for example 200 and 10000"
         )
 
@@ -60,6 +59,4 @@ def check_range(near_mm: float, far_mm: float) -> None:
 def _table(colours: Colours) -> Tensor:
     if colours == "turbo":
         return turbo_table()
-    if colours == "turbo_polynomial":
-        return turbo_polynomial_table()
     return torch.arange(256, dtype=torch.uint8)[:, None].expand(-1, 3)

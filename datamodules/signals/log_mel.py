@@ -1,7 +1,7 @@
-"""Sound as a picture: log-mel spectrograms around given moments (paper section 4).
+"""Sound drawn as log-mel spectrograms around given timestamps (paper section 4).
 
-One front-end for alignment and tuning. Brightness is loudness on a fixed scale, so that loud and
-quiet stay different; the released code stretches every picture to its own range.
+Alignment and tuning use the same front-end. Brightness is loudness on a fixed scale, so that loud
+and quiet stay different; the released code stretches every frame to its own range.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ _HOP = 160  # samples, 10 ms
 _FFT = 1024  # samples
 _AT_ONCE = 60 * SAMPLE_RATE // _HOP  # columns; a minute takes 0.1 GB
 _COLUMNS_PER_SECOND = SAMPLE_RATE // _HOP
-# AudioSet statistics of ImageBind's front-end. Mean ± 1.5 deviations reaches from the noise of
-# 16-bit samples, ln 1e-8, to a tone of full scale, ln 1e4.
+# AudioSet statistics of ImageBind's front-end. Mean ± 1.5 deviations spans the noise of 16-bit
+# samples, ln 1e-8, to a tone of full scale, ln 1e4.
 _MEAN, _DEVIATION, _REACH = -4.268, 9.138, 1.5
 
 Scale = Literal["fixed", "min-max"]
@@ -31,33 +31,33 @@ def log_mel(
 ) -> Tensor:
     """Spectrograms of ``window`` seconds centred on each of ``times``.
 
-    A window that would reach over the start or the end of the recording is moved inside, and one
-    longer than the recording is the whole recording; nothing is padded. Only what the windows show
-    is transformed, once where they overlap: a long recording costs no more than a short one.
+    A window that would extend beyond the recording is moved inside, and one longer than the
+    recording becomes the whole recording; nothing is padded. Only the columns in windows are
+    computed, each once: a long recording costs no more than a short one.
 
     Args:
         waveform: (N,) mono samples in −1…1 at 16 kHz.
-        times: F moments in s from the first sample, such as those of the RGB frames.
-        window: length of a picture in s.
-        scale: ``fixed`` maps loudness to brightness alike in all pictures; ``min-max`` stretches
-            each picture to 0…255, as the released code does.
+        times: F timestamps in s from the first sample, such as those of the RGB frames.
+        window: length of a frame in s.
+        scale: ``fixed`` maps loudness to brightness equally in all frames; ``min-max`` stretches
+            each frame to 0…255, as the released code does.
 
     Returns:
         uint8 (F, 3, 128, W), W columns of 10 ms; low frequencies are at the bottom.
 
     Raises:
-        ValueError: the waveform is too short or not mono, or a moment is outside of it.
+        ValueError: the waveform is too short or not mono, or a timestamp is outside it.
     """
     if waveform.ndim != 1 or len(waveform) < SAMPLE_RATE // 10:
         raise ValueError(
-            f"a waveform of shape {tuple(waveform.shape)} is no mono recording of 0.1 s or more at "
-            f"{SAMPLE_RATE} Hz; mix its channels and resample it first"
+            f"a waveform of shape {tuple(waveform.shape)} is not a mono recording of 0.1 s or more "
+            f"at {SAMPLE_RATE} Hz; mix its channels and resample it first"
         )
     duration = len(waveform) / SAMPLE_RATE
     outside = [time for time in times if not -window / 2 <= time <= duration + window / 2]
     if outside:
         raise ValueError(
-            f"moment {outside[0]:g} s is not within the recording of {duration:g} s; give times "
+            f"timestamp {outside[0]:g} s is not within the recording of {duration:g} s; give times "
             "from its first sample on"
         )
     available = len(waveform) // _HOP + 1
@@ -73,19 +73,19 @@ def log_mel(
     runs = [part for run in shown.tensor_split(gaps) for part in run.split(_AT_ONCE)]
     power = torch.cat([_power(waveform, int(run[0]), int(run[-1])) for run in runs], 1).flip(0)
     loudness = (power.clamp(min=1e-10).log() - _MEAN) / _DEVIATION  # (128, U), in deviations
-    pictures = loudness[:, where].transpose(0, 1)  # (F, 128, W)
+    windows = loudness[:, where].transpose(0, 1)  # (F, 128, W)
     low: Tensor | float = -_REACH
     high: Tensor | float = _REACH
     if scale == "min-max":
-        low, high = pictures.amin((1, 2), True), pictures.amax((1, 2), True)
-    share = ((pictures - low) / (high - low)).nan_to_num(0).clamp(0, 1)  # silence has no range
+        low, high = windows.amin((1, 2), True), windows.amax((1, 2), True)
+    share = ((windows - low) / (high - low)).nan_to_num(0).clamp(0, 1)  # silence has no range
     return (255 * share).round().to(torch.uint8)[:, None].repeat(1, 3, 1, 1)
 
 
 def _power(waveform: Tensor, first: int, last: int) -> Tensor:
     """Columns ``first`` to ``last`` of the whole recording's spectrogram, (128, last - first + 1).
 
-    A column reaches over its neighbours, and is mirrored only where the recording itself ends.
+    Columns overlap; samples are mirrored only at the ends of the recording.
     """
     samples = torch.arange(first * _HOP - _FFT // 2, last * _HOP + _FFT // 2).abs_()
     end = len(waveform) - 1
@@ -95,7 +95,7 @@ def _power(waveform: Tensor, first: int, last: int) -> Tensor:
 
 @cache
 def _spectrogram() -> Any:
-    # Windows of 25 ms as ImageBind's, but a longer transform, or low mel bands would hold no bin.
+    # ImageBind's windows of 25 ms, but a longer transform; otherwise low mel bands have no bin.
     return import_library("torchaudio.transforms").MelSpectrogram(
         SAMPLE_RATE, n_fft=_FFT, win_length=400, hop_length=_HOP, n_mels=MELS, center=False
     )

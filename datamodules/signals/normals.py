@@ -1,4 +1,4 @@
-"""Depth as a picture of surface normals, in the released code the companion of disparity.
+"""Depth drawn as surface normals, which the released code uses beside disparity.
 
 Camera axes: x right, y down, z forward. Normals point away from the camera (+z), as released.
 """
@@ -18,15 +18,14 @@ def normals(
 ) -> Tensor:
     """Colour depth by the unit normal of its surface: round(255 (n / 2 + 1/2)) for x, y, z.
 
-    Points come from back-projection, tangents from forward differences; the last row and column
-    repeat their neighbours. Depth is clipped to the range, so what lies beyond it becomes a wall.
-    Pixels without depth, or whose right or lower neighbour has none, are grey (128, 128, 128).
+    Points are back-projected and tangents are forward differences; the last row and column repeat
+    their neighbours. Depth is clipped to the range, so everything beyond it becomes a wall. Pixels
+    without depth, or whose right or lower neighbour has none, are grey (128, 128, 128).
 
     Args:
-        depth_mm: (..., H, W) depth along the optical axis in mm; zero, negative, NaN: no depth.
-        intrinsics: (3, 3) or (4, 4) of the depth image itself, in its pixels. Nothing is scaled
-            here: an image that was resized needs fx, cx times its width ratio and fy, cy times its
-            height ratio.
+        depth_mm: (..., H, W) depth along the optical axis in mm; zero, negative or NaN is no depth.
+        intrinsics: (3, 3) or (4, 4) of the depth image, in its pixels. For a resized image,
+            multiply fx, cx by the width ratio and fy, cy by the height ratio.
         near_mm: nearest depth in mm.
         far_mm: farthest depth in mm.
         pose: (..., 4, 4) camera to world; turns the normals into the world frame. Without it they
@@ -46,9 +45,8 @@ def normals(
     depth = torch.where(valid, depth.clamp(near_mm, far_mm), torch.nan)
     x = (torch.arange(depth.shape[-1] - 1, device=depth.device) - cx) / fx  # (W-1,)
     y = (torch.arange(depth.shape[-2] - 1, device=depth.device)[:, None] - cy) / fy  # (H-1, 1)
-    # The cross product of the tangents towards right and down, worked out for points z (x, y, 1)
-    # and without the common factor z / (fx fy): it takes the differences of depth first, so that
-    # float32 is exact enough.
+    # The cross product of the tangents to the right and down, for points z (x, y, 1), without the
+    # common factor z / (fx fy). Subtracting depths first keeps float32 exact enough.
     here, right, down = depth[..., :-1, :-1], depth[..., :-1, 1:], depth[..., 1:, :-1]
     normal_x = fx * down * (here - right)
     normal_y = fy * right * (here - down)
@@ -68,12 +66,12 @@ def normals(
 def _camera(intrinsics: Tensor, size: torch.Size) -> tuple[float, float, float, float]:
     height, width = size
     if intrinsics.shape not in {(3, 3), (4, 4)}:
-        raise ValueError(f"intrinsics are 3x3 or 4x4, these are {tuple(intrinsics.shape)}")
+        raise ValueError(f"intrinsics must be 3x3 or 4x4, these are {tuple(intrinsics.shape)}")
     if height < 2 or width < 2:
         raise ValueError(f"a {width}x{height} depth image has no normals; it needs 2x2 pixels")
     fx, fy = float(intrinsics[0, 0]), float(intrinsics[1, 1])
     cx, cy = float(intrinsics[0, 2]), float(intrinsics[1, 2])
-    # Cameras look through the middle of their pictures; of another size, they would not.
+    # The principal point is near the middle of the image unless the size is wrong.
     centred = abs(cx / width - 0.5) < 0.25 and abs(cy / height - 0.5) < 0.25
     if not (fx > 0 and fy > 0 and centred):
         raise ValueError(

@@ -1,8 +1,7 @@
 """The Turbo colour map: 256 sRGB entries from dark blue to dark red.
 
-The table is the one Anton Mikhailov published (Google, 2019, Apache-2.0), as matplotlib has it. The
-polynomial is his approximation of it, which the released code of the paper uses; the two differ by
-up to 32 of 255.
+Anton Mikhailov published this table (Google, 2019, Apache-2.0); matplotlib has the same. The
+released code of the paper uses his polynomial approximation, which differs by up to 32 of 255.
 """
 
 import torch
@@ -30,22 +29,7 @@ _PUBLISHED = (
     "8507028106027e05027a0403"
 )
 
-# Rows red, green, blue; columns by increasing power (released code).
-_COEFFICIENTS = (
-    (0.13572138, 4.61539260, -42.66032258, 132.13108234, -152.94239396, 59.28637943),
-    (0.09140261, 2.19418839, 4.84296658, -14.18503333, 4.27729857, 2.82956604),
-    (0.10667330, 12.64194608, -60.58204836, 110.36276771, -89.90310912, 27.34824973),
-)
-
 
 def turbo_table() -> Tensor:
     """The published table, uint8 (256, 3)."""
     return torch.tensor(list(bytes.fromhex(_PUBLISHED)), dtype=torch.uint8).view(256, 3)
-
-
-def turbo_polynomial_table() -> Tensor:
-    """The polynomial at i / 255, clamped and rounded, uint8 (256, 3)."""
-    x = torch.linspace(0, 1, 256, dtype=torch.float64)
-    powers = x[:, None] ** torch.arange(6)  # (256, 6)
-    colours = powers @ torch.tensor(_COEFFICIENTS, dtype=torch.float64).T  # (256, 3)
-    return (colours.clamp(0, 1) * 255).round().to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Several cameras on one moment as one stream (Ego-Exo4D)."""
+"""Several synchronous cameras as one stream (Ego-Exo4D)."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def views(cameras: Sequence[Tensor]) -> Tensor:
-    """Put the frames of synchronous cameras into one stream, moment by moment.
+    """Interleave the frames of synchronous cameras.
 
     Args:
-        cameras: V streams (T, 3, H, W) of the same moments.
+        cameras: V streams (T, 3, H, W) of the same timestamps.
 
     Returns:
-        (T·V, 3, H, W): all cameras' first frames, in the order given, then all second ones.
+        (T·V, 3, H, W): the first frame of each camera in the given order, then the second ones.
 
     Raises:
         ValueError: there is no camera, or the shapes differ.
@@ -21,7 +21,7 @@ def views(cameras: Sequence[Tensor]) -> Tensor:
     shapes = {tuple(camera.shape) for camera in cameras}
     if len(shapes) != 1:
         raise ValueError(
-            f"cameras of shapes {sorted(shapes)} make no stream; read the same moments of each, in "
-            "one size"
+            f"cameras of shapes {sorted(shapes)} do not make a stream; read the same timestamps of "
+            "each, in one size"
         )
     return torch.stack(list(cameras), 1).flatten(0, 1)

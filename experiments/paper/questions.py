@@ -13,7 +13,7 @@ import numpy as np
 from typing_extensions import override
 
 from datamodules.benchmarks import MusicAVQA
-from datamodules.benchmarks.base import Asked, Benchmark, Names
+from datamodules.benchmarks.base import Benchmark, Names, QuestionRecord
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
 from experiments.toyworld.blink_questions import COUNTS, blink_questions
@@ -83,7 +83,7 @@ class ToyQuestions(Benchmark):
     protocol = MusicAVQA.protocol  # counts answers that are the reference, by kind of question
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterator[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
         for record in read_records(files[0], "id"):
             name = record.identifier("id")
             for number, asked in enumerate(record.children("questions")):
@@ -92,7 +92,7 @@ class ToyQuestions(Benchmark):
                 question = Question(
                     f"{name}-{number}", asked.text("text"), (asked.text("answer"),), labels=labels
                 )
-                yield Asked(record, name, record.fields["media"], question)
+                yield QuestionRecord(record, name, record.fields["media"], question)
 
 
 def write_questions(

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.media.video import Request, Uniform, read_video
+from datamodules.media.sampling import Uniform
+from datamodules.media.video import Request, read_video
 from datamodules.samples import Split
 from experiments.toyworld.ego_annotations import ego_annotations, video_paths
 from experiments.toyworld.takes import (

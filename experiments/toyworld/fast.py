@@ -7,7 +7,8 @@ from pathlib import Path
 from shutil import copyfile
 from textwrap import fill
 
-from datamodules.media.video import Request, Uniform, read_video
+from datamodules.media.sampling import Uniform
+from datamodules.media.video import Request, read_video
 from datamodules.samples import Split
 from datamodules.signals.tiling import tiling
 from experiments.toyworld.blink_questions import KINDS, blink_questions

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
 
-from datamodules.media.video import Request, Uniform, read_video
+from datamodules.media.sampling import Uniform
+from datamodules.media.video import Request, read_video
 from datamodules.samples import Split
 from datamodules.signals.log_mel import log_mel
 from experiments.toyworld.hearing import heard_questions

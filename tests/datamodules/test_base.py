@@ -20,7 +20,7 @@ from lightning import LightningModule, Trainer
 from PIL import Image
 
 from datamodules.base import ModalityDataModule
-from datamodules.benchmarks.base import Asked, Benchmark
+from datamodules.benchmarks.base import Benchmark, QuestionRecord
 from datamodules.benchmarks.records import read_records
 from datamodules.loading.coverage import check
 from datamodules.modalities.modality import Modality
@@ -88,7 +88,9 @@ class Quiz(Benchmark):
     def read(self, split, files):
         for record in read_records(*files, "id"):
             question = Question(record.identifier("id"), record.text("ask"), (record.text("say"),))
-            yield Asked(record, record.text("clip"), {"video": record.media("clip")}, question)
+            yield QuestionRecord(
+                record, record.text("clip"), {"video": record.media("clip")}, question
+            )
 
 
 @pytest.fixture

@@ -302,7 +302,7 @@ def test_an_id_with_a_dot_is_its_own_file_and_no_other(root):
     (videos / "1.mp4").rename(videos / "take.1.mkv")
     assert audio.locate(root, Episode("x", {"video": "take.1"}, ())).path == videos / "take.1.mkv"
     assert audio.locate(root, Episode("x", {"video": "take.1.mp4"}, ())).path.suffix == ".mkv"
-    with pytest.raises(BadSample, match=r"take\.2: is not there"):
+    with pytest.raises(BadSample, match=r"take\.2: is missing"):
         audio.locate(root, Episode("x", {"video": "take.2"}, ()))
 
 
@@ -314,7 +314,7 @@ def test_a_second_place_is_looked_at_where_the_first_has_nothing(root):
     assert data.locate(root, at({"video": "star/A.mp4"})).path == first
     assert data.locate(root, at({"video": "star/B.mp4"})).path == second
     second.unlink()
-    with pytest.raises(BadSample, match=r"/star/B\.mp4: is not there") as caught:
+    with pytest.raises(BadSample, match=r"/star/B\.mp4: is missing") as caught:
         data.locate(root, at({"video": "star/B.mp4"}))
     assert caught.value.path == root / "star" / "B.mp4"
 
@@ -323,13 +323,13 @@ def test_links_that_an_annotation_reaches_stay_inside(root, elsewhere):
     outside = film(elsewhere / "secret.mp4")
     (root / "videos" / "bare.mkv").symlink_to(outside)
     for name in ("bare", "bare.mp4", "bare.mkv"):
-        with pytest.raises(BadSample, match="no path inside"):
+        with pytest.raises(BadSample, match="not a path inside"):
             Audio().locate(root, Episode("x", {"video": name}, ()))
     small = root / "takes" / "t" / "frame_aligned_videos" / "downscaled" / "448"
     small.mkdir(parents=True)
     (small / "cam01.mp4").symlink_to(outside)
     for media in ({"exo1": "takes/t/frame_aligned_videos/cam01.mp4"}, {"take": "takes/t"}):
-        with pytest.raises(BadSample, match="no path inside"):
+        with pytest.raises(BadSample, match="not a path inside"):
             Ego().locate(root, Episode("x", media, ())).views()
 
 
@@ -460,7 +460,7 @@ def test_a_view_that_ends_long_before_the_others_is_bad(takes):
     benchmark = annotate(takes)
     path = film(takes / "takes/t4/frame_aligned_videos/cam02.mp4", 28, count=22)
     data = ready(EgoDataModule, takes, benchmark=benchmark, objective="tuning")
-    with pytest.raises(BadSample, match=r"cam02\.mp4: is asked for 3\.875 s, outside") as caught:
+    with pytest.raises(BadSample, match=r"cam02\.mp4: has no frame at 3\.875 s, outside") as caught:
         next(iter(data.val_dataloader()))
     assert caught.value.path == path and caught.value.trouble == "too short"
 

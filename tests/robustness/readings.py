@@ -19,9 +19,10 @@ from datamodules.loading.frame_cache import FrameCache
 from datamodules.media.audio import Sound, read_sound
 from datamodules.media.mesh_depth import prepare_depth_from_mesh
 from datamodules.media.prepare import prepare_scannet
+from datamodules.media.sampling import Uniform
 from datamodules.media.scannet import open_scene
 from datamodules.media.scannet_frames import colour_frames, depth_frames
-from datamodules.media.video import Request, Uniform, read_video
+from datamodules.media.video import Request, read_video
 from datamodules.samples import BadSample, Frames
 from tests.datamodules.benchmarks.official_layouts import Official
 

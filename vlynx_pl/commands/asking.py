@@ -21,7 +21,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from datamodules.base import ModalityDataModule
-from datamodules.benchmarks.base import Asked, Benchmark
+from datamodules.benchmarks.base import Benchmark, QuestionRecord
 from datamodules.loading.reading import resize_ignoring_aspect
 from datamodules.samples import BadSample, Frames, Question, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
@@ -70,7 +70,7 @@ class _NoBenchmark(Benchmark):
     """Stands where the run has its benchmark."""
 
     @override
-    def read(self, split: Split, files: list[Path]) -> Iterable[Asked]:
+    def read(self, split: Split, files: list[Path]) -> Iterable[QuestionRecord]:
         return ()
 
 

@@ -63,10 +63,7 @@ def captions(**references: list[str]) -> dict[str, Any]:
         for i, texts in enumerate(references.values(), 1)
         for k, text in enumerate(texts, 1)
     ]
-    return {"info": {}, "licenses": [], "type": "captions"} | {
-        "images": images,
-        "annotations": annotations,
-    }
+    return {"type": "captions", "images": images, "annotations": annotations}
 
 
 def avqa(number: int, video: str = "toyVideo_01_000030", answer: int = 2) -> dict[str, Any]:
@@ -105,13 +102,12 @@ def scanqa(number: int, scene: str = "scene0990_00") -> dict[str, Any]:
     }
 
 
-def sqa3d(*questions: str, split: str = "test") -> dict[str, Any]:
+def sqa3d(*questions: str) -> dict[str, Any]:
     ids = [220600000100 + i for i in range(len(questions))]
     asked = [
         {
             "scene_id": "scene0990_00",
             "situation": "I face the stool.",
-            "alternative_situation": ["The stool is before me."],
             "question": question,
             "question_id": number,
         }
@@ -120,21 +116,14 @@ def sqa3d(*questions: str, split: str = "test") -> dict[str, Any]:
     answered = [
         {
             "scene_id": "scene0990_00",
-            "question_type": "N/A",
-            "answer_type": "other",
             "question_id": number,
-            "answers": [{"answer": f"answer {number}", "answer_confidence": "yes", "answer_id": 1}],
-            "rotation": {"_x": 0, "_y": 0, "_z": 0.6, "_w": 0.8},
-            "position": {"x": 0.5, "y": 0, "z": 0},
+            "answers": [{"answer": f"answer {number}", "answer_confidence": "yes"}],
         }
         for number in reversed(ids)
     ]
     return {
-        f"v1_balanced_questions_{split}_scannetv2.json": {"info": {}, "questions": asked},
-        f"v1_balanced_sqa_annotations_{split}_scannetv2.json": {
-            "info": {},
-            "annotations": answered,
-        },
+        "v1_balanced_questions_test_scannetv2.json": {"info": {}, "questions": asked},
+        "v1_balanced_sqa_annotations_test_scannetv2.json": {"annotations": answered},
     }
 
 
@@ -172,11 +161,8 @@ def mvbench(video: str = "17.webm", **fields: Any) -> dict[str, Any]:
 def take(name: str, **fields: Any) -> dict[str, Any]:
     folder = f"takes/toy_{name}/frame_aligned_videos"
     return {
-        "task_id": 9,
         "task_name": "Juggling",
         "scenario_name": "Toys",
-        "university_id": "toys",
-        "origin_participant_id": "1",
         "take_uid": name,
         "video_paths": {"ego": f"{folder}/aria01_214-1.mp4", "exo1": f"{folder}/cam01.mp4"},
         "proficiency_score": "Early Expert",

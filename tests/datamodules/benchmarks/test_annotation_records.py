@@ -1,5 +1,6 @@
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -32,11 +33,51 @@ def test_a_message_names_file_record_field_and_both_sides():
     assert caught.value.trouble == "unreadable"
 
 
-@pytest.mark.parametrize("value", [None, 3, True, "", "  \n", ["a"], {"a": "b"}, "a\ud800"])
-def test_what_is_no_text(value):
-    refuses(lambda: record(a=value).text("a"), "a should be a text")
-    refuses(lambda: record(a=[value]).texts("a"), "a list of texts")
-    refuses(lambda: record().text("a"), "found nothing")
+NAN, INF, HUGE = float("nan"), float("inf"), 10**400
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "bad", "words"),
+    [
+        (Record.text, [("a", "a")], [None, 3, True, "", "  \n", ["a"], {}, "a\ud800"], "a text"),
+        (
+            Record.texts,
+            [(["a", "b"], ("a", "b"))],
+            [[None], [3], ["a", " "], ["a\ud800"], "a"],
+            "a list of",
+        ),
+        (Record.identifier, [("x-1", "x-1"), (22, "22")], [None, 2.5, False, "", [], {}], "an id"),
+        (
+            Record.seconds,
+            [(3, 3.0), (0.5, 0.5)],
+            [None, "3", True, -0.1, NAN, INF, HUGE],
+            "a time in s",
+        ),
+        (
+            partial(Record.index, length=4),
+            [(3, 3)],
+            [None, 2.0, True, "2", -1, 4, NAN, HUGE],
+            "0 to 3",
+        ),
+        (
+            partial(Record.one_of, choices="ABCD"),
+            [(" B ", "B")],
+            ["", "AB", "E", "a", None, 1, ["A"]],
+            "one of A, B, C, D",
+        ),
+        (
+            Record.texts_within,
+            [('["left", "tuba"]', ("left", "tuba"))],
+            ["[1]", "{}", "left", "['left']", '[""]', "[" * 5000, 5],
+            "record 3 (id 7)",
+        ),
+    ],
+)
+def test_what_a_field_may_hold(read, good, bad, words):
+    assert all(read(record(a=value), "a") == found for value, found in good)
+    for value in bad:
+        refuses(lambda value=value: read(record(a=value), "a"), "a", words)
+    refuses(lambda: read(record(), "a"), "found nothing")
 
 
 def test_blank_texts_only_where_they_are_allowed():
@@ -45,39 +86,9 @@ def test_blank_texts_only_where_they_are_allowed():
     refuses(lambda: record(a=["", "b"]).texts("a"), "a list of 2")
 
 
-@pytest.mark.parametrize("value", [None, 2.0, True, "2", -1, 4, [1], float("nan"), 10**400])
-def test_what_is_no_index(value):
-    assert record(a=3).index("a", 4) == 3
-    refuses(lambda: record(a=value).index("a", 4), "a should be a whole number from 0 to 3")
-
-
-@pytest.mark.parametrize("value", [None, "3", True, -0.1, float("nan"), float("inf"), 10**400])
-def test_what_is_no_time(value):
-    assert record(a=3).seconds("a") == 3.0 and record(a=0.5).seconds("a") == 0.5
-    refuses(lambda: record(a=value).seconds("a"), "a time in s")
-
-
-@pytest.mark.parametrize("value", [None, 2.5, False, "", [], {}])
-def test_what_is_no_id(value):
-    assert record(a=22).identifier("a") == "22" and record(a="x-1").identifier("a") == "x-1"
-    refuses(lambda: record(a=value).identifier("a"), "an id")
-
-
-@pytest.mark.parametrize("value", ["[1]", "{}", "left", "['left']", '[""]', "[" * 5000, 5])
-def test_what_is_no_list_within_a_text(value):
-    assert record(a='["left", "tuba"]').texts_within("a") == ("left", "tuba")
-    refuses(lambda: record(a=value).texts_within("a"), "record 3 (id 7)", "a")
-
-
 @pytest.mark.parametrize(("least", "most", "words"), [(3, 3, "of 3 texts"), (3, 5, "3 to 5")])
 def test_too_few_texts(least, most, words):
     refuses(lambda: record(a=["x", "y"]).texts("a", least, most), words, "a list of 2")
-
-
-@pytest.mark.parametrize("value", ["", "AB", "E", "a", None, 1, ["A"]])
-def test_one_of_the_letters(value):
-    assert record(a=" B ").one_of("a", "ABCD") == "B"
-    refuses(lambda: record(a=value).one_of("a", "ABCD"), "one of A, B, C, D")
 
 
 def test_the_last_of_equal_options_is_meant():
@@ -87,38 +98,21 @@ def test_the_last_of_equal_options_is_meant():
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "/etc/passwd",
-        "../a.mp4",
-        "a/../../b.mp4",
-        "a/..",
-        "..",
-        ".",
-        "./",
-        "C:/a.mp4",
-        "C:a.mp4",
-        "\\\\host\\a.mp4",
-        "a\\..\\b.mp4",
-        "a\0.mp4",
-        "",
-        " ",
-        5,
-        None,
-    ],
+    ["/etc", "../a", "a/../../b", "a/..", ".", "./", "C:a", "\\\\h\\a", "a\0b", "", " ", 5, None],
 )
 def test_a_path_that_could_leave_its_root_is_refused(name):
     refuses(lambda: record(video=name).media("video"), "record 3 (id 7): video should be")
 
 
-def test_relative_paths_stay_as_they_are():
-    for name in ("a.mp4", "a/b c/-x_1..2.mp4", "été/..a.mp4", "a:b.mp4"[1:]):
+def test_relative_paths_are_unchanged():
+    for name in ("a.mp4", "a/b c/-x_1..2.mp4", "été/..a.mp4", ":b.mp4"):
         assert record(video=name).media("video") == name
     assert record(video="a{}").media("video", "x/{}.mp4") == "x/a{}.mp4"
     refuses(lambda: record(video="../a").media("video", "x/{}.mp4"), "relative path")
 
 
 @pytest.mark.parametrize("name", ["a" * 237, "é" * 119, "a/" * 1001, "b/" + "a" * 300 + "/c"])
-def test_a_path_that_no_file_system_holds_is_refused(name):
+def test_a_path_too_long_for_file_systems_is_refused(name):
     refuses(lambda: record(video=name).media("video", "{}.mp4"), "a path that a file system can")
     assert record(video="a" * 236).media("video", "b/{}.mp4")
 
@@ -138,14 +132,13 @@ def test_no_text_leads_out_of_the_root(name, form):
     ("content", "words"),
     [
         (b"<!DOCTYPE html><p>Sign in", "begins with '<!DOCTYPE html>"),
-        (b"", "is no JSON"),
-        (b'[{"a": 1},]', "is no JSON"),
-        (b'[{"a": 1}', "is no JSON"),
+        (b"", "is not JSON"),
+        (b'[{"a": 1},]', "is not JSON"),
+        (b'[{"a": 1}', "is not JSON"),
         (b'[{"a": "\xff"}]', "is not UTF-8"),
-        (b'[{"a": 1, "a": 2}]', "'a' stands twice"),
-        (b"[" * 100_000, "is no JSON"),
-        (b'[{"a":' * 50_000, "is no JSON"),
-        (b"[1" + b"0" * 9999 + b"]", "is no JSON"),
+        (b'[{"a": 1, "a": 2}]', "'a' occurs twice"),
+        (b"[" * 100_000, "is not JSON"),
+        (b"[1" + b"0" * 9999 + b"]", "is not JSON"),
         (b'{"a": 1}', "a list of records, found an object with a"),
         (b"[]", "found a list of 0"),
         (b"null", "found null"),
@@ -172,13 +165,13 @@ def test_a_huge_file_is_not_even_opened(tmp_path, monkeypatch):
     refuses(lambda: read_list(path), "a.json", "bytes, more than")
 
 
-def test_folders_and_devices_are_no_files(tmp_path):
+def test_folders_and_devices_are_not_files(tmp_path):
     refuses(lambda: read_list(tmp_path), "is a folder, not a file")
     os.mkfifo(tmp_path / "pipe")
-    refuses(lambda: read_list(tmp_path / "pipe"), "is no file")
+    refuses(lambda: read_list(tmp_path / "pipe"), "is not a file")
 
 
-def test_a_byte_order_mark_is_no_trouble(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read_object(tmp_path / "a.json").fields == {"a": 1}
     refuses(lambda: read_records(tmp_path / "a.json"), "a list")
@@ -192,10 +185,10 @@ def test_lines_may_hold_other_line_separators(tmp_path):
         "record 1 (id 2)",
     ]
     path.write_text('{"id": 1}\n{"id"')
-    refuses(lambda: read_records(path), "line 2 is no JSON")
+    refuses(lambda: read_records(path), "line 2 is not JSON")
 
 
-def test_children_say_where_they_stand():
+def test_children_name_their_place():
     outer = record(rows=[{"id": 4}, {}], one={"x": 1}, empty=[], text="a")
     assert [r.place for r in outer.children("rows", "name", "id")] == [
         "record 3 (id 7), rows 0 (id 4)",
@@ -226,12 +219,12 @@ def test_any_value_of_any_field_is_accepted_or_refused(value):
 
 
 LISTS = ['[{"id": 1}, {"id": 2}]', '[{"id": 1}]\n[{"id": 2}]', '[{"id": 1}]\r\n[{"id": 2}]\n[]\n']
-LINES = ['{"id": 1}\n{"id": 2}', '\ufeff{"id": 1}\r\n\r\n{"id": 2}\r\n', '{\n"id": 1\n}\n{"id": 2}']
+LINES = ['{\n"id": 1\n}\n{"id": 2}', '\ufeff{"id": 1}\r\n\r\n{"id": 2}\r\n']
 
 
 @pytest.mark.parametrize("content", [*LISTS, *LINES])
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
-def test_lists_and_lines_are_read_whatever_the_files_name(tmp_path, name, content):
+def test_lists_and_lines_are_read_under_either_suffix(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode())
     assert [r.identifier("id") for r in read_records(tmp_path / name)] == ["1", "2"]
 
@@ -239,15 +232,14 @@ def test_lists_and_lines_are_read_whatever_the_files_name(tmp_path, name, conten
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"id": 1}{"id": 2}', "the file is no JSON (Extra data"),
-        ('{"id": 1},\n{"id": 2}', "the file is no JSON (Extra data"),
-        ('{"id": 1}\n{"id": 2} {"id": 3}', "line 2 is no JSON (Extra data"),
-        ('{"id": 1}\n\n{"id": ', "line 3 is no JSON"),
+        ('{"id": 1}{"id": 2}', "the file is not JSON (Extra data"),
+        ('{"id": 1},\n{"id": 2}', "the file is not JSON (Extra data"),
+        ('{"id": 1}\n{"id": 2} {"id": 3}', "line 2 is not JSON (Extra data"),
+        ('{"id": 1}\n\n{"id": ', "line 3 is not JSON"),
         ('[{"id": 1}]\n{"id": 2}', "record 0 should be an object, found a list"),
-        ('{"id": 1}\n<html>', "line 2 is no JSON"),
-        ('{"id": 1}\n{"id": 2, "id": 3}', "'id' stands twice"),
+        ('{"id": 1}\n{"id": 2, "id": 3}', "'id' occurs twice"),
     ],
 )
-def test_what_follows_a_value_on_its_line_or_is_no_value(tmp_path, content, words):
+def test_lines_that_hold_no_value_or_more_than_one(tmp_path, content, words):
     (tmp_path / "a.json").write_text(content)
     refuses(lambda: read_records(tmp_path / "a.json"), words, "Download the official file again")

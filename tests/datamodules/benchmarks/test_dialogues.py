@@ -53,10 +53,9 @@ def test_samples_hold_every_round_once(tmp_path_factory, rounds, size):
     assert all(len(q.history) < (size or rounds) for q in episode.questions)
 
 
-@pytest.mark.parametrize("size", [0, -5])
-def test_no_samples_without_rounds(size):
-    with pytest.raises(ValueError, match=f"turns_per_sample={size}"):
-        AVSD("x", turns_per_sample=size)
+def test_no_samples_without_rounds():
+    with pytest.raises(ValueError, match="turns_per_sample=0"):
+        AVSD("x", turns_per_sample=0)
 
 
 def test_evaluation_asks_the_last_round_after_the_whole_history(read):
@@ -114,8 +113,3 @@ def test_references_that_do_not_fit(tmp_path, references, words):
     write(tmp_path, **{HIDDEN: avsd(dialog("A", 3)), MULTIPLE: references})
     with pytest.raises(BadSample, match=words):
         AVSD(tmp_path, references="multiple").episodes("test")
-
-
-def test_references_are_no_dialogues(read):
-    with pytest.raises(BadSample, match="the file: dialogs should be a list of objects, found"):
-        read(AVSD, "test", HIDDEN, captions(A_0=["x"]))

@@ -17,7 +17,7 @@ def write(path, content):
 @pytest.mark.parametrize(
     "asked", ["<image>\nWhy?", "Why?\n<image>", "<video>\nWhy?", "Why?", "<image>Why?"]
 )
-def test_the_placeholder_goes(read, asked):
+def test_the_placeholder_is_removed(read, asked):
     (episode,) = read(InstructJSON, "train", "a.json", [conversation("x", asked, "So.")])
     assert episode.questions[0].prompt == "Why?"
 
@@ -44,10 +44,7 @@ def test_roles_and_repeated_ids(read):
         (conversation("x"), "conversations should be a list of objects"),
         (conversation("x", "<image><image>\nWhy?", "So."), "one <image>, in the first"),
         (conversation("x", "<image>\nWhy?", "So.", "<image>\nAnd?", "No."), "one <image>"),
-        (conversation("x", "<image>\n", "So."), "one <image>"),
         (conversation("x", "Why?", "<video>"), "one <image>"),
-        (conversation("x", "Why?", ""), "conversations 1: value should be a text, found ''"),
-        (conversation("x", "Why?", "So.", video="/a.mp4"), "video should be a relative path"),
         (
             conversation("x") | {"conversations": [{"from": "gpt", "value": "So."}] * 2},
             r"record 0 \(id 'x'\), conversations 0: from should be one of human, found 'gpt'",
@@ -111,19 +108,14 @@ def test_a_file_that_two_patterns_match_is_read_once(tmp_path):
     assert [len(e.questions) for e in episodes] == [1, 1]
 
 
-def test_no_records_at_all():
+def test_less_than_one_record():
     with pytest.raises(ValueError, match="per_video=0"):
         LLaVAVideo("x", per_video=0)
 
 
 def test_videos_may_lie_in_a_folder_for_each_source(tmp_path):
-    turns = [{"from": "human", "value": "<image>\nWhy?"}, {"from": "gpt", "value": "So."}]
-    record = {"id": "v", "video": "academic_source/v.mp4", "data_source": "1_2_m_academic_v0_1"}
-    (tmp_path / "a.json").write_text(json.dumps([record | {"conversations": turns}]))
-    for by_source, path in (
-        (False, "academic_source/v.mp4"),
-        (True, "1_2_m_academic_v0_1/academic_source/v.mp4"),
-    ):
+    write(tmp_path / "a.json", [conversation("v", "Why?", "So.", video="academic/v.mp4")])
+    for by_source, path in ((False, "academic/v.mp4"), (True, "toys/academic/v.mp4")):
         benchmark = LLaVAVideo(tmp_path, patterns=["a.json"], by_source=by_source)
         [episode] = benchmark.episodes("train")
         assert episode.media == {"video": path}

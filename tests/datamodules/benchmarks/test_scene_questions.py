@@ -1,13 +1,10 @@
 """ScanQA and SQA3D."""
 
-import json
-
 import pytest
 from official_layouts import Official, scanqa, sqa3d
 
 from datamodules.benchmarks import SQA3D, ScanQA
 from datamodules.samples import BadSample
-from experiments.toyworld import annotations, sample_scene
 
 QUESTIONS, ANSWERS = sqa3d("What?")
 TEST = "ScanQA_v1.0_test_w_obj.json"
@@ -33,15 +30,7 @@ def test_scanqa_keeps_test_answers_back(read):
 
 
 def test_sqa3d_joins_two_files(tmp_path):
-    asked = [
-        "What is left?",
-        "Is it?",
-        "How far?",
-        "Can I?",
-        "Which one?",
-        "what now?",
-        "What's up?",
-    ]
+    asked = ["What is left?", "Is it?", "How far?", "Can I?", "Which is?", "what?", "What's up?"]
     (episode,) = Official(SQA3D, "test", sqa3d(*asked)).open(tmp_path).episodes("test")
     assert episode.media == {"scene": "scene0990_00"}
     labels = [q.labels["type"] for q in episode.questions]
@@ -61,7 +50,7 @@ def misfit(**changes):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        (misfit(answered=lambda c: c["annotations"].pop()), "does not answer it"),
+        (misfit(answered=lambda c: c["annotations"].pop()), "has no answer to it"),
         (
             misfit(answered=lambda c: c["annotations"].append(c["annotations"][0])),
             "another annotation has the same question_id",
@@ -70,8 +59,6 @@ def misfit(**changes):
             misfit(answered=lambda c: c["annotations"][0].update(scene_id="scene0001_00")),
             "scene_id should be that of its answer",
         ),
-        (misfit(answered=lambda c: c["annotations"][0].update(answers=[])), "answers should be"),
-        (misfit(asked=lambda c: c["questions"][1].pop("situation")), "situation should be a text"),
         (misfit(asked=lambda c: c["questions"].append(c["questions"][0])), "same id"),
     ],
 )
@@ -79,14 +66,3 @@ def test_sqa3d_files_that_do_not_fit(tmp_path, files, words):
     benchmark = Official(SQA3D, "test", files).open(tmp_path)
     with pytest.raises(BadSample, match=words):
         benchmark.episodes("test")
-
-
-def test_the_toy_world_writes_what_is_read(tmp_path):
-    scenes = [sample_scene(5, i) for i in range(4)]
-    records = annotations.scanqa(scenes, "val")
-    (tmp_path / annotations.SCANQA_FILES["val"]).write_text(json.dumps(records))
-    for name, content in annotations.sqa3d(scenes, "val").items():
-        (tmp_path / name).write_text(json.dumps(content))
-    scanned, situated = ScanQA(tmp_path).episodes("val"), SQA3D(tmp_path).episodes("val")
-    assert {e.name for e in scanned} == {e.name for e in situated} == {s.name for s in scenes}
-    assert sum(len(e.questions) for e in scanned) == len(records)

@@ -7,47 +7,7 @@ import torch
 from torchaudio.functional import resample
 
 from datamodules.media.audio import Sound, is_silent, read_sound
-from datamodules.samples import BadSample
-
-
-def chirp(seconds, rate):
-    """From 200 Hz up, so that every moment sounds different; float32 (N,)."""
-    t = np.arange(round(seconds * rate)) / rate
-    return (0.4 * np.sin(2 * np.pi * (200 * t + 150 * t**2))).astype(np.float32)
-
-
-def write(path, channels, rate, codec, layout, start=0.0, step=1000, **options):
-    """A sound file of float32 (C, N)."""
-    with av.open(str(path), "w") as file:
-        track = file.add_stream(codec, rate=rate, layout=layout, options=options)
-        convert = av.AudioResampler(format=track.codec_context.format.name)
-        for at in range(0, channels.shape[1], step):
-            part = np.ascontiguousarray(channels[:, at : at + step])
-            frame = av.AudioFrame.from_ndarray(part, "fltp", layout)
-            frame.rate, frame.time_base = rate, Fraction(1, rate)
-            frame.pts = round(start * rate) + at
-            for converted in convert.resample(frame):
-                file.mux(track.encode(converted))
-        file.mux(track.encode())
-    return path
-
-
-def refuses(path, *words, trouble="unreadable", span=None):
-    with pytest.raises(BadSample) as caught:
-        read_sound(path, span)
-    assert caught.value.trouble == trouble and caught.value.remedy
-    for word in (path.name, *words):
-        assert word in str(caught.value)
-
-
-def lag(found, wanted):
-    """By how many samples one comes after the other, and how alike they then are."""
-    n = len(found) + len(wanted)
-    spectra = [np.fft.rfft(x, n) for x in (found, wanted)]
-    likeness = np.fft.irfft(spectra[0] * spectra[1].conj(), n)
-    at = int(likeness.argmax())
-    norm = np.linalg.norm(found) * np.linalg.norm(wanted)
-    return (at if at < n // 2 else at - n), likeness[at] / norm
+from tests.datamodules.media.recordings import chirp, lag, refuses_sound, write_sound
 
 
 @pytest.mark.parametrize(
@@ -56,14 +16,15 @@ def lag(found, wanted):
         ("a.wav", "pcm_s16le", 44100),
         ("f.wav", "pcm_f32le", 48000),
         ("u.wav", "pcm_u8", 22050),
-        ("l.wav", "pcm_s24le", 16000),
         ("a.flac", "flac", 8000),
         ("a.mka", "pcm_s32le", 96000),
     ],
 )
 def test_lossless_sound_is_its_mean_resampled(tmp_path, name, codec, rate):
     wave = chirp(1.5, rate)
-    sound = read_sound(write(tmp_path / name, np.stack([wave, 0.5 * wave]), rate, codec, "stereo"))
+    sound = read_sound(
+        write_sound(tmp_path / name, np.stack([wave, 0.5 * wave]), rate, codec, "stereo")
+    )
     wanted = resample(torch.from_numpy(0.75 * wave), rate, 16000)
     assert sound.waveform.dtype == torch.float32 and sound.start == 0
     noise = 1 / 100 if codec == "pcm_u8" else 1 / 30000
@@ -83,7 +44,7 @@ LOSSY = [
 @pytest.mark.parametrize(("name", "codec", "rate"), LOSSY)
 def test_lossy_sound_is_where_it_was(tmp_path, name, codec, rate):
     wave = chirp(4.0, rate)
-    path = write(tmp_path / name, wave[None], rate, codec, "mono")
+    path = write_sound(tmp_path / name, wave[None], rate, codec)
     sound = read_sound(path)
     wanted = resample(torch.from_numpy(wave), rate, 16000).numpy()
     shift, likeness = lag(sound.waveform.numpy(), wanted)
@@ -95,9 +56,9 @@ def test_lossy_sound_is_where_it_was(tmp_path, name, codec, rate):
 
 
 @pytest.mark.parametrize(("name", "codec", "rate"), [*LOSSY, ("a.flac", "flac", 44100)])
-@pytest.mark.parametrize("span", [(1.0, 2.0), (2.7, 3.1), (0.0, 0.5)])
+@pytest.mark.parametrize("span", [(2.7, 3.1), (0.0, 0.5)])
 def test_a_span_is_a_cut_of_the_whole(tmp_path, name, codec, rate, span):
-    path = write(tmp_path / name, chirp(4.0, rate)[None], rate, codec, "mono")
+    path = write_sound(tmp_path / name, chirp(4.0, rate)[None], rate, codec)
     whole, part = read_sound(path), read_sound(path, span)
     assert part.start == pytest.approx(span[0], abs=1e-3)
     assert len(part.waveform) == pytest.approx(16000 * (span[1] - span[0]), abs=17)
@@ -111,12 +72,12 @@ def test_a_span_is_a_cut_of_the_whole(tmp_path, name, codec, rate, span):
 def test_all_channels_of_surround_sound_count_alike(tmp_path):
     rate = 16000
     waves = np.stack([chirp(1, rate) * weight for weight in (1, 0.5, 0.2, 0.8, 0, 0.5)])
-    sound = read_sound(write(tmp_path / "a.wav", waves, rate, "pcm_f32le", "5.1"))
+    sound = read_sound(write_sound(tmp_path / "a.wav", waves, rate, "pcm_f32le", "5.1"))
     assert torch.allclose(sound.waveform, torch.from_numpy(waves.mean(0)), atol=1e-6)
 
 
 def test_only_the_span_is_decoded(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.m4a", chirp(30, 16000)[None], 16000, "aac", "mono", step=1024)
+    path = write_sound(tmp_path / "a.m4a", chirp(30, 16000)[None], 16000, "aac", "mono", step=1024)
     decoded, original = [], av.AudioResampler
 
     class Counting:
@@ -134,7 +95,7 @@ def test_only_the_span_is_decoded(tmp_path, monkeypatch):
 
 def test_silence_is_a_sound(tmp_path):
     for name, codec in (("a.wav", "pcm_s16le"), ("a.m4a", "aac"), ("a.mp3", "libmp3lame")):
-        path = write(tmp_path / name, np.zeros((1, 16000), np.float32), 16000, codec, "mono")
+        path = write_sound(tmp_path / name, np.zeros((1, 16000), np.float32), 16000, codec)
         assert is_silent(read_sound(path))
     rng = np.random.default_rng(0)
     dither = torch.from_numpy(rng.integers(-1, 2, 1000).astype(np.float32) / 32768)
@@ -147,33 +108,24 @@ def test_silence_is_a_sound(tmp_path):
     "span", [(9.0, 10.0), (0.5, 0.55), (1.0, 0.5), (-3.0, -1.0), (float("nan"), 1)]
 )
 def test_less_than_a_tenth_of_a_second(tmp_path, span):
-    path = write(tmp_path / "a.wav", chirp(1, 16000)[None], 16000, "pcm_s16le", "mono")
-    refuses(path, "0.1 s are needed", trouble="too short", span=span)
-    path = write(tmp_path / "b.wav", chirp(0.09, 16000)[None], 16000, "pcm_s16le", "mono")
-    refuses(path, "has 0.090 s", trouble="too short")
+    path = write_sound(tmp_path / "a.wav", chirp(1, 16000)[None], 16000, "pcm_s16le")
+    refuses_sound(path, "at least 0.1 s are needed", trouble="too short", span=span)
+    path = write_sound(tmp_path / "b.wav", chirp(0.09, 16000)[None], 16000, "pcm_s16le")
+    refuses_sound(path, "has 0.090 s", trouble="too short")
 
 
-def test_spans_that_reach_out_of_the_sound_are_cut(tmp_path):
-    path = write(tmp_path / "a.wav", chirp(1, 16000)[None], 16000, "pcm_s16le", "mono")
+def test_a_span_is_clipped_to_the_sound(tmp_path):
+    path = write_sound(tmp_path / "a.wav", chirp(1, 16000)[None], 16000, "pcm_s16le")
     sound = read_sound(path, (-1.0, float("inf")))
     assert len(sound.waveform) == 16000 and sound.start == 0
 
 
 def test_files_without_sound(tmp_path):
-    refuses(tmp_path / "a.wav", "is missing", trouble="missing")
+    refuses_sound(tmp_path / "a.wav", "is missing", trouble="missing")
     for name, content in (("t.mp3", b"text " * 900), ("e.wav", b""), ("z.flac", bytes(9000))):
         (tmp_path / name).write_bytes(content)
-        refuses(tmp_path / name)
-    refuses(tmp_path, "is a folder, not a file")
-    path = tmp_path / "v.mp4"
-    with av.open(str(path), "w") as file:
-        track = file.add_stream("mpeg4", rate=25)
-        track.height, track.width = 48, 64
-        frame = av.VideoFrame(64, 48, "yuv420p")
-        frame.pts, frame.time_base = 0, Fraction(1, 25)
-        file.mux(track.encode(frame))
-        file.mux(track.encode())
-    refuses(path, "no sound track", trouble="no audio")
+        refuses_sound(tmp_path / name)
+    refuses_sound(tmp_path, "is a folder, not a file")
 
 
 @pytest.mark.parametrize(
@@ -181,9 +133,9 @@ def test_files_without_sound(tmp_path):
     [("a.wav", "pcm_s16le"), ("a.flac", "flac"), ("a.m4a", "aac"), ("a.mkv", "aac")],
 )
 def test_truncated_sound_is_refused(tmp_path, name, codec):
-    path = write(tmp_path / name, chirp(8, 16000)[None], 16000, codec, "mono")
+    path = write_sound(tmp_path / name, chirp(8, 16000)[None], 16000, codec)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refuses(path, "damaged or cut off")
+    refuses_sound(path, "damaged or cut off")
 
 
 def test_a_hole_is_not_filled_with_silence(tmp_path):
@@ -194,15 +146,15 @@ def test_a_hole_is_not_filled_with_silence(tmp_path):
             frame = av.AudioFrame.from_ndarray(np.ones((1, 1000), np.int16), "s16", "mono")
             frame.rate, frame.time_base, frame.pts = 16000, Fraction(1, 16000), at
             file.mux(track.encode(frame))
-    refuses(path, "0.94 s off its time at 0.12 s")
+    refuses_sound(path, "0.94 s off its time at 0.12 s")
 
 
 def test_a_rate_that_would_take_gigabytes_to_resample(tmp_path):
-    path = write(tmp_path / "a.wav", chirp(1, 44101)[None], 44101, "pcm_s16le", "mono")
-    refuses(path, "44101 samples a second", "Convert")
+    path = write_sound(tmp_path / "a.wav", chirp(1, 44101)[None], 44101, "pcm_s16le")
+    refuses_sound(path, "44101 samples per second", "Convert")
 
 
-def test_sound_that_is_no_number(tmp_path):
+def test_sound_that_is_not_a_number(tmp_path):
     wave = chirp(1, 16000)[None]
     wave[0, 7000] = np.nan
-    refuses(write(tmp_path / "a.wav", wave, 16000, "pcm_f32le", "mono"), "no number")
+    refuses_sound(write_sound(tmp_path / "a.wav", wave, 16000, "pcm_f32le"), "not numbers")

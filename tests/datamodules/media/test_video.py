@@ -1,8 +1,6 @@
-"""The files are made here: every frame shows its own number in eight bars, black or white."""
+"""Videos whose frames show their own number in eight bars, black or white."""
 
 import struct
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +10,6 @@ import pytest
 import torch
 from av.bitstream import BitStreamFilterContext
 from PIL import Image
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
@@ -24,15 +21,15 @@ from datamodules.media.decoding import (
     decode_wanted,
     decoded_timeline,
 )
-from datamodules.media.video import At, Rate, Request, Uniform, read_video
-from datamodules.processes import READERS
+from datamodules.media.sampling import At, Rate, Uniform
+from datamodules.media.video import Request, read_video
 from datamodules.samples import BadSample
+from tests.datamodules.media.recordings import chirp, mux_sound
 
 H, W = 48, 64
-GRAINY = np.random.default_rng(0).integers(0, 120, (H, W, 1), dtype=np.uint8)
 
 
-def picture(number, height=H, width=W):
+def image(number, height=H, width=W):
     """uint8 (H, W, 3): the bits of the number as bars, lowest first."""
     bars = np.repeat([255 if number >> bit & 1 else 0 for bit in range(8)], width // 8)
     return np.broadcast_to(bars[None, :, None], (height, width, 3)).astype(np.uint8)
@@ -47,7 +44,7 @@ def numbers(frames):
 def write(
     path, frames=40, codec="libx264", fps=25, pts=None, options=None, sound=None, size=(H, W), **kw
 ):
-    """A video of numbered frames; ``sound`` is (codec, rate, layout, start in s, seconds)."""
+    """A video of numbered frames; ``sound`` is (start, seconds) of AAC at 16 kHz."""
     with av.open(str(path), "w", **kw) as file:
         track = file.add_stream(codec, rate=fps)
         track.height, track.width = size
@@ -55,35 +52,29 @@ def write(
         track.options = {"g": "10", **(options or {})}
         tick = Fraction(1, fps) if pts is None else Fraction(1, 1000)
         track.codec_context.time_base = tick
-        heard = None
-        if sound:
-            heard = file.add_stream(sound[0], rate=sound[1], layout=sound[2])
+        heard = file.add_stream("aac", rate=16000, layout="mono") if sound else None
         for number in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(number, *size), "rgb24")
+            frame = av.VideoFrame.from_ndarray(image(number, *size), "rgb24")
             frame.pts, frame.time_base = number if pts is None else pts[number], tick
             file.mux(track.encode(frame))
         file.mux(track.encode())
-        if heard is not None:
-            write_sound(file, heard, *sound[1:])
+        if sound:
+            mux_sound(file, heard, chirp(sound[1], 16000)[None], sound[0])
     return path
-
-
-def write_sound(file, track, rate, layout, start, seconds):
-    """A tone of 440 Hz, the same in all channels."""
-    wave = (0.5 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)).astype("f4")
-    convert = av.AudioResampler(format=track.codec_context.format.name)
-    for at in range(0, len(wave), 1000):
-        part = np.tile(wave[at : at + 1000], (av.AudioLayout(layout).nb_channels, 1))
-        frame = av.AudioFrame.from_ndarray(part, "fltp", layout)
-        frame.rate, frame.time_base = rate, Fraction(1, rate)
-        frame.pts = round(start * rate) + at
-        for converted in convert.resample(frame):
-            file.mux(track.encode(converted))
-    file.mux(track.encode())
 
 
 def read(path, *samplings, **kw):
     return read_video(path, [Request(sampling) for sampling in samplings], **kw).streams
+
+
+def shows_forty_frames(path):
+    few, alone, all_, fast = read(path, Uniform(7), At((1.2, 0.4)), Uniform(40), Rate(12.5))
+    assert numbers(few) == [k * 39 // 6 for k in range(7)]
+    assert numbers(alone) == [30, 10] and alone.times == pytest.approx((1.2, 0.4), abs=1e-3)
+    assert numbers(all_) == list(range(40))
+    assert all_.times == pytest.approx([k / 25 for k in range(40)], abs=1e-3)
+    assert numbers(fast) == list(range(0, 40, 2))
+    assert numbers(read(path, Uniform(4), span=(0.8, 1.2))[0]) == [20, 23, 26, 29]
 
 
 def refuses(path, *words, trouble="unreadable", **kw):
@@ -123,30 +114,13 @@ def opened(monkeypatch):
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_frames_are_those_on_display(tmp_path, name, opened):
+def test_frames_are_those_shown_at_the_timestamps(tmp_path, name, opened):
     codec, options = KINDS[name]
     container = {"movflags": options["movflags"]} if "movflags" in options else {}
     path = write(tmp_path / name, 40, codec, options=options, container_options=container)
     opened.clear()
-    few, alone, all_, fast = read(path, Uniform(7), At((1.2, 0.4)), Uniform(40), Rate(12.5))
-    assert numbers(few) == [k * 39 // 6 for k in range(7)]
-    assert numbers(alone) == [30, 10] and alone.times == pytest.approx((1.2, 0.4), abs=1e-3)
-    assert numbers(all_) == list(range(40))
-    assert all_.times == pytest.approx([k / 25 for k in range(40)], abs=1e-3)
-    assert numbers(fast) == list(range(0, 40, 2))
-    (span,) = read(path, Uniform(4), span=(0.8, 1.2))
-    assert numbers(span) == [20, 23, 26, 29]
-    assert len(opened) == 2  # so the packets told all; else it would be opened again
-
-
-def test_only_what_is_needed_is_decoded(tmp_path):
-    path = write(tmp_path / "a.mp4", 100, options={"bf": "2"})
-    drawn = []
-    with av.open(str(path)) as file:
-        packets = list_packets(path, file)[0]
-        for pts in (packets[0].pts, packets[55].pts):
-            drawn += [last - first for first, last in decode_ranges(packets, {pts})]
-    assert len(drawn) == 2 and max(drawn) < 12
+    shows_forty_frames(path)
+    assert len(opened) == 2  # decoding everything would open it again
 
 
 def test_a_frame_that_no_other_depends_on_is_decoded_only_where_it_is_wanted(tmp_path):
@@ -170,7 +144,7 @@ def test_a_frame_that_no_other_depends_on_is_decoded_only_where_it_is_wanted(tmp
         ({3}, [(0, 2)]),
         ({4}, [(3, 3)]),
         ({3, 4}, [(0, 3)]),  # one after the other: no need to seek
-        ({2, 6}, [(0, 5)]),  # 2 comes after the key frame 4, but may lean on 0
+        ({2, 6}, [(0, 5)]),  # 2 comes after the key frame 4, but may depend on 0
         ({1, 7}, [(0, 1), (6, 6)]),
     ],
 )
@@ -206,20 +180,20 @@ def headless(number, packet):
 
 
 @pytest.mark.parametrize(
-    ("change", "codec", "name", "moments", "shown"),
+    ("change", "codec", "name", "times", "shown"),
     [
         (all_key, "mpeg4", "a.mp4", (0.6, 1.56), [15, 39]),
         (two_at_once, "libx264", "a.mkv", (0.8, 0.84), [21, 21]),
-        (headless, "libx264", "a.mkv", (0.0, 0.04), [10, 11]),  # 1 to 9 lean on what is gone
+        (headless, "libx264", "a.mkv", (0.0, 0.04), [10, 11]),  # 1 to 9 depend on the lost frame 0
     ],
 )
 def test_everything_is_decoded_where_packets_mislead(
-    tmp_path, change, codec, name, moments, shown, opened
+    tmp_path, change, codec, name, times, shown, opened
 ):
     source = write(tmp_path / name, 40, codec, options={"bf": "0", "sc_threshold": "0"})
     path = remux(source, tmp_path / f"b{source.suffix}", change)
     opened.clear()
-    assert numbers(read(path, At(moments))[0]) == shown
+    assert numbers(read(path, At(times))[0]) == shown
     assert len(opened) == 3  # the packets, the times of all frames, the frames
 
 
@@ -258,14 +232,9 @@ def test_frames_are_in_the_order_of_display_where_timestamps_are_guessed(tmp_pat
         path = without_offsets(source, tmp_path / name)
     else:
         path = write(tmp_path / name, 40, codec, options=options)
-    all_, few, fast = read(path, Uniform(40), Uniform(7), Rate(12.5))
-    assert numbers(all_) == list(range(40))
-    assert all_.times == pytest.approx([k / 25 for k in range(40)], abs=1e-3)
-    assert numbers(few) == [k * 39 // 6 for k in range(7)]
-    assert numbers(fast) == list(range(0, 40, 2))
+    shows_forty_frames(path)
     for number in range(0, 40, 3):  # the least to decode, and so the least that could tell
         assert numbers(read(path, At((number / 25,)))[0]) == [number]
-    assert numbers(read(path, Uniform(4), span=(0.8, 1.2))[0]) == [20, 23, 26, 29]
 
 
 def test_a_stream_that_could_have_b_frames_but_has_none_is_not_decoded_as_a_whole(tmp_path, opened):
@@ -283,7 +252,7 @@ def test_codecs_that_mark_no_key_frames(tmp_path, codec):
         track.height, track.width = 2 * H, 2 * W
         track.pix_fmt = track.codec.video_formats[0].name
         for number in range(20):
-            frame = av.VideoFrame.from_ndarray(picture(number, 2 * H, 2 * W), "rgb24")
+            frame = av.VideoFrame.from_ndarray(image(number, 2 * H, 2 * W), "rgb24")
             file.mux(track.encode(frame.reformat(format=track.pix_fmt)))
         file.mux(track.encode())
     assert numbers(read(path, Uniform(20))[0]) == list(range(20))
@@ -292,7 +261,7 @@ def test_codecs_that_mark_no_key_frames(tmp_path, codec):
         refuses(headless_file, "cannot be")
 
 
-def test_a_frame_that_does_not_come_is_noticed(tmp_path):
+def test_a_missing_frame_is_noticed(tmp_path):
     path = write(tmp_path / "a.mp4", 9)
     with open_media(path) as file:
         track = video_track(path, file)
@@ -309,15 +278,15 @@ def test_uneven_times_and_negative_or_late_starts(tmp_path):
     steps = [0, 40, 80, 1000, 1040, 3000, 3040]
     for name, shift in (("a.mp4", 0), ("b.mkv", 500), ("c.mp4", 700)):
         path = write(tmp_path / name, 7, pts=[shift + step for step in steps])
-        (moments,) = read(path, At((0.0, 0.5, 1.0, 2.9, 3.0)))
-        assert numbers(moments) == [0, 2, 3, 4, 5]
+        (some,) = read(path, At((0.0, 0.5, 1.0, 2.9, 3.0)))
+        assert numbers(some) == [0, 2, 3, 4, 5]
         (even,) = read(path, Uniform(4))
         assert numbers(even) == [0, 3, 4, 6]
         assert even.times == pytest.approx((0, 1.0, 1.04, 3.04))
 
 
 def test_an_edit_list_cuts_frames_away(tmp_path):
-    """Frames before the edit are decoded, since others lean on them, and not shown."""
+    """Frames before the edit are decoded, since others depend on them, but not shown."""
     path = write(tmp_path / "a.mp4", 40, options={"bf": "2"})
     data = bytearray(path.read_bytes())
     entry = data.index(b"elst") + 8  # version, flags and count before; duration, then time
@@ -331,11 +300,11 @@ def test_an_edit_list_cuts_frames_away(tmp_path):
         first, *others = list_packets(path, file)[0]
         packets = [first, *(packet._replace(shown=True) for packet in others)]
         wanted = {packet.pts for packet in packets}
-        with pytest.raises(DoubtError, match="did not come"):
+        with pytest.raises(DoubtError, match="are missing"):
             list(decode_wanted(file, video_track(path, file), packets, wanted))
 
 
-def test_a_video_shorter_than_asked_repeats_in_time(tmp_path):
+def test_a_short_video_repeats_frames_in_time(tmp_path):
     (frames,) = read(write(tmp_path / "a.mp4", 3), Uniform(7))
     assert numbers(frames) == [0, 0, 0, 1, 1, 1, 2]
     assert frames.times == pytest.approx((0, 0, 0, 0.04, 0.04, 0.04, 0.08))
@@ -343,7 +312,7 @@ def test_a_video_shorter_than_asked_repeats_in_time(tmp_path):
 
 
 def test_several_samplings_and_sound_come_from_one_opening(tmp_path, opened):
-    path = write(tmp_path / "a.mp4", 50, sound=("aac", 16000, "mono", 0, 2))
+    path = write(tmp_path / "a.mp4", 50, sound=(0, 2))
     opened.clear()
     requests = [Request(Uniform(5), (24, 32)), Request(Uniform(20), (12, 16)), Request(At((0.4,)))]
     recording = read_video(path, requests, sound=True)
@@ -352,13 +321,12 @@ def test_several_samplings_and_sound_come_from_one_opening(tmp_path, opened):
         opened[0].seek(0)
     shapes = [tuple(frames.pixels.shape) for frames in recording.streams]
     assert shapes == [(5, 3, 24, 32), (20, 3, 12, 16), (1, 3, H, W)]
-    assert len(recording.sound.waveform) == pytest.approx(
-        32000, abs=1024
-    )  # AAC fills its last packet
+    # AAC fills its last packet.
+    assert len(recording.sound.waveform) == pytest.approx(32000, abs=1024)
     assert recording.sound.start == pytest.approx(0, abs=1e-3)
 
 
-def test_pictures_are_reduced_as_data_modules_reduce_clips(tmp_path):
+def test_frames_are_resized_as_data_modules_resize_clips(tmp_path):
     path = write(tmp_path / "a.mp4", 4)
     stored, small = read_video(path, [Request(Uniform(4)), Request(Uniform(4), (20, 30))]).streams
     wanted = resize(stored.pixels, [20, 30], InterpolationMode.BICUBIC, antialias=True)
@@ -440,7 +408,7 @@ def test_quarter_turns_and_reflections_are_applied(tmp_path, stored, matrix, sca
 
 
 @pytest.mark.parametrize("span", [None, (0.4, 0.8)])
-def test_what_the_codec_states_at_a_key_frame_holds_for_those_after_it(tmp_path, span):
+def test_a_display_matrix_at_a_key_frame_holds_for_the_frames_after_it(tmp_path, span):
     """H.264's display orientation, here a quarter turn, stands in the first packet alone."""
     one_key = {"g": "99", "x264-params": "scenecut=0"}
     plain, turned = write(tmp_path / "a.mp4", 30, options=one_key), tmp_path / "a.mkv"
@@ -462,10 +430,10 @@ def test_other_display_matrices(tmp_path, stored):
         found = read(with_matrix(path, tmp_path / "a.mp4", *matrix), At((0.08,)))[0].pixels[0]
         assert torch.equal(found, shown)
     for matrix in ((0.8, 0.6, -0.6, 0.8), (1, 0, 1, 1)):
-        refuses(with_matrix(path, tmp_path / "a.mp4", *matrix), "a part of a quarter turn")
+        refuses(with_matrix(path, tmp_path / "a.mp4", *matrix), "a fraction of a quarter turn")
 
 
-def test_the_best_of_several_tracks_and_cover_art_is_none(tmp_path):
+def test_the_best_of_several_tracks_is_read_and_never_cover_art(tmp_path):
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as file:
         tracks = [file.add_stream("libx264", rate=25) for _ in range(2)]
@@ -473,7 +441,7 @@ def test_the_best_of_several_tracks_and_cover_art_is_none(tmp_path):
             track.height, track.width, track.pix_fmt = H * scale, W * scale, "yuv420p"
         for number in range(5):
             for track, scale in zip(tracks, (1, 2), strict=True):
-                shown = picture(number + 10 * scale, H * scale, W * scale)
+                shown = image(number + 10 * scale, H * scale, W * scale)
                 frame = av.VideoFrame.from_ndarray(shown, "rgb24")
                 frame.pts, frame.time_base = number, Fraction(1, 25)
                 file.mux(track.encode(frame))
@@ -489,11 +457,11 @@ def test_the_best_of_several_tracks_and_cover_art_is_none(tmp_path):
         art = file.add_stream("mjpeg", rate=1)
         art.height, art.width, art.pix_fmt = H, W, "yuvj420p"
         art.disposition = av.stream.Disposition.attached_pic
-        frame = av.VideoFrame.from_ndarray(picture(1), "rgb24").reformat(format="yuvj420p")
+        frame = av.VideoFrame.from_ndarray(image(1), "rgb24").reformat(format="yuvj420p")
         frame.pts, frame.time_base = 0, Fraction(1, 1)
         file.mux(art.encode(frame))
         file.mux(art.encode())
-        write_sound(file, heard, 16000, "mono", 0, 1)
+        mux_sound(file, heard, chirp(1, 16000)[None])
     refuses(cover, "no video track")
     assert len(read_sound(cover).waveform) == pytest.approx(16000, abs=1024)
 
@@ -504,7 +472,7 @@ def test_sound_is_on_the_clock_of_the_video(tmp_path):
             tmp_path / name,
             40,
             pts=[video + 40 * k for k in range(40)],
-            sound=("aac", 16000, "mono", sound, 2),
+            sound=(sound, 2),
         )
         recording = read_video(path, [Request(At((0.4,)))], sound=True)
         assert numbers(recording.streams[0]) == [10]
@@ -516,11 +484,11 @@ def test_sound_is_on_the_clock_of_the_video(tmp_path):
         assert read_sound(path, (0.55, 0.85)).start == part.start
 
 
-def test_sound_that_is_asked_for_and_not_there(tmp_path):
+def test_sound_that_is_requested_and_missing(tmp_path):
     path = write(tmp_path / "a.mp4", 10)
     refuses(path, "no sound track", trouble="no audio", sound=True)
-    path = write(tmp_path / "b.mp4", 40, sound=("aac", 16000, "mono", 0, 0.5))
-    refuses(path, "sound there", trouble="too short", sound=True, span=(1.0, 1.5))
+    path = write(tmp_path / "b.mp4", 40, sound=(0, 0.5))
+    refuses(path, "of sound there", trouble="too short", sound=True, span=(1.0, 1.5))
     assert not is_silent(read_sound(path))
 
 
@@ -529,16 +497,16 @@ def test_spans_outside_of_the_video(tmp_path, span):
     refuses(write(tmp_path / "a.mp4", 40), "lasts 1.600 s", trouble="too short", span=span)
 
 
-def test_missing_files_and_files_that_are_no_video(tmp_path):
+def test_missing_files_and_files_that_are_not_videos(tmp_path):
     refuses(tmp_path / "none.mp4", "is missing", trouble="missing")
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "zeros.mp4").write_bytes(bytes(5000))
     (tmp_path / "text.mp4").write_text("a video\n" * 500)
-    Image.fromarray(picture(1)).save(tmp_path / "png.mp4", "PNG")
-    Image.fromarray(picture(1)).save(tmp_path / "jpg.mp4", "JPEG")
+    Image.fromarray(image(1)).save(tmp_path / "png.mp4", "PNG")
+    Image.fromarray(image(1)).save(tmp_path / "jpg.mp4", "JPEG")
     for name in ("empty", "zeros", "text", "png", "jpg"):
         refuses(tmp_path / f"{name}.mp4", "cannot be read as video")
-    refuses(Path("/dev/zero"), "is no file")
+    refuses(Path("/dev/zero"), "is not a file")
 
 
 def test_no_file_makes_ffmpeg_open_another(tmp_path, monkeypatch):
@@ -576,21 +544,6 @@ def test_truncated_files_never_give_fewer_frames(tmp_path, name, kept):
         assert numbers(read(path, Uniform(100))[0]) == list(range(100))
     else:
         refuses(path, "cut off")
-
-
-def test_an_flv_that_is_cut_off_between_two_packets(tmp_path):
-    path = write(tmp_path / "a.flv", 40)
-    data, at = path.read_bytes(), 13  # after the header
-    while at < len(data) // 2:
-        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
-    path.write_bytes(data[:at])
-    refuses(path, "cut off")
-
-
-def test_a_video_whose_index_is_lost_with_its_end(tmp_path):
-    path = write(tmp_path / "a.mp4", 40)
-    path.write_bytes(path.read_bytes()[:-200])
-    refuses(path, "cannot be read")
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx-vp9"])
@@ -631,52 +584,27 @@ def test_absurd_sizes_are_refused(tmp_path, width, height):
         read_video(path, [Request(Uniform(3), (24, 24))])
 
 
-def test_threads_and_worker_processes_read_at_once(tmp_path):
-    path = write(tmp_path / "a.mp4", 40, options={"bf": "2"}, sound=("aac", 16000, "mono", 0, 1))
-    alone = read_video(path, [Request(Uniform(9))], sound=True)
-    with ThreadPoolExecutor(4) as pool:
-        for other in pool.map(
-            lambda _: read_video(path, [Request(Uniform(9))], sound=True), range(8)
-        ):
-            assert torch.equal(other.streams[0].pixels, alone.streams[0].pixels)
-            assert torch.equal(other.sound.waveform, alone.sound.waveform)
-    assert threading.active_count() < 20
-    for pictures in DataLoader(_Videos(path), None, num_workers=2, multiprocessing_context=READERS):
-        assert torch.equal(pictures, alone.streams[0].pixels)
-
-
-class _Videos(torch.utils.data.Dataset):
-    def __init__(self, path):
-        self.path = path
-
-    def __len__(self):
-        return 4
-
-    def __getitem__(self, index):
-        return read_video(self.path, [Request(Uniform(9))]).streams[0].pixels
-
-
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "tvqa"
     folder.mkdir()
     for number in range(1, 13):
-        Image.fromarray(picture(number)).save(folder / f"{number:05d}.png")
+        Image.fromarray(image(number)).save(folder / f"{number:05d}.png")
     (folder / ".DS_Store").touch()
     return folder
 
 
-def test_a_folder_of_numbered_pictures_is_a_video(folder):
-    few, moments = read(folder, Uniform(4), At((0.0, 0.4, 3.9)), folder_fps=3.0)
+def test_a_folder_of_numbered_images_is_a_video(folder):
+    few, some = read(folder, Uniform(4), At((0.0, 0.4, 3.9)), folder_fps=3.0)
     assert numbers(few) == [1, 4, 8, 12]
-    assert numbers(moments) == [1, 2, 12]
-    assert moments.times == pytest.approx((0, 1 / 3, 11 / 3))
+    assert numbers(some) == [1, 2, 12]
+    assert some.times == pytest.approx((0, 1 / 3, 11 / 3))
     (span,) = read(folder, Rate(1.0), span=(1.0, 3.0), folder_fps=3.0)
     assert numbers(span) == [4, 7]
 
 
-def test_pictures_of_a_folder_are_shown_upright(folder):
-    stored = picture(1)
+def test_images_of_a_folder_are_shown_upright(folder):
+    stored = image(1)
     exif = Image.Exif()
     exif[0x112] = 5  # orientation: mirrored along the diagonal
     Image.fromarray(stored).save(folder / "00001.png", exif=exif)
@@ -686,9 +614,9 @@ def test_pictures_of_a_folder_are_shown_upright(folder):
     )
 
 
-def test_folders_that_are_no_video(folder):
+def test_folders_that_are_not_videos(folder):
     refuses(folder, "is a folder, not a video file", "such as 3.0")
-    refuses(folder, "folder of pictures", trouble="no audio", folder_fps=3.0, sound=True)
+    refuses(folder, "folder of images", trouble="no audio", folder_fps=3.0, sound=True)
     refuses(folder, "lasts 4.000 s", trouble="too short", folder_fps=3.0, span=(5.0, 6.0))
     (folder / "00005.png").unlink()
     refuses(folder, "lacks", "number 5", folder_fps=3.0)
@@ -697,17 +625,29 @@ def test_folders_that_are_no_video(folder):
         read(folder, Uniform(1), folder_fps=3.0)
     empty = folder / "empty"
     empty.mkdir()
-    refuses(empty, "no pictures", folder_fps=3.0)
+    refuses(empty, "holds no images", folder_fps=3.0)
 
 
-def test_a_damaged_picture_of_a_folder(folder):
+def test_a_damaged_image_in_a_folder(folder):
     (folder / "00003.png").write_bytes(b"x")
     with pytest.raises(BadSample, match=r"00003\.png: cannot be decoded"):
         read(folder, Uniform(12), folder_fps=3.0)
     assert numbers(read(folder, Uniform(2), folder_fps=3.0)[0]) == [1, 12]
 
 
-def test_no_request_and_no_moment(tmp_path):
+def test_files_that_lose_their_end(tmp_path):
+    path = write(tmp_path / "a.mp4", 40)
+    path.write_bytes(path.read_bytes()[:-200])
+    refuses(path, "cannot be read")  # the index is lost
+    path = write(tmp_path / "a.flv", 40)
+    data, at = path.read_bytes(), 13  # after the header
+    while at < len(data) // 2:
+        at += 15 + int.from_bytes(data[at + 1 : at + 4], "big")
+    path.write_bytes(data[:at])  # between two packets
+    refuses(path, "cut off")
+
+
+def test_no_request_and_no_timestamp(tmp_path):
     path = write(tmp_path / "a.mp4", 3)
     assert read_video(path, []).streams == ()
     assert read(path, At(()))[0].pixels.shape[:2] == (0, 3)

