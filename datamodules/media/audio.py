@@ -118,7 +118,7 @@ def decode_sound(
             raise _too_short(path, 0)
         begin = max(begin, clock + Fraction(max(span[0], -1e9)))
         end = min(end, clock + Fraction(min(span[1], 1e9)))
-    frames = _play_anew(path, track) if chained else _frames(path, file, track, begin)
+    frames = _decode_anew(path, track) if chained else _frames(path, file, track, begin)
     sound = _decode(path, frames, tick, begin, end, chained)
     if sound.reached < min(end, promised) - _JITTER and form != "mp3":
         raise BadSample(path, "has sound that cannot be decoded to its end", DAMAGED)
@@ -133,7 +133,7 @@ def _frames(path: Path, file: Any, track: Any, begin: Fraction) -> Iterator[Any]
     head = None
     try:
         file.seek(floor((begin - _PREROLL) / track.time_base), stream=track)
-        frames = _play(path, file, track)
+        frames = _decode_packets(path, file, track)
         head = next(frames, None)
     except import_library("av").FFmpegError:
         pass  # opened anew below
@@ -141,15 +141,15 @@ def _frames(path: Path, file: Any, track: Any, begin: Fraction) -> Iterator[Any]
         yield head
         yield from frames
     else:  # seeking went astray
-        yield from _play_anew(path, track)
+        yield from _decode_anew(path, track)
 
 
-def _play_anew(path: Path, track: Any) -> Iterator[Any]:
+def _decode_anew(path: Path, track: Any) -> Iterator[Any]:
     with open_media(path) as file:
-        yield from _play(path, file, file.streams[track.index])
+        yield from _decode_packets(path, file, file.streams[track.index])
 
 
-def _play(path: Path, file: Any, track: Any) -> Iterator[Any]:
+def _decode_packets(path: Path, file: Any, track: Any) -> Iterator[Any]:
     """Decoded frames, including those of concatenated files."""
     av, form, decoder = import_library("av"), file.format.name, track.codec_context
     tag_end = 0  # bytes

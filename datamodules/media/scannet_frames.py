@@ -61,7 +61,7 @@ def doubt_of(scene: ScanNetScene, near_mm: float = 200, far_mm: float = 10_000) 
         None if there is no doubt, or if none of the three can be read, which reading them reports.
     """
     stored = []
-    for frame in some(scene.frames, _LOOKED_AT):
+    for frame in subsample(scene.frames, _LOOKED_AT):
         try:
             stored.append(stored_depth(frame.depth).ravel())
         except BadSample:
@@ -69,7 +69,7 @@ def doubt_of(scene: ScanNetScene, near_mm: float = 200, far_mm: float = 10_000) 
     return doubt(np.concatenate(stored), scene.depth_scale, near_mm, far_mm) if stored else None
 
 
-def some(items: Sequence[_Item], count: int) -> Sequence[_Item]:
+def subsample(items: Sequence[_Item], count: int) -> Sequence[_Item]:
     """At most ``count`` items at equal steps from the first."""
     return items[:: max(1, -(-len(items) // max(1, count)))]
 
@@ -101,7 +101,7 @@ def chunks(frames: Sequence[ScanNetFrame], length: int) -> list[Sequence[ScanNet
     return [frames[start : start + length] for start in range(0, len(frames), length)]
 
 
-def spread_out(scene: ScanNetScene, count: int) -> list[ScanNetFrame]:
+def farthest_frames(scene: ScanNetScene, count: int) -> list[ScanNetFrame]:
     """The ``count`` frames whose cameras are farthest apart, or all, in order of time.
 
     Raises:

@@ -7,6 +7,7 @@ as it leaves the decoder.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -107,13 +108,14 @@ def read_video(
             streams = _gather(path, requests, timeline, span, seek)
         except (DoubtError, import_library("av").FFmpegError):
             timeline = decoded_timeline(path, packets[track.index], track)
-            streams = _gather(path, requests, timeline, span, lambda wanted: _play(path, wanted))
+            read_all = partial(_decode_from_start, path)
+            streams = _gather(path, requests, timeline, span, read_all)
         origin = timeline.begins[0] * timeline.tick
         heard = decode_sound(path, file, packets, origin, span) if sound else None
     return Recording(streams, heard)
 
 
-def _play(path: Path, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
+def _decode_from_start(path: Path, wanted: set[int]) -> Iterator[tuple[int, Tensor]]:
     draw = rgb_converter(path)
     for number, frame in enumerate(islice(decode_all(path), max(wanted, default=-1) + 1)):
         if number in wanted:

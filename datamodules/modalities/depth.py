@@ -18,8 +18,8 @@ from datamodules.media.scannet_frames import (
     colour_frames,
     depth_frames,
     doubt_of,
-    some,
-    spread_out,
+    farthest_frames,
+    subsample,
     windows,
 )
 from datamodules.media.scannet_splits import find_scenes, listed_scenes, scenes_folder
@@ -161,7 +161,7 @@ class Depth(Modality):
     @override
     def streams(self, source: SceneFolder, spec: FrameSpec) -> Streams:
         scene = self._open(source)
-        chosen = spread_out(scene, spec.frames)
+        chosen = farthest_frames(scene, spec.frames)
         read = partial(read_scene, scene, chosen, self._drawn_with)
         return Streams(read, _files(scene, chosen, "colour", "depth", "pose"))
 
@@ -171,7 +171,7 @@ class Depth(Modality):
         if wanted:
             return self.streams(source, spec)
         scene = self._open(source)
-        chosen = spread_out(scene, spec.frames)
+        chosen = farthest_frames(scene, spec.frames)
         return Streams(partial(read_colour, scene, chosen), _files(scene, chosen, "colour", "pose"))
 
     @override
@@ -187,7 +187,7 @@ class Depth(Modality):
     def doubts(self, thorough: bool = False) -> list[str]:
         scenes = {scene.folder: scene for scene in self._opened.values()}
         scenes = dict(sorted(scenes.items()))  # they were opened in threads
-        looked_at = some(list(scenes.values()), len(scenes) if thorough else _LOOKED_AT)
+        looked_at = subsample(list(scenes.values()), len(scenes) if thorough else _LOOKED_AT)
         found = [
             f"{scene.folder}: {reason}"
             for scene in looked_at
