@@ -1,6 +1,7 @@
-"""The untrained miniature: model, tokenizer and processor of LLaVA-OneVision's own classes."""
+"""Builds the untrained miniature: model, tokenizer and processor of LLaVA-OneVision's classes."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,29 +19,12 @@ from transformers import (
 
 END = "<|im_end|>"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", END, "<image>", "<video>"]
-# ChatML as Qwen2-Instruct uses it; a bare {"type": "video"} stands for the video.
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{%- if loop.first and message['role'] != 'system' -%}
-{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
-{%- endif -%}
-{{ '<|im_start|>' + message['role'] + '\\n' }}
-{%- if message['content'] is string -%}
-{{ message['content'] }}
-{%- else -%}
-{%- for part in message['content'] -%}
-{%- if part['type'] == 'text' -%}{{ part['text'] }}{%- else -%}{{ '<' + part['type'] + '>\\n' }}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{ '<|im_end|>\\n' }}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}
-"""
+# ChatML as in Qwen2-Instruct; {"type": "video"} is the place of the video.
+CHAT_TEMPLATE = Path(__file__).with_name("chat_template.jinja").read_text()
 
 
 def build_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, open to any text; frequent words of ``texts`` become single tokens."""
+    """Train byte-level BPE, for any text; frequent words of ``texts`` become single tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -64,7 +48,7 @@ def build_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
 def build_processor(
     tokenizer: PreTrainedTokenizerFast, size: int, patch: int
 ) -> LlavaOnevisionProcessor:
-    """The processor, with SigLIP's normalisation, for pictures of ``size`` × ``size``."""
+    """Build the processor, with SigLIP's normalisation, for frames of ``size`` × ``size``."""
     pixels: dict[str, Any] = {
         "size": {"height": size, "width": size},
         "image_mean": [0.5] * 3,
@@ -85,7 +69,7 @@ def build_processor(
 def build_model(
     tokenizer: PreTrainedTokenizerFast, size: int, model: dict[str, Any]
 ) -> LlavaOnevisionForConditionalGeneration:
-    """The model with random weights."""
+    """Build the model with random weights."""
     vision = SiglipVisionConfig(
         hidden_size=model["vision_width"],
         intermediate_size=model["vision_mlp"],

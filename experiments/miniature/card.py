@@ -1,4 +1,4 @@
-"""Measures the trained miniature on rooms it has never seen, and writes its model card and curves.
+"""Measures the trained miniature on unseen rooms, and writes its model card and curves.
 
 python -m experiments.miniature.card --config experiments/miniature/recipe.yaml --model DIR
 """
@@ -19,19 +19,19 @@ from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 from experiments.miniature.world import make_rooms
 from experiments.toyworld.questions import COMPARISONS, ONE_OBJECT
 
-TEST_SEED = 1003  # neither trained on nor looked at while training
+TEST_SEED = 1003  # used neither for training nor for validation
 TEST_SCENES = 500
 
 
 class Score(NamedTuple):
-    """Accuracy on one kind of question."""
+    """Accuracy on a kind of question."""
 
     right: float
-    majority: float  # what always giving the most frequent answer would score
+    majority: float  # accuracy of always giving the most frequent answer
     count: int
 
 
-class Reader:
+class Answerer:
     """Answers questions with plain transformers, as a user would."""
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class Reader:
 
     @torch.inference_mode()
     def answer(self, video: np.ndarray, question: str) -> str:  # type: ignore[type-arg]
-        """Greedy answer to a question about a video (T, H, W, 3) uint8."""
+        """Return the greedy answer to a question about a video (T, H, W, 3) uint8."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
         prompt = self.processor.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
@@ -53,12 +53,9 @@ class Reader:
 
 
 def measure(folder: Path, recipe: dict[str, Any]) -> dict[str, Score]:
-    """Accuracy by kind from all frames of a room, one question of each kind a room."""
-    data, patch = recipe["data"], recipe["model"]["patch_size"]
-    rooms = make_rooms(
-        TEST_SEED, TEST_SCENES, data["frames"], data["size"], patch, recipe["threads"]
-    )
-    reader, random = Reader(folder), np.random.default_rng(TEST_SEED)
+    """Return the accuracy by kind from all frames, with one question of each kind per room."""
+    rooms = make_rooms(recipe, TEST_SEED, TEST_SCENES)
+    answerer, random = Answerer(folder), np.random.default_rng(TEST_SEED)
     given: dict[str, list[tuple[str, str]]] = defaultdict(list)
     asked = list(zip(rooms.frames, rooms.questions, strict=True))
     for frames, questions in track(asked, "Measuring on new rooms"):
@@ -66,7 +63,7 @@ def measure(folder: Path, recipe: dict[str, Any]) -> dict[str, Score]:
         for kind in (*ONE_OBJECT, *COMPARISONS):
             if of_kind := [question for question in questions if question.kind == kind]:
                 question = of_kind[random.integers(len(of_kind))]
-                given[kind].append((reader.answer(video, question.text), question.answer))
+                given[kind].append((answerer.answer(video, question.text), question.answer))
     return {kind: _score(given[kind]) for kind in (*ONE_OBJECT, *COMPARISONS)}
 
 
@@ -77,7 +74,7 @@ def _score(answers: list[tuple[str, str]]) -> Score:
 
 
 def save_curves(folder: Path) -> None:
-    """Draw training_log.csv: losses on the left, held-out accuracy on the right."""
+    """Draw training_log.csv: losses on the left, validation accuracy on the right."""
     rows = _log(folder)
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     losses, accuracy = figure.subplots(1, 2)
@@ -102,7 +99,7 @@ def save_curves(folder: Path) -> None:
 
 
 def write_card(folder: Path, recipe: dict[str, Any], scores: dict[str, Score]) -> None:
-    """Write README.md of the model folder."""
+    """Write the README.md of the model folder."""
     size = (folder / "model.safetensors").stat().st_size
     lines = [
         f"| {kind} | {'two objects' if kind in COMPARISONS else 'one object'} "
@@ -143,8 +140,8 @@ pipeline_tag: video-text-to-text
 # The miniature: LLaVA-OneVision in {megabytes:.1f} MB
 
 An ordinary `LlavaOnevisionForConditionalGeneration` with {parameters:.2f} M parameters in float16,
-trained from nothing on the toy world, so that the whole method of V-LynX can be run, tested and
-understood on a CPU. It knows toy rooms and nothing else.
+trained from scratch on the toy world, so that all of V-LynX can be run, tested and understood on a
+CPU. It knows toy rooms and nothing else.
 
 ```python
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
@@ -153,13 +150,13 @@ model = LlavaOnevisionForConditionalGeneration.from_pretrained("experiments/mini
 processor = AutoProcessor.from_pretrained("experiments/miniature")
 ```
 
-Call `.float()` on a CPU. A frame of 64 × 64 pixels gives 16 tokens; a video of F frames 16 F + 1.
+Call `.float()` on a CPU. A frame of 64 × 64 pixels gives 16 tokens, a video of F frames 16 F + 1.
 
 ## Held-out accuracy
 
-{frames} frames, greedy `generate` with plain transformers, the whole answer compared; {test_scenes}
-rooms of seed {test_seed}, at most one question of each kind a room. *Majority* is what the most
-frequent answer alone would score.
+{frames} frames, greedy `generate` of plain transformers, exact match of the whole answer;
+{test_scenes} rooms of seed {test_seed}, at most one question of each kind per room. *Majority* is
+the accuracy of always giving the most frequent answer.
 
 | kind | about | accuracy | majority | N |
 |---|---|---|---|---|
@@ -167,27 +164,29 @@ frequent answer alone would score.
 
 ## Supervision
 
-RGB alone: no depth, no disparity colours, no 3D question (the tokenizer knows the words of such
-questions, the model was never asked one). It is more than question answering:
+RGB only: no depth, no disparity colours, and no 3D question (the tokenizer knows the words of such
+questions, but the model was never trained on one). There are two phases:
 
 1. *Seeing*, {seeing} steps: colour and shape of every patch and of every projected token, and which
-   of the 16 cells a token comes from, as labels that the renderer knows. Stands for SigLIP's
-   pre-training and LLaVA's caption stage.
-2. *Answering*, {answering} steps: questions and answers, with one frame first and four in the end.
-   The cell labels go on with a small weight; at the words that name an object in a question,
-   linear heads read where it is, and its colour and shape.
+   of the 16 cells a token comes from, with labels from the renderer. This takes the place of
+   SigLIP's pre-training and LLaVA's caption stage.
+2. *Answering*, {answering} steps: questions and answers, about one frame first and about four
+   finally. The labels of cells continue with a small weight. At the words that name an object in a
+   question, linear heads predict its place, colour and shape.
 
-All heads are thrown away. Questions are packed several to a video; each sees the video and itself.
+All heads are discarded. Several questions about a video share a sequence; each sees only the video
+and itself.
 
-## Made with
+## Reproduction
 
-`make backbone`: recipe.yaml, seed {seed}; {scenes} rooms of seed {train_seed} for training, rooms
-of seed {val_seed} for validation (the log and curves.png), {minutes:.0f} minutes on 2 CPU cores.
+`make backbone` follows recipe.yaml with seed {seed}: {scenes} rooms of seed {train_seed} for
+training, rooms of seed {val_seed} for validation (training_log.csv and curves.png). It takes
+{minutes:.0f} minutes on 2 CPU cores.
 """
 
 
 def main() -> None:
-    """Measure, draw and write."""
+    """Measure the model, draw the curves and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--model", type=Path, required=True)

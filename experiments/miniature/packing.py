@@ -1,7 +1,7 @@
-"""Several questions on one video in one sequence: the video once, then branches apart.
+"""Packs several questions about a video into one sequence: the video once, then branches.
 
-A branch sees the prefix and itself; its positions continue the prefix, so that every answer is
-computed as if its question stood alone.
+A branch sees the prefix and itself. Its positions continue the prefix, so that every answer is
+computed as if its question were alone.
 """
 
 from dataclasses import dataclass
@@ -24,24 +24,24 @@ class Packed(NamedTuple):
     ids: Tensor  # (B, L)
     mask: Tensor  # (B, 1, L, L) bool
     positions: Tensor  # (B, L)
-    answers: Tensor  # (A, 2) sequence and index of every supervised token's predecessor
+    answers: Tensor  # (A, 2) sequence and index of the token before each supervised token
     targets: Tensor  # (A,) the supervised tokens
-    first: Tensor  # (A,) bool, the first token of an answer, which decides it
-    kinds: list[str]  # of every first token
+    first: Tensor  # (A,) bool, the first tokens of answers, which decide them
+    kinds: list[str]  # of the questions
     names: Tensor  # (M, 2) sequence and index of tokens that name an object
-    places: Tensor  # (M, 2) where that object is, mean over the frames shown
-    things: Tensor  # (M, 2) its colour and shape label
+    places: Tensor  # (M, 2) where that object is, mean over the frames
+    things: Tensor  # (M, 2) its labels of colour and shape
 
 
 @dataclass
 class Packer:
-    """Turns questions into sequences with the model's own chat template."""
+    """Turns questions into sequences with the model's chat template."""
 
     tokenizer: PreTrainedTokenizerFast
     tokens_per_frame: int
 
     def __post_init__(self) -> None:
-        """Tokenise what is the same in all sequences."""
+        """Tokenize what all sequences share."""
         message: Any = [{"role": "user", "content": "<video>\n@"}]
         template = self.tokenizer.apply_chat_template
         text = str(template(message, tokenize=False, add_generation_prompt=True))
@@ -58,8 +58,8 @@ class Packer:
         return ids
 
     def branch(self, question: str, answer: str) -> tuple[list[int], int, tuple[int, ...]]:
-        """Token ids, index of the first answer token, and indices of tokens that name objects."""
-        # Tokenised as one text, as at inference.
+        """Return token ids, index of the first answer token, and indices of names of objects."""
+        # The question is tokenized as one text, as at inference.
         asked = self.around[0] + self._ids(question) + self.around[1]
         names = tuple(i for i, token in enumerate(asked) if token in self.named)
         return asked + self._ids(answer) + self.end, len(asked), names
@@ -71,12 +71,12 @@ class Packer:
         things: list[Tensor],
         frames: int,
     ) -> Packed:
-        """Sequences for one list of questions a video.
+        """Return one sequence per video.
 
         Args:
-            questions: B lists.
-            places: B of (T, K, 2), where its K objects are in the frames shown.
-            things: B of (K, 2), colour and shape labels of its objects.
+            questions: B lists of questions.
+            places: B tensors (T, K, 2), where the K objects are in the frames.
+            things: B tensors (K, 2), labels of colour and shape of the objects.
             frames: T.
         """
         prefix = [*self.start, *self.video * (frames * self.tokens_per_frame + 1)]
@@ -122,7 +122,7 @@ class Packer:
 def draw(
     questions: list[ToyQuestion], weights: dict[str, float], count: int, random: np.random.Generator
 ) -> list[ToyQuestion]:
-    """Questions of a scene: first a kind by weight, then one of that kind."""
+    """Draw questions about a scene: first a kind by weight, then a question of that kind."""
     by_kind: dict[str, list[ToyQuestion]] = {}
     for question in questions:
         by_kind.setdefault(question.kind, []).append(question)

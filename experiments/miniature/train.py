@@ -1,4 +1,4 @@
-"""Trains the miniature backbone from nothing, on RGB alone; see recipe.yaml.
+"""Trains the miniature backbone from scratch, on RGB alone; see recipe.yaml.
 
 python -m experiments.miniature.train --config experiments/miniature/recipe.yaml --out DIR
 """
@@ -27,7 +27,7 @@ from experiments.toyworld.scene import SHAPES, sample_scene
 
 
 class Heads(nn.Module):
-    """Throw-away linear heads that read labels off the model while it learns."""
+    """Linear heads that predict labels during training, and are discarded afterwards."""
 
     def __init__(self, vision_width: int, llm_width: int, cells: int) -> None:
         super().__init__()
@@ -54,24 +54,16 @@ class Training:
         grid = size // patch // 2
         self.heads = Heads(model["vision_width"], model["llm_width"], grid**2)
         self.packer = Packer(self.tokenizer, grid**2)
-        rooms = [
-            make_rooms(
-                data[f"{part}_seed"],
-                data[f"{part}_scenes"],
-                data["frames"],
-                size,
-                patch,
-                recipe["threads"],
-            )
+        self.train, self.val = (
+            make_rooms(recipe, data[f"{part}_seed"], data[f"{part}_scenes"])
             for part in ("train", "val")
-        ]
-        self.train, self.val = rooms
+        )
         words = [
             self.tokenizer(f" {n}", add_special_tokens=False)["input_ids"]
             for n in (*COLOUR_NAMES, *SHAPES)
         ]
         if any(len(word) > 1 for word in words):
-            raise SystemExit("max_vocabulary is too small: a colour or shape is no single token")
+            raise SystemExit("max_vocabulary is too small: a colour or shape is not a single token")
         self.words = torch.tensor(words).flatten()
         self.log: list[dict[str, Any]] = []
         self.started = time.perf_counter()
@@ -79,7 +71,7 @@ class Training:
     # Phase 1 --------------------------------------------------------------------------------
 
     def see(self) -> None:
-        """Learn to name colour, shape and cell of what single frames show."""
+        """Learn colour and shape of patches and tokens in single frames, and cells of tokens."""
         phase = self.recipe["seeing"]
         step = self._optimizer(phase["learning_rate"], phase["steps"])
         count = phase["batch_frames"]
@@ -94,20 +86,20 @@ class Training:
                 self._write_log(phase="seeing", step=number, loss=loss.item())
 
     def _encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames (B, T, 3, H, W) uint8 → ViT output (B*T, S, C) and tokens (B, T*N + 1, D)."""
+        """Encode uint8 (B, T, 3, H, W) to ViT output (B*T, S, C) and tokens (B, T*N + 1, D)."""
         pixels = frames.float() / 127.5 - 1
         features = self.model.model.get_video_features(pixels.contiguous(), return_dict=True)
         return features.hidden_states[-1], features.pooler_output
 
     def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of colour and shape, logits (..., 14) and labels (..., 2)."""
+        """Return the cross-entropy of colour and shape, logits (..., 14) and labels (..., 2)."""
         classes = [len(COLOUR_NAMES) + 1, len(SHAPES) + 1]
         colours, shapes = logits.flatten(0, -2).split(classes, -1)
         labels = labels.flatten(0, -2)
         return cross_entropy(colours, labels[:, 0]) + cross_entropy(shapes, labels[:, 1])
 
     def _cell_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
-        """A token resembles the words for what its cell shows, and says which cell it is."""
+        """Return the loss of tokens that resemble the words for their cell and name its index."""
         cells = labels.flatten(1, 3)  # (B, T*N, 2)
         tokens = tokens[:, : cells.shape[1]]
         tokens = nn.functional.rms_norm(tokens, tokens.shape[-1:])
@@ -125,7 +117,7 @@ class Training:
     # Phase 2 --------------------------------------------------------------------------------
 
     def answer(self) -> None:
-        """Learn to answer questions, from one frame to four."""
+        """Learn to answer questions, first about one frame and finally about four."""
         phase = self.recipe["answering"]
         stages = phase["curriculum"]
         total = sum(stage["steps"] for stage in stages)
@@ -165,8 +157,7 @@ class Training:
         weights, count = phase["weights"], phase["questions"]
         asked = [draw(rooms.questions[i], weights, count, self.random) for i in chosen]
         packed = self._pack(rooms, asked, chosen, frames)
-        pictures = rooms.frames[chosen][:, frames]
-        tokens, hidden = self.read(pictures, packed)
+        tokens, hidden = self.read(rooms.frames[chosen][:, frames], packed)
         logits = self.model.lm_head(hidden[-1][packed.answers[:, 0], packed.answers[:, 1]])
         naming = hidden[phase["naming_layer"]][packed.names[:, 0], packed.names[:, 1]]
         cells = rooms.cells[chosen][:, frames]
@@ -187,9 +178,9 @@ class Training:
         places = [rooms.places[i][frames] for i in chosen]
         return self.packer.pack(asked, places, [rooms.things[i] for i in chosen], len(frames))
 
-    def read(self, pictures: Tensor, packed: Packed) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Video tokens and the LLM's hidden states (the last one normed) of packed sequences."""
-        _, tokens = self._encode(pictures)
+    def read(self, frames: Tensor, packed: Packed) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return video tokens and the LLM's hidden states, the last of which is normed."""
+        _, tokens = self._encode(frames)
         embeddings = self.model.get_input_embeddings()(packed.ids)
         video = packed.ids == self.packer.video[0]
         embeddings = embeddings.masked_scatter(video[..., None], tokens)
@@ -204,7 +195,7 @@ class Training:
 
     @torch.inference_mode()
     def accuracy(self, frames: int) -> dict[str, float]:
-        """Held-out accuracy by kind, every question of every validation scene."""
+        """Return the accuracy by kind on all questions about all validation scenes."""
         self.model.eval()
         right: dict[str, list[bool]] = defaultdict(list)
         order = np.arange(frames)
@@ -265,7 +256,7 @@ class Training:
 
 
 def _texts() -> list[str]:
-    """What the tokenizer learns its words from; 3D words are only tokenised, never trained on."""
+    """Return the texts of the tokenizer; the model itself is never trained on 3D questions."""
     texts = [f"<|im_start|>{who}\n" for who in ("system", "user", "assistant")] * 200
     texts += ["You are a helpful assistant."] * 200
     for index in range(300):
@@ -275,7 +266,7 @@ def _texts() -> list[str]:
 
 
 def main() -> None:
-    """Train by recipe and write the folder."""
+    """Train according to the recipe and write the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

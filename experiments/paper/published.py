@@ -1,4 +1,4 @@
-"""The figures of the papers of V-LynX and PAVE that stand beside the study's, of 0.5B models."""
+"""Figures of the V-LynX paper for 0.5B models, which the tables show next to the study's."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -23,14 +23,14 @@ _SOURCES: Final = {
 }
 
 PUBLISHED: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
-    "senses": {
-        (sense, row): f"{benchmark} {figure}"
-        for sense, (benchmark, figures) in _SENSES.items()
+    "modalities": {
+        (modality, row): f"{benchmark} {figure}"
+        for modality, (benchmark, figures) in _SENSES.items()
         for row, figure in figures.items()
     },
     "components": {
-        (sense, row): f"ScanQA CIDEr {figure}"
-        for sense in ("3d", "3d-gray")
+        (modality, row): f"ScanQA CIDEr {figure}"
+        for modality in ("3d", "3d-gray")
         for row, figure in _COMPONENTS.items()
     },
     "ranks": {
@@ -40,4 +40,4 @@ PUBLISHED: Final[Mapping[str, Mapping[tuple[str, str], str]]] = {
         ("3d-gray", source): f"ScanQA CIDEr {figure}" for source, figure in _SOURCES.items()
     },
 }
-"""Table → (sense, row) → benchmark and figure."""
+"""Table → (modality, row) → benchmark and figure."""

@@ -1,7 +1,7 @@
-"""The study's questions: those of the toy worlds that only the sense in question can answer.
+"""The questions of the study: those of the toy worlds that require the modality in question.
 
-Their answers are one word or two, so that a miniature learns to give them within minutes; the
-worlds' official formats, with letters and long instructions, take it far longer.
+Their answers have one or two words, so that the miniature learns them within minutes. The official
+formats, with letters and long instructions, take it much longer.
 """
 
 import json
@@ -16,11 +16,11 @@ from datamodules.benchmarks import MusicAVQA
 from datamodules.benchmarks.base import Benchmark, Names, QuestionRecord
 from datamodules.benchmarks.records import read_records
 from datamodules.samples import Question, Split
-from experiments.toyworld.blink_questions import COUNTS, blink_questions
+from experiments.toyworld.blink_questions import blink_questions
 from experiments.toyworld.blinks import sample_clip
-from experiments.toyworld.ego_annotations import video_paths
+from experiments.toyworld.ego import video_paths
 from experiments.toyworld.hearing import heard_questions
-from experiments.toyworld.questions import ToyQuestion, questions
+from experiments.toyworld.questions import COUNTS, ToyQuestion, questions
 from experiments.toyworld.scene import sample_scene
 from experiments.toyworld.sound import add_sound
 from experiments.toyworld.takes import SKILLS, sample_take
@@ -32,12 +32,12 @@ ASKED: Final = {
     "highfps": ("count",),
     "ego": ("skill",),
 }
-"""World → the kinds of questions that are asked of it; no kind is of two worlds."""
+"""World → kinds of its questions; no kind belongs to two worlds."""
 _WORLDS: Final = {kind: world for world, kinds in ASKED.items() for kind in kinds}
 
 
 def clip(worlds: Sequence[str], seed: int, index: int, most: int) -> dict[str, Any]:
-    """A clip's record: its media in worlds of the same rooms, and at most so many questions."""
+    """Return the record of a clip: its media in these worlds, and at most ``most`` questions."""
     random = np.random.default_rng([seed, index, 5])
     media: dict[str, str] = {}
     asked: list[ToyQuestion] = []
@@ -57,7 +57,7 @@ def clip(worlds: Sequence[str], seed: int, index: int, most: int) -> dict[str, A
 
 
 def _room(world: str, seed: int, index: int) -> tuple[dict[str, str], list[ToyQuestion]]:
-    """Media of a clip in a world, and all questions that the world has."""
+    """Return the media of a clip in a world, and all questions about it."""
     match world:
         case "3d":
             scene = sample_scene(seed, index)
@@ -70,17 +70,17 @@ def _room(world: str, seed: int, index: int) -> tuple[dict[str, str], list[ToyQu
             return {"video": f"videos/{blinking.name}.mp4"}, blink_questions(blinking)
         case "ego":
             take = sample_take(seed, index)
-            # The names of the levels are spelt letter by letter in the miniature's vocabulary.
+            # In the miniature's vocabulary, the names of the levels are spelt letter by letter.
             level = COUNTS[1 + list(SKILLS).index(take.skill)]
             return video_paths(take), [ToyQuestion("skill", "How steady is the eye?", level, ())]
-    raise ValueError(f"no world is called {world}")
+    raise ValueError(f"there is no world {world!r}")
 
 
 class ToyQuestions(Benchmark):
-    """``train.json`` and ``val.json``, as :func:`clip` gives them."""
+    """``train.json`` and ``val.json``, with records of :func:`clip`."""
 
     names: ClassVar[Names] = {"train": ("train.json",), "val": ("val.json",)}
-    protocol = MusicAVQA.protocol  # counts answers that are the reference, by kind of question
+    protocol = MusicAVQA.protocol  # counts answers equal to the reference, by kind of question
 
     @override
     def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:
@@ -98,7 +98,7 @@ class ToyQuestions(Benchmark):
 def write_questions(
     folder: Path, worlds: Sequence[str], seed: int, split: Split, clips: Sequence[int], most: int
 ) -> None:
-    """Write a split's file; clips without such questions are left out."""
+    """Write the file of a split, without clips that have no questions."""
     folder.mkdir(parents=True, exist_ok=True)
     records = [clip(worlds, seed, index, most) for index in clips]
     text = json.dumps([record for record in records if record["questions"]])

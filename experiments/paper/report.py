@@ -1,7 +1,7 @@
-"""What the study's runs say: results.csv with a line a score, and RESULTS.md drawn from it.
+"""Writes the scores of the study's runs to results.csv, and RESULTS.md from that.
 
-A line has the names of its runs and the commit that made it. Lines of runs that are no longer there
-stay as they are, so that a study may be spread over machines and times.
+A line of results.csv names its runs and the commit that made it. Lines whose runs no longer exist
+are kept, so that a study can be spread over machines and times.
 """
 
 import csv
@@ -19,57 +19,57 @@ from safetensors import safe_open
 from callbacks import AlignmentReport
 from callbacks.alignment_report import health_warnings
 from experiments.paper.published import PUBLISHED
-from experiments.paper.study import SENSES, Alignment, Place, Tuning
+from experiments.paper.study import MODALITIES, AlignmentRun, Study, TuningRun
 from experiments.paper.tables import TABLES, Row, plain
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.progress import say
 
-# Student's t for an interval of 95 %, by degrees of freedom.
+# Student's t for a 95 % interval, by degrees of freedom.
 _T95: Final = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 _SCORE: Final = "music_avqa/strict"
 _RIGHT: Final = "accuracy all"
-_KEY: Final = """Of an alignment the tables say, on held-out frames: L_attn as the mean over layers,
-L_stat, the variance between samples and the effective rank of the tokens in percent of RGB video's,
-and of how many alignments the report warned. Parameters are those of both stages. "The paper's" are
-its figures on the benchmark named, whatever the sense.
+_KEY: Final = """For alignments the tables give, on held-out frames: L_attn as the mean over layers,
+L_stat, the variance between samples and the effective rank of the tokens in percent of those of RGB
+video, and for how many alignments the report warned. Parameters are those of both stages. "The
+paper's" are its figures on the benchmark named.
 """
-Figures = dict[str, Any]
-"""Of a run's answers to the questions for one sense: columns of results.csv."""
-Results = dict[tuple[str, str], Figures]
-"""(name of the run, sense) → its figures."""
+Scores = dict[str, Any]
+"""Columns of results.csv: scores of a run on the questions about one modality."""
+Results = dict[tuple[str, str], Scores]
+"""(name of the run, modality) → scores."""
 
 
 @cache
 def _read(path: Path) -> dict[str, Any]:
-    """A result, which a run writes last and never again."""
+    """Read a result, which a run writes once, when it finishes."""
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
 
-def health(alignment: Alignment, place: Place) -> Figures:
-    """What the report of an alignment says of its tokens on held-out frames."""
-    report = _read(alignment.result(place))
+def health(alignment: AlignmentRun, study: Study) -> Scores:
+    """Return what the report of an alignment says about its tokens on held-out frames."""
+    report = _read(alignment.result(study))
     video, after = report["video"], report["after"]
-    # By today's rule, which a run may be older than.
+    # By the present rule, which may be newer than the run.
     gaps = {when: SimpleNamespace(**report[when]) for when in ("video", "before", "after")}
     found = {
         "attn": mean(after["attention_per_layer"]),
         "video_attn": mean(video["attention_per_layer"]),
         "attn_before": mean(report["before"]["attention_per_layer"]),
         "stat": after["stat"],
-        "variance": 100 * after["sample_variance"] / video["sample_variance"],  # % of RGB video's
+        "variance": 100 * after["sample_variance"] / video["sample_variance"],
         "rank": 100 * after["effective_rank"] / video["effective_rank"],
         "warned": bool(health_warnings(gaps, AlignmentReport().healthy_share, "")),
     }
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def figures(tuning: Tuning, sense: str, place: Place) -> Figures:
-    """What the files of a run say; nothing of one that has not finished, or lacks an alignment."""
-    if not all(run.result(place).exists() for run in (tuning, *tuning.alignments)):
+def scores_of(tuning: TuningRun, modality: str, study: Study) -> Scores:
+    """Return the scores of a run; none if it has not finished or lacks an alignment."""
+    if not all(run.result(study).exists() for run in (tuning, *tuning.alignments)):
         return {}
-    scores = _read(tuning.result(place))
-    right = f"{_SCORE}/modality/{SENSES[sense].world}"
+    scores = _read(tuning.result(study))
+    right = f"{_SCORE}/modality/{MODALITIES[modality].world}"
     kinds = {"all": scores[right]} | {
         name.removeprefix(f"{right}/"): value
         for name, value in scores.items()
@@ -77,22 +77,22 @@ def figures(tuning: Tuning, sense: str, place: Place) -> Figures:
     }
     made_at = scores["provenance"]["git"] or {"commit": "", "dirty": False}
     found = {
-        "trained": trained(tuning, place),
-        "commit": made_at["commit"] + "+" * made_at["dirty"],  # and what was not committed
-        "asked": int(scores["music_avqa/n_total"]),  # questions for all senses
+        "trained": trained(tuning, study),
+        "commit": made_at["commit"] + "+" * made_at["dirty"],  # + marks uncommitted changes
+        "asked": int(scores["music_avqa/n_total"]),  # questions about all modalities
     }
     found |= {f"accuracy {kind}": round(value, 2) for kind, value in kinds.items()}
     if tuning.alignments:
         found["alignment"] = " ".join(alignment.name for alignment in tuning.alignments)
     only = _only(tuning)
-    return found | (health(only, place) if only else {})
+    return found | (health(only, study) if only else {})
 
 
-_PLACE: Final = ("table", "sense", "row", "seed", "run")  # of a score; the rest are its figures
+_KEYS: Final = ("table", "modality", "row", "seed", "run")  # columns that are not scores
 
 
-def kept(path: Path) -> list[Figures]:
-    """The lines of a results.csv, if there is one."""
+def read_csv(path: Path) -> list[Scores]:
+    """Return the lines of a results.csv, none if it does not exist."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -107,10 +107,10 @@ def _number(text: str) -> float | str:
         return text
 
 
-def trained(tuning: Tuning, place: Place) -> int:
-    """How many parameters were trained for it, in both stages."""
-    folders = [(place.runs / tuning.name / "adapters")]
-    folders += [alignment.adapter(place) for alignment in tuning.alignments]
+def trained(tuning: TuningRun, study: Study) -> int:
+    """Return the number of parameters that were trained for a run, in both stages."""
+    folders = [study.runs / tuning.name / "adapters"]
+    folders += [alignment.adapter(study) for alignment in tuning.alignments]
     count = 0
     for file in (file for folder in folders for file in folder.rglob("*.safetensors")):
         with safe_open(file, "pt") as tensors:
@@ -120,56 +120,55 @@ def trained(tuning: Tuning, place: Place) -> int:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval over three seeds or more (Student's t)."""
+    """Return the mean and half the width of its 95 % interval, NaN for fewer than three seeds."""
     if len(values) < 3:
         return mean(values), math.nan
-    quantile = _T95.get(len(values) - 1, 2.23)  # a little too wide for more seeds than that
+    quantile = _T95.get(len(values) - 1, 2.23)  # slightly too wide for more seeds
     return mean(values), quantile * stdev(values) / math.sqrt(len(values))
 
 
-def write_report(out: Path, place: Place, seeds: Sequence[int]) -> None:
+def write_report(out: Path, study: Study, seeds: Sequence[int]) -> None:
     """Write the report of all runs that have finished, here or in the results.csv of ``out``.
 
-    Tables hardly begun are left out of RESULTS.md.
+    RESULTS.md leaves out tables of which less than half has run.
     """
     out.mkdir(parents=True, exist_ok=True)
     summary = out / "summary.md"
     parts = [summary.read_text(), _KEY] if summary.exists() else [_KEY]
-    before = kept(out / "results.csv")
+    before = read_csv(out / "results.csv")
     seeds = sorted({*seeds, *(line["seed"] for line in before)})
     tables = {name: rows_of(seeds) for name, rows_of in TABLES.items()}
-    wanted = {(t, row.sense) for rows in tables.values() for row in rows for t in row.tunings}
-    here = {(t.name, sense): found for t, sense in wanted if (found := figures(t, sense, place))}
+    wanted = {(t, row.modality) for rows in tables.values() for row in rows for t in row.tunings}
+    here = {(t.name, name): found for t, name in wanted if (found := scores_of(t, name, study))}
     results = {
-        (line["run"], line["sense"]): {name: line[name] for name in line if name not in _PLACE}
+        (line["run"], line["modality"]): {name: line[name] for name in line if name not in _KEYS}
         for line in before
     }
     if gone := results.keys() - here.keys():
-        say(f"{len(gone)} scores stay as results.csv has them: {place.runs} hasn't got their runs")
+        say(f"{len(gone)} scores of results.csv are kept: {study.runs} lacks their runs")
     results |= here
-    lines: list[Figures] = []
+    lines: list[Scores] = []
     for name, rows in tables.items():
         found = {row: _of(row, results) for row in rows}
         lines += [
-            {"table": name, "sense": row.sense, "row": row.label, "seed": t.seed, "run": t.name}
-            | of
+            dict(zip(_KEYS, (name, row.modality, row.label, t.seed, t.name), strict=True)) | of
             for row, runs in found.items()
             for t, of in runs.items()
         ]
-        if 2 * sum(map(bool, found.values())) > len(rows):  # begun in earnest
+        if 2 * sum(map(bool, found.values())) > len(rows):
             plot(out / f"{name}.png", found)
             parts += [_table(name, TABLES[name].__doc__ or "", found), f"![{name}]({name}.png)\n"]
-    written = {(line["run"], line["sense"]) for line in lines}
-    lines += [line for line in before if (line["run"], line["sense"]) not in written]  # old rows
+    written = {(line["run"], line["modality"]) for line in lines}
+    lines += [line for line in before if (line["run"], line["modality"]) not in written]  # old rows
     parts.append(_confusion(results, {tuning for tuning, _ in wanted}))
     with atomic_file(out / "RESULTS.md") as unfinished:
         unfinished.write_text("\n".join(parts))
     write_csv(out / "results.csv", lines)
 
 
-def _of(row: Row, results: Results) -> dict[Tuning, Figures]:
-    """The figures of a row's runs, of those that have any."""
-    found = {tuning: results.get((tuning.name, row.sense), {}) for tuning in row.tunings}
+def _of(row: Row, results: Results) -> dict[TuningRun, Scores]:
+    """Return the scores of the runs of a row that have any."""
+    found = {tuning: results.get((tuning.name, row.modality), {}) for tuning in row.tunings}
     return {tuning: of for tuning, of in found.items() if of}
 
 
@@ -181,15 +180,14 @@ def write_csv(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(lines)
 
 
-def _only(tuning: Tuning) -> Alignment | None:
-    """Its alignment, where it is of one sense alone."""
-    own = [alignment for alignment in tuning.alignments if alignment.sense == tuning.sense]
-    return own[0] if own else None
+def _only(tuning: TuningRun) -> AlignmentRun | None:
+    """Return the alignment of a tuning of one modality, if it has one."""
+    return next((a for a in tuning.alignments if a.modality == tuning.modality), None)
 
 
-def _table(name: str, title: str, found: Mapping[Row, Mapping[Tuning, Figures]]) -> str:
+def _table(name: str, title: str, found: Mapping[Row, Mapping[TuningRun, Scores]]) -> str:
     aligned = any("attn" in of for runs in found.values() for of in runs.values())
-    columns = ["sense", "", "right answers, %", "seeds", "parameters trained"]
+    columns = ["modality", "", "right answers, %", "seeds", "parameters trained"]
     columns += ["L_attn", "L_stat", "variance", "effective rank", "warned"] if aligned else []
     published = PUBLISHED.get(name, {})
     columns += ["the paper's"] if published else []
@@ -200,16 +198,16 @@ def _table(name: str, title: str, found: Mapping[Row, Mapping[Tuning, Figures]])
             continue
         every = list(runs.values())
         middle, half = interval([of[_RIGHT] for of in every])
-        cells = [SENSES[row.sense].title, row.label]
+        cells = [MODALITIES[row.modality].title, row.label]
         cells.append(f"{middle:.1f}" + ("" if math.isnan(half) else f" ± {half:.1f}"))
         cells += [str(len(every)), f"{every[0]['trained']:,}"]
         cells += _health_cells(every) if aligned else []
-        cells += [published.get((row.sense, row.label), "")] if published else []
+        cells += [published.get((row.modality, row.label), "")] if published else []
         text.append("| " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
 
 
-def _health_cells(runs: Sequence[Figures]) -> list[str]:
+def _health_cells(runs: Sequence[Scores]) -> list[str]:
     known = [of for of in runs if "attn" in of]
     if not known:
         return [""] * 5
@@ -222,24 +220,24 @@ def _health_cells(runs: Sequence[Figures]) -> list[str]:
     ]
 
 
-def plot(path: Path, found: Mapping[Row, Mapping[Tuning, Figures]]) -> None:
-    """A dot a seed and a bar at their mean, a panel a sense."""
+def plot(path: Path, found: Mapping[Row, Mapping[TuningRun, Scores]]) -> None:
+    """Draw a dot per seed and a bar at their mean, in one panel per modality."""
     from matplotlib.figure import Figure
 
-    senses = list(dict.fromkeys(row.sense for row, runs in found.items() if runs))
+    modalities = list(dict.fromkeys(row.modality for row, runs in found.items() if runs))
     labels = list(dict.fromkeys(row.label for row, runs in found.items() if runs))
-    size = (2.2 + 2.4 * len(senses), 1.2 + 0.34 * len(labels))
+    size = (2.2 + 2.4 * len(modalities), 1.2 + 0.34 * len(labels))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(senses), sharey=True, squeeze=False)[0]
-    for panel, sense in zip(panels, senses, strict=True):
+    panels = figure.subplots(1, len(modalities), sharey=True, squeeze=False)[0]
+    for panel, modality in zip(panels, modalities, strict=True):
         for row, runs in found.items():
-            if row.sense != sense or not runs:
+            if row.modality != modality or not runs:
                 continue
             values = [of[_RIGHT] for of in runs.values()]
             at = labels.index(row.label)
             panel.plot(values, [at] * len(values), "o", color="tab:blue", alpha=0.6)
             panel.plot([mean(values)] * 2, [at - 0.3, at + 0.3], color="black")
-        panel.set_title(SENSES[sense].title, fontsize=10)
+        panel.set_title(MODALITIES[modality].title, fontsize=10)
         panel.set_yticks(range(len(labels)), labels, fontsize=8)
         panel.grid(axis="x", alpha=0.3)
         panel.set_xlabel("right answers, %", fontsize=8)
@@ -248,16 +246,16 @@ def plot(path: Path, found: Mapping[Row, Mapping[Tuning, Figures]]) -> None:
         figure.savefig(unfinished, dpi=110, format="png")
 
 
-def _confusion(results: Results, tunings: Collection[Tuning]) -> str:
-    """Whether the report warned of alignments whose tokens were of no use."""
+def _confusion(results: Results, tunings: Collection[TuningRun]) -> str:
+    """Count for how many alignments of no use the report warned."""
     kinds = ("of no use", "no better than unaligned", "better")
     counts = {(kind, warned): 0 for kind in kinds for warned in (True, False)}
     for tuning in (each for each in tunings if _only(each) and each.share == 1):
-        sense = tuning.sense
+        modality = tuning.modality
         without, unaligned = (
-            plain(sense, [tuning.seed], "", method).tunings[0] for method in ("lora-only", "raw")
+            plain(modality, [tuning.seed], "", method).tunings[0] for method in ("lora-only", "raw")
         )
-        runs = [results.get((each.name, sense), {}) for each in (tuning, without, unaligned)]
+        runs = [results.get((each.name, modality), {}) for each in (tuning, without, unaligned)]
         if not all(runs):
             continue
         of, blind, raw = runs
@@ -267,8 +265,8 @@ def _confusion(results: Results, tunings: Collection[Tuning]) -> str:
         counts[kind, bool(of["warned"])] += 1
     text = [
         "## Does the report warn of collapsed tokens?\n",
-        "Of no use: no more right answers than without the sense, by two standard errors of the "
-        "difference.\n",
+        "Of no use: not more right answers than without the modality, by two standard errors of "
+        "the difference.\n",
         "| aligned tokens | warned | not warned |",
         "|---|---|---|",
         *(f"| {kind} | {counts[kind, True]} | {counts[kind, False]} |" for kind in kinds),
@@ -276,7 +274,7 @@ def _confusion(results: Results, tunings: Collection[Tuning]) -> str:
     return "\n".join(text) + "\n"
 
 
-def _margin(run: Figures) -> float:
-    """Two standard errors, in points, of the difference of two runs that answer as well as this."""
+def _margin(run: Scores) -> float:
+    """Return two standard errors of the difference of two runs like this one, in points."""
     right = run[_RIGHT]
     return 2 * math.sqrt(2 * right * (100 - right) / run["asked"])

@@ -1,188 +1,133 @@
-"""Runs the study, several runs at a time, and writes its report; finished runs are left alone.
+"""Runs the study, several runs at a time, and writes its report; finished runs are not repeated.
 
 ``python -m experiments.paper.run [--quick] [--tables TABLE ...]``, or ``make paper``
 """
 
 import argparse
 import json
-import logging
 import os
-import signal
+import subprocess
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from threading import Thread
 from typing import Final
 
-import torch
-
-from datamodules.processes import PRELOAD, end_with_parent
 from experiments.paper.questions import write_questions
 from experiments.paper.report import write_report
-from experiments.paper.study import SENSES, WORLD_SEED, Alignment, Place, Tuning
+from experiments.paper.study import MODALITIES, WORLD_SEED, AlignmentRun, Study, TuningRun
 from experiments.paper.tables import SINGLE, TABLES, USUAL, Row
 from experiments.toyworld import generate_toyworld
-from vlynx_pl.io.interruption import INTERRUPTED, NOTED, PREEMPTED
+from vlynx_pl.io.interruption import INTERRUPTED, PREEMPTED
 from vlynx_pl.io.progress import say, track
 from vlynx_pl.runs.provenance import redact_paths
 
-WORKERS: Final = get_context("forkserver")  # a process that has used torch must not be forked
-_QUESTIONS: Final = 6  # of a clip at most
+_QUESTIONS: Final = 6  # per clip at most
 
 
-def prepare(place: Place, rows: Sequence[Row]) -> None:
-    """Make the worlds where they are not there yet, and write their questions."""
+def prepare(study: Study, rows: Sequence[Row]) -> None:
+    """Generate the worlds that do not exist yet, and write their questions."""
     tunings = [tuning for row in rows for tuning in row.tunings]
-    read = [(tuning.sense, tuning.share) for tuning in tunings]
-    read += [(alignment.sense, 1.0) for tuning in tunings for alignment in tuning.needs]
-    clips, training = range(place.clips), place.clips - place.held_out
-    for worlds, share in dict.fromkeys((SENSES[name].worlds, share) for name, share in read):
+    read = [(tuning.modality, tuning.share) for tuning in tunings]
+    read += [(alignment.modality, 1.0) for tuning in tunings for alignment in tuning.needs]
+    clips, training = range(study.clips), study.clips - study.held_out
+    for worlds, share in dict.fromkeys((MODALITIES[name].worlds, share) for name, share in read):
         for world in worlds:
-            generate_toyworld(place.data / world, world, scenes=place.clips, seed=WORLD_SEED)
-        folder, some = place.questions(worlds, share), clips[: max(1, round(share * training))]
+            generate_toyworld(study.data / world, world, scenes=study.clips, seed=WORLD_SEED)
+        folder, some = study.questions(worlds, share), clips[: max(1, round(share * training))]
         for split, part in (("train", some), ("val", clips[training:])):
             write_questions(folder, worlds, WORLD_SEED, split, part, _QUESTIONS)
 
 
-def execute(runs: Sequence[Alignment | Tuning], place: Place, workers: int, what: str) -> list[str]:
-    """Run what has not finished yet, in so many processes, of which 1 is this one.
+def execute(
+    runs: Sequence[AlignmentRun | TuningRun], study: Study, workers: int, what: str
+) -> list[str]:
+    """Run what has not finished yet, ``workers`` runs at a time.
 
     Returns:
         The names of runs that failed; the others are run all the same.
 
     Raises:
-        SystemExit: a run was asked to stop, and so is the study.
+        SystemExit: a run was asked to stop, so the study stops too.
     """
-    finished = [run for run in dict.fromkeys(runs) if run.result(place).exists()]
-    if others := [run.name for run in finished if outdated(run, place)]:
+    finished = [run for run in dict.fromkeys(runs) if run.result(study).exists()]
+    if others := [run.name for run in finished if outdated(run, study)]:
         say(
-            f"{len(others)} finished runs were begun with other arguments than today's, or before "
-            f"an alignment of theirs was made anew, such as {others[0]}; remove their folders to "
+            f"{len(others)} finished runs had other arguments than they would have today, or are "
+            f"older than an alignment that they use, such as {others[0]}; remove their folders to "
             "run them again"
         )
     left = [run for run in dict.fromkeys(runs) if run not in finished]
     failed = []
-    for name, code in track(_executed(left, place, workers), what, len(left)):
+    for name, code in track(_executed(left, study, workers), what, len(left)):
         if code in {PREEMPTED, INTERRUPTED}:
-            say(f"{name} was asked to stop; the same command goes on")
+            say(f"{name} was asked to stop; the same command resumes the study")
             sys.exit(code)
         if code:
             failed.append(name)
-            say(f"{place.runs / name}.log says why it ended with {code}")
+            say(f"{name} ended with {code}; see {study.runs / name}.log")
     return failed
 
 
-def outdated(run: Alignment | Tuning, place: Place) -> bool:
-    """Whether a finished run is not what it would be today, by its arguments and what it needs."""
-    result = run.result(place)
+def outdated(run: AlignmentRun | TuningRun, study: Study) -> bool:
+    """Return whether a finished run had other arguments, or is older than a run that it needs."""
+    result = run.result(study)
     _, *arguments = json.loads(result.read_text())["provenance"]["command"]
-    if arguments != redact_paths(run.command(place)):
+    if arguments != redact_paths(run.command(study)):
         return True
-    needed = (need.result(place) for need in run.needs)
+    needed = (need.result(study) for need in run.needs)
     return any(n.exists() and n.stat().st_mtime > result.stat().st_mtime for n in needed)
 
 
 def _executed(
-    runs: Sequence[Alignment | Tuning], place: Place, workers: int
+    runs: Sequence[AlignmentRun | TuningRun], study: Study, workers: int
 ) -> Iterator[tuple[str, int]]:
-    jobs = {run.name: (run.command(place), place.runs / f"{run.name}.log") for run in runs}
-    if workers == 1:
-        for name, job in jobs.items():
-            yield name, _execute(*job)
-        return
-    pool, broken = ProcessPoolExecutor(workers, WORKERS, begin_worker), False
+    pool = ThreadPoolExecutor(workers)
     try:
-        futures = {pool.submit(_execute, *job): name for name, job in jobs.items()}
+        futures = {
+            pool.submit(run_vlynx, run.command(study), study.runs / f"{run.name}.log"): run.name
+            for run in runs
+        }
         for future in as_completed(futures):
-            try:
-                yield futures[future], future.result()
-            except BrokenProcessPool:  # and so is every run that is left
-                if not broken:
-                    say(
-                        "A worker was killed, for want of memory perhaps: fewer --workers need less"
-                    )
-                broken = True
-                yield futures[future], 128 + signal.SIGKILL
+            yield futures[future], future.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # after Ctrl-C the others are not begun
+        pool.shutdown(cancel_futures=True)  # the others are not started
 
 
-def begin_worker() -> None:
-    """Prepare a process for runs: one thread each, and no life after the study.
-
-    A study that is killed can't stop its workers, which would go on, or wait for ever and keep the
-    locks of their run folders.
-    """
-    torch.set_num_threads(1)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server's is for readers
-    Thread(target=end_with_parent, daemon=True).start()  # runs go on where they stopped
-
-
-def _execute(arguments: list[str], log: Path) -> int:
-    """The exit code of a command of ``vlynx``, run in this process, whose imports are done."""
-    from vlynx_pl.commands.cli import main as vlynx
-
-    with _as_command(["vlynx", *arguments], log):
-        try:
-            vlynx()
-        except SystemExit as end:
-            return int(end.code or 0)
-        except Exception as error:  # noqa: BLE001 - a bug ends one run of hundreds
-            traceback.print_exc()
-            say(f"{error!r} ended this run alone; mend it and give the study's command again")
-            return 1
-    return 0
-
-
-@contextmanager
-def _as_command(command: list[str], log: Path) -> Iterator[None]:
-    """Arguments, output and signals are those of a command, and then the study's again."""
+def run_vlynx(arguments: list[str], log: Path) -> int:
+    """Run ``vlynx`` in a process with one thread, with its output in ``log``; return its code."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    own, sys.argv = sys.argv, command
-    asked = {noted: signal.getsignal(noted) for noted in NOTED}
-    # Lightning's handlers were made with the stderr of their time.
-    handlers = logging.getLogger("lightning.pytorch").handlers
-    handlers = [handler for handler in handlers if isinstance(handler, logging.StreamHandler)]
-    with log.open("w") as file, redirect_stdout(file), redirect_stderr(file):
-        streams = [handler.setStream(file) for handler in handlers]
-        try:
-            yield
-        finally:
-            sys.argv = own
-            for noted, heard in asked.items():
-                signal.signal(noted, heard)
-            for handler, stream in zip(handlers, streams, strict=True):
-                handler.setStream(stream)
+    command = [sys.executable, "-m", "vlynx_pl.commands.cli", *arguments]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    with log.open("w") as file:
+        return subprocess.run(
+            command, stdout=file, stderr=file, env=one_thread, check=False
+        ).returncode
 
 
 def main() -> None:
-    """Run the tables that are asked for, one after the other, and report after each."""
+    """Run the given tables one after the other, and write the report after each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two tables, one seed, few steps")
-    parser.add_argument("--tables", nargs="+", choices=TABLES, help=f"else {', '.join(USUAL)}")
-    parser.add_argument("--senses", nargs="+", choices=SINGLE, default=SINGLE)
-    parser.add_argument("--seeds", nargs="+", type=int, help="else 1 2 3")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, help=f"default: {', '.join(USUAL)}")
+    parser.add_argument("--modalities", nargs="+", choices=SINGLE, default=SINGLE)
+    parser.add_argument("--seeds", nargs="+", type=int, help="default: 1 2 3")
     parser.add_argument("--data", type=Path, default=Path("data/paper"))
     parser.add_argument("--runs", type=Path, default=Path("runs/paper"))
-    parser.add_argument("--out", type=Path, help="of the report; else experiments/paper")
+    parser.add_argument("--out", type=Path, help="folder of the report; default: experiments/paper")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args()
-    WORKERS.set_forkserver_preload([*PRELOAD, "vlynx_pl.commands.lightning_cli", "vlynx_pl.tuning"])
-    place = Place(options.data, options.runs)
+    study = Study(options.data, options.runs)
     tables, seeds, out = USUAL, [1, 2, 3], Path("experiments/paper")
     if options.quick:
-        place = Place(options.data / "quick", options.runs / "quick", 200, 50, 30, 60)
-        tables, seeds, out = USUAL[:2], [1], place.runs
+        study = Study(options.data / "quick", options.runs / "quick", 200, 50, 30, 60)
+        tables, seeds, out = USUAL[:2], [1], study.runs
     tables, seeds, out = options.tables or tables, options.seeds or seeds, options.out or out
     wanted = {
-        name: [row for row in TABLES[name](seeds) if row.sense in options.senses] for name in tables
+        name: [row for row in TABLES[name](seeds) if row.modality in options.modalities]
+        for name in tables
     }
-    prepare(place, [row for rows in wanted.values() for row in rows])
+    prepare(study, [row for rows in wanted.values() for row in rows])
     failed: set[str] = set()
     for name, rows in wanted.items():
         tunings = [tuning for row in rows for tuning in row.tunings]
@@ -190,9 +135,9 @@ def main() -> None:
         sources = [alignment.guidance for alignment in alignments if alignment.guidance]
         for what, runs in (("guidance", sources), ("alignments", alignments), ("tunings", tunings)):
             possible = [run for run in runs if failed.isdisjoint(r.name for r in (run, *run.needs))]
-            failed |= set(execute(possible, place, options.workers, f"{name}: {what}"))
-        write_report(out, place, seeds)
-        say(f"{out / 'RESULTS.md'} says what has been found so far")
+            failed |= set(execute(possible, study, options.workers, f"{name}: {what}"))
+        write_report(out, study, seeds)
+        say(f"{out / 'RESULTS.md'} contains the results so far")
     if failed:
         sys.exit(
             f"{len(failed)} runs failed: {', '.join(sorted(failed))}; the same command tries again"

@@ -1,8 +1,8 @@
-"""What the study runs: senses, alignments, tunings, and the tables they are for.
+"""The runs of the study: modalities, alignments and tunings.
 
-A run is a command of ``vlynx`` in a folder of its own, so that every number can be traced to its
-configuration, its answers and its provenance. Settings were chosen on worlds of another seed, but
-for ``patience``.
+A run is a command of ``vlynx`` in its own folder, so that every number can be traced to its
+configuration, its answers and its provenance. All settings except ``patience`` were chosen on
+worlds of another seed.
 """
 
 import json
@@ -19,50 +19,45 @@ _SIZE: Final = "experiments/align/backbones/miniature.yaml"
 
 
 @dataclass(frozen=True)
-class Sense:
-    """A world, and how one of its signals becomes pictures; or several senses of the same rooms."""
+class StudyModality:
+    """A world and how one of its signals becomes frames, or several modalities of its rooms."""
 
     world: str
     title: str
     data_module: str
     frames: int
-    drawing: Mapping[str, str] = field(default_factory=dict)
-    parts: tuple[str, ...] = ()  # names of the senses
-    patience: int = 1  # times the study's tuning steps
-
-    @property
-    def modality(self) -> str:
-        """Name of its stream, which is that of its world."""
-        return self.world
+    rendering: Mapping[str, str] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()  # names of the modalities
+    patience: int = 1  # factor of the number of tuning steps
 
     @property
     def worlds(self) -> tuple[str, ...]:
-        """The worlds that its media come from."""
-        return tuple(SENSES[part].world for part in self.parts) or (self.world,)
+        return tuple(MODALITIES[part].world for part in self.parts) or (self.world,)
 
 
-SENSES: Final = {
-    "audio": Sense("audio", "sound", "AudioDataModule", 2),
-    "3d": Sense("3d", "depth, Turbo colours", "DepthDataModule", 1),
-    "3d-gray": Sense("3d", "depth, gray", "DepthDataModule", 1, {"encoding": "gray"}),
-    # One question a clip or two of each sense, not three or four: as many questions in all.
-    "highfps": Sense("highfps", "high frame rate", "HighFrameRateDataModule", 4, patience=3),
-    "ego": Sense("ego", "own view", "EgoDataModule", 2, patience=3),
-    "both": Sense(
+MODALITIES: Final = {
+    "audio": StudyModality("audio", "sound", "AudioDataModule", 2),
+    "3d": StudyModality("3d", "depth, Turbo colours", "DepthDataModule", 1),
+    "3d-gray": StudyModality("3d", "depth, gray", "DepthDataModule", 1, {"encoding": "gray"}),
+    # Patience makes up for fewer questions per clip: one, or two of each modality.
+    "highfps": StudyModality(
+        "highfps", "high frame rate", "HighFrameRateDataModule", 4, patience=3
+    ),
+    "ego": StudyModality("ego", "egocentric view", "EgoDataModule", 2, patience=3),
+    "both": StudyModality(
         "both",
         "sound and gray depth",
         "ModalityDataModule",
         2,
-        {},
-        ("audio", "3d-gray"),
+        parts=("audio", "3d-gray"),
         patience=2,
     ),
 }
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the study lies, and how much of it is run."""
+class Study:
+    """The folders of the study, and its size."""
 
     data: Path
     runs: Path
@@ -72,31 +67,33 @@ class Place:
     tune_steps: int = 300
 
     def questions(self, worlds: Sequence[str], share: float = 1.0) -> Path:
-        """Folder of the questions for these worlds, those of a share of the training clips."""
+        """Return the folder of questions about a share of the training clips of these worlds."""
         return self.data / "questions" / f"{'-'.join(worlds)}-{share:g}"
 
-    def _data(self, sense: Sense, seed: int, share: float = 1.0) -> list[str]:
+    def data_options(self, name: str, seed: int, share: float = 1.0) -> list[str]:
+        """Return the options of ``vlynx`` that configure the data of a modality."""
+        modality = MODALITIES[name]
         return [
-            f"--data.class_path=datamodules.{sense.data_module}",
-            *self._media(sense),
+            f"--data.class_path=datamodules.{modality.data_module}",
+            *self._media(modality),
             "--data.benchmark=experiments.paper.questions.ToyQuestions",
-            f"--data.benchmark.annotations={self.questions(sense.worlds, share)}",
-            f"--data.frames={sense.frames}",
+            f"--data.benchmark.annotations={self.questions(modality.worlds, share)}",
+            f"--data.frames={modality.frames}",
             "--data.num_workers=0",
             f"--data.seed={seed}",
             f"--data.cache_dir={self.runs / 'frames'}",
-            *(f"--data.{name}={value}" for name, value in sense.drawing.items()),
+            *(f"--data.{name}={value}" for name, value in modality.rendering.items()),
         ]
 
-    def _media(self, sense: Sense) -> list[str]:
-        if not sense.parts:
-            return [f"--data.root={self.data / sense.world}"]
-        parts = [SENSES[part] for part in sense.parts]
+    def _media(self, modality: StudyModality) -> list[str]:
+        if not modality.parts:
+            return [f"--data.root={self.data / modality.world}"]
+        parts = [MODALITIES[part] for part in modality.parts]
         modalities = [
             {
                 "class_path": f"datamodules.{part.data_module.removesuffix('DataModule')}",
                 "init_args": {"root": str(self.data / part.world), "frames": part.frames}
-                | part.drawing,
+                | part.rendering,
             }
             for part in parts
         ]
@@ -107,82 +104,79 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Alignment:
-    """A vision adapter: ``options`` go to InterfaceAlignment, beside the study's own."""
+class AlignmentRun:
+    """The alignment of a vision adapter; ``options`` are added to the study's own."""
 
-    sense: str
+    modality: str
     seed: int
     label: str = "full"
     options: tuple[str, ...] = ()
-    videos: int = 500  # reference videos at most
-    guidance: "Alignment | None" = None  # whose guidance it takes, instead of one of its own
+    videos: int = 500  # limit of reference videos
+    guidance: "AlignmentRun | None" = None  # the run whose guidance it uses; None: its own
 
     @property
     def name(self) -> str:
-        """Of its folder."""
-        return f"align/{self.sense}-{self.label}-seed{self.seed}"
+        return f"align/{self.modality}-{self.label}-seed{self.seed}"
 
     @property
-    def needs(self) -> "tuple[Alignment, ...]":
-        """The runs that come before it."""
+    def needs(self) -> "tuple[AlignmentRun, ...]":
+        """Return the runs that must come first."""
         return (self.guidance,) if self.guidance else ()
 
-    def adapter(self, place: Place) -> Path:
-        """Where its adapter comes to lie."""
-        return place.runs / self.name / "adapters" / f"vision-{SENSES[self.sense].modality}"
+    def adapter(self, study: Study) -> Path:
+        """Return the folder of its adapter."""
+        return study.runs / self.name / "adapters" / f"vision-{MODALITIES[self.modality].world}"
 
-    def result(self, place: Place) -> Path:
-        """The file that marks it as finished."""
-        return place.runs / self.name / "report.json"
+    def result(self, study: Study) -> Path:
+        """Return the file that marks it as finished."""
+        return study.runs / self.name / "report.json"
 
-    def command(self, place: Place) -> list[str]:
-        """Arguments of ``vlynx``."""
-        sense = SENSES[self.sense]
+    def command(self, study: Study) -> list[str]:
         return [
             "fit",
             f"--config={_BACKBONE}",
-            f"--config=experiments/align/{sense.modality}.yaml",
+            f"--config=experiments/align/{MODALITIES[self.modality].world}.yaml",
             f"--config={_SIZE}",
-            f"--run={place.runs / self.name}",
+            f"--run={study.runs / self.name}",
             f"--seed_everything={self.seed}",
-            *place._data(sense, self.seed),
+            *study.data_options(self.modality, self.seed),
             "--data.batch_size=16",
-            f"--trainer.max_steps={place.align_steps}",
+            f"--trainer.max_steps={study.align_steps}",
             "--trainer.max_epochs=-1",
             "--trainer.limit_val_batches=0",
             "--model.learning_rate=5e-4",
-            f"--trainer.callbacks={json.dumps([self._guidance(place)])}",
+            f"--trainer.callbacks={json.dumps([self._guidance(study)])}",
             *self.options,
         ]
 
-    def _guidance(self, place: Place) -> dict[str, Any]:
+    def _guidance(self, study: Study) -> dict[str, Any]:
         settings: dict[str, Any] = {"max_batches": self.videos}
         if self.guidance:
-            settings = {"path": str(place.runs / self.guidance.name / "guidance.safetensors")}
+            settings = {"path": str(study.runs / self.guidance.name / "guidance.safetensors")}
         return {"class_path": "callbacks.ReferenceGuidance", "init_args": settings}
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """An LLM adapter and its answers: what is read is ``method``, aligned or not.
+class TuningRun:
+    """The tuning of an LLM adapter, and its answers; ``method`` says what the LLM reads.
 
-    Of several senses at once, those are read that are in ``alignments``.
+    Of several modalities at once, it reads those of ``alignments``.
     """
 
-    sense: str
+    modality: str
     seed: int
     method: str
-    alignments: tuple[Alignment, ...] = ()
+    alignments: tuple[AlignmentRun, ...] = ()
     options: tuple[str, ...] = ()
     share: float = 1.0  # of the training clips
-    label: str = ""  # of its options
+    label: str = ""  # names the options
 
     @property
     def name(self) -> str:
-        """Of its folder."""
-        parts = [self.sense, self.method]
+        parts = [self.modality, self.method]
         parts += [
-            (a.label if a.sense == self.sense else f"{a.sense}-{a.label}") for a in self.alignments
+            a.label if a.modality == self.modality else f"{a.modality}-{a.label}"
+            for a in self.alignments
         ]
         if self.share < 1:
             parts.append(f"{self.share:g}")
@@ -191,41 +185,40 @@ class Tuning:
         return f"tune/{'-'.join(parts)}-seed{self.seed}"
 
     @property
-    def needs(self) -> tuple[Alignment, ...]:
-        """The runs that come before it."""
+    def needs(self) -> tuple[AlignmentRun, ...]:
+        """Return the runs that must come first."""
         return tuple(run for each in self.alignments for run in (each, *each.needs))
 
-    def result(self, place: Place) -> Path:
-        """The file that marks it as finished."""
-        return place.runs / self.name / "scores-val.json"
+    def result(self, study: Study) -> Path:
+        """Return the file that marks it as finished."""
+        return study.runs / self.name / "scores-val.json"
 
-    def command(self, place: Place) -> list[str]:
-        """Arguments of ``vlynx``."""
-        sense = SENSES[self.sense]
-        adapters = {SENSES[a.sense].modality: a.adapter(place) for a in self.alignments}
+    def command(self, study: Study) -> list[str]:
+        own = MODALITIES[self.modality]
+        adapters = {MODALITIES[a.modality].world: a.adapter(study) for a in self.alignments}
         read = (f"{name}: {adapter}" for name, adapter in adapters.items())
-        reads = [f"--model.streams.modalities={{{', '.join(read) or f'{sense.modality}: base'}}}"]
+        reads = [f"--model.streams.modalities={{{', '.join(read) or f'{own.world}: base'}}}"]
         match self.method:
             case "lora-only" | "zero-shot":
                 reads = ["--model.streams.modalities={}"]
             case "pave":
                 reads = ["--model.streams=vlynx_pl.baselines.pave_streams.PatchedVideo"]
-                reads += [f"--model.streams.side={sense.modality}"]
+                reads += [f"--model.streams.side={own.world}"]
                 reads += ["--model.streams.learning_rate=1e-2"]
             case "joint":
                 reads += ["--model.streams.train_vision=true", "--model.streams.lora.rank=16"]
                 reads += ["--model.streams.lora.alpha=32", "--model.streams.learning_rate=5e-4"]
-        if self.method != "joint":  # what is trained along changes with every step
+        if self.method != "joint":  # there, tokens change with every step
             reads += ["--trainer.callbacks+=callbacks.KeepTokens"]
-            reads += [f"--trainer.callbacks.folder={place.runs / 'tokens'}"]
+            reads += [f"--trainer.callbacks.folder={study.runs / 'tokens'}"]
         return [
             "test" if self.method == "zero-shot" else "fit",
             f"--config={_BACKBONE}",
             "--config=experiments/paper/tune.yaml",
-            f"--run={place.runs / self.name}",
+            f"--run={study.runs / self.name}",
             f"--seed_everything={self.seed}",
-            *place._data(sense, self.seed, self.share),
+            *study.data_options(self.modality, self.seed, self.share),
             *reads,
-            f"--trainer.max_steps={sense.patience * place.tune_steps}",
+            f"--trainer.max_steps={own.patience * study.tune_steps}",
             *self.options,
         ]

@@ -1,27 +1,27 @@
-"""The study's tables: what each row runs, for every seed."""
+"""The tables of the study: the runs of each row, for every seed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from experiments.paper.study import SENSES, Alignment, Tuning
+from experiments.paper.study import MODALITIES, AlignmentRun, TuningRun
 
 Seeds = Sequence[int]
-SINGLE: Final = [name for name, sense in SENSES.items() if not sense.parts]
-_BLIND: Final = ("zero-shot", "lora-only")  # methods that read the video alone
+SINGLE: Final = [name for name, modality in MODALITIES.items() if not modality.parts]
+_BLIND: Final = ("zero-shot", "lora-only")  # methods that read only the video
 
 
 @dataclass(frozen=True)
 class Row:
     """A row of a table: the same run with several seeds."""
 
-    sense: str
+    modality: str
     label: str
-    tunings: tuple[Tuning, ...]
+    tunings: tuple[TuningRun, ...]
 
 
 def aligned(
-    sense: str,
+    modality: str,
     seeds: Seeds,
     text: str,
     label: str = "full",
@@ -30,32 +30,34 @@ def aligned(
     guided_by: str = "",
     share: float = 1.0,
 ) -> Row:
-    """A row of tunings on aligned tokens; ``guided_by`` is the sense whose guidance is taken."""
+    """Return a row of tunings on aligned tokens; ``guided_by`` is the source of the guidance."""
     tunings = []
     for seed in seeds:
-        guidance = Alignment(guided_by, seed) if guided_by else None
-        alignment = Alignment(sense, seed, label, options, videos, guidance)
-        tunings.append(Tuning(sense, seed, "aligned", (alignment,), share=share))
-    return Row(sense, text, tuple(tunings))
+        guidance = AlignmentRun(guided_by, seed) if guided_by else None
+        alignment = AlignmentRun(modality, seed, label, options, videos, guidance)
+        tunings.append(TuningRun(modality, seed, "aligned", (alignment,), share=share))
+    return Row(modality, text, tuple(tunings))
 
 
-def plain(sense: str, seeds: Seeds, text: str, method: str, share: float = 1.0) -> Row:
-    """A row of tunings that align nothing."""
-    seen = "3d" if sense == "3d-gray" and method in _BLIND else sense  # their video is the same
-    return Row(sense, text, tuple(Tuning(seen, seed, method, share=share) for seed in seeds))
+def plain(modality: str, seeds: Seeds, text: str, method: str, share: float = 1.0) -> Row:
+    """Return a row of tunings without alignment."""
+    seen = (
+        "3d" if modality == "3d-gray" and method in _BLIND else modality
+    )  # their video is the same
+    return Row(modality, text, tuple(TuningRun(seen, seed, method, share=share) for seed in seeds))
 
 
-def senses(seeds: Seeds) -> list[Row]:
-    """Tables 1 to 4: each sense against the baselines."""
+def modalities(seeds: Seeds) -> list[Row]:
+    """Tables 1 to 4: each modality against the baselines."""
     return [
         row
-        for sense in SINGLE
+        for modality in SINGLE
         for row in (
-            plain(sense, seeds[:1], "zero-shot", "zero-shot"),  # it has no seed
-            plain(sense, seeds, "LoRA-only", "lora-only"),
-            plain(sense, seeds, "PAVE", "pave"),
-            plain(sense, seeds, "no alignment", "raw"),
-            aligned(sense, seeds, "V-LynX"),
+            plain(modality, seeds[:1], "zero-shot", "zero-shot"),  # does not depend on the seed
+            plain(modality, seeds, "LoRA-only", "lora-only"),
+            plain(modality, seeds, "PAVE", "pave"),
+            plain(modality, seeds, "no alignment", "raw"),
+            aligned(modality, seeds, "V-LynX"),
         )
     ]
 
@@ -65,22 +67,22 @@ ABLATED: Final = ("audio", "3d", "3d-gray")
 
 
 def components(seeds: Seeds) -> list[Row]:
-    """Table 5: what each part of the method is worth."""
+    """Table 5: what each part of the method contributes."""
     return [
         row
-        for sense in ABLATED
+        for modality in ABLATED
         for row in (
-            aligned(sense, seeds, "L_attn + L_stat"),
-            aligned(sense, seeds, "without L_attn", "stat", _NO_ATTN),
-            aligned(sense, seeds, "without L_stat", "attn", _NO_STAT),
-            plain(sense, seeds, "no alignment", "raw"),
-            plain(sense, seeds, "no interface adaptation, both tuned", "joint"),
+            aligned(modality, seeds, "L_attn + L_stat"),
+            aligned(modality, seeds, "without L_attn", "stat", _NO_ATTN),
+            aligned(modality, seeds, "without L_stat", "attn", _NO_STAT),
+            plain(modality, seeds, "no alignment", "raw"),
+            plain(modality, seeds, "no interface adaptation, both tuned", "joint"),
         )
     ]
 
 
 def recipe(name: str) -> tuple[str, ...]:
-    """The options that take a recipe of ``experiments/align/recipes``."""
+    """Return the options for a recipe of ``experiments/align/recipes``."""
     return (f"--config=experiments/align/recipes/{name}.yaml",)
 
 
@@ -104,26 +106,29 @@ _REMEDIES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "relative L_stat, floored L_attn": ("relative-floor", recipe("relative")),
     "without L_attn": ("stat", (_NO_ATTN,)),
 }
-"""What it is → label and options."""
-_FAR: Final = ("audio", "3d-gray")  # senses that the frozen encoder does not read by itself
+"""Row → label and options."""
+_FAR: Final = (
+    "audio",
+    "3d-gray",
+)  # modalities that the frozen encoder does not read without alignment
 _EVERYWHERE: Final = ("attn", "full", "relative-floor", "stat")
 
 
 def remedies(seeds: Seeds) -> list[Row]:
-    """What keeps L_attn from collapsing tokens: all on sound and gray depth, some elsewhere."""
+    """What prevents L_attn from collapsing tokens: all on sound and gray depth, some elsewhere."""
     return [
-        aligned(sense, seeds, text, label, *options)
-        for sense in SINGLE
+        aligned(modality, seeds, text, label, *options)
+        for modality in SINGLE
         for text, (label, options) in _REMEDIES.items()
-        if sense in _FAR or label in _EVERYWHERE
+        if modality in _FAR or label in _EVERYWHERE
     ]
 
 
-SWEPT: Final = "3d-gray"  # where alignment matters most
+SWEPT: Final = "3d-gray"  # the modality where alignment matters most
 
 
 def _swept(seeds: Seeds, unit: str, values: Mapping[str, tuple[str, ...]]) -> list[Row]:
-    """One setting at several values; the study's own value is called full."""
+    """Return a row per value of a setting; the label of the study's own value is ``full``."""
     rows = []
     for value, options in values.items():
         label = f"{unit}={value}" if options else "full"
@@ -155,7 +160,7 @@ def betas(seeds: Seeds) -> list[Row]:
 
 
 def data(seeds: Seeds) -> list[Row]:
-    """How scores grow with the share of tuning clips; alignment has all of them, unpaired."""
+    """How scores grow with the share of tuning clips; alignment uses all of them, unpaired."""
     return [
         row
         for share in (0.01, 0.03, 0.1, 1.0)
@@ -174,14 +179,14 @@ def references(seeds: Seeds) -> list[Row]:
         for videos, count in ((1, "1 video"), (16, "16 videos"), (128, "128 videos"))
     ]
     others = [
-        aligned(SWEPT, seeds, f"500 videos of {SENSES[o].title}", f"guidance={o}", guided_by=o)
+        aligned(SWEPT, seeds, f"500 videos of {MODALITIES[o].title}", f"guidance={o}", guided_by=o)
         for o in ("audio", "highfps", "ego")
     ]
     return [*few, aligned(SWEPT, seeds, "500 videos of its own"), *others]
 
 
 def pave(seeds: Seeds) -> list[Row]:
-    """What PAVE's patch needs to learn: the width of the patch, and steps."""
+    """What PAVE's patch needs in order to learn: width of the patch, and steps."""
     narrow, long = "--model.streams.hidden=64", "--trainer.max_steps=1500"
     ways = {
         "512 wide, 300 steps": ("", ()),
@@ -193,15 +198,15 @@ def pave(seeds: Seeds) -> list[Row]:
         Row(
             "3d",
             text,
-            tuple(Tuning("3d", seed, "pave", options=options, label=label) for seed in seeds),
+            tuple(TuningRun("3d", seed, "pave", options=options, label=label) for seed in seeds),
         )
         for text, (label, options) in ways.items()
     ]
 
 
 def together(seeds: Seeds) -> list[Row]:
-    """Sound and depth of the same clips: adapters that were aligned apart, asked about both."""
-    sound, depth = SENSES["both"].parts
+    """Sound and depth of the same clips: adapters aligned separately, questions about both."""
+    sound, depth = MODALITIES["both"].parts
     long = ("--trainer.max_steps=1200",)
     ways: Mapping[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
         "neither": ((), (), ""),
@@ -212,11 +217,11 @@ def together(seeds: Seeds) -> list[Row]:
     }
     tunings = {
         text: tuple(
-            Tuning(
+            TuningRun(
                 "both",
                 seed,
                 "aligned" if parts else "lora-only",
-                tuple(Alignment(part, seed) for part in parts),
+                tuple(AlignmentRun(part, seed) for part in parts),
                 options,
                 label=label,
             )
@@ -224,11 +229,13 @@ def together(seeds: Seeds) -> list[Row]:
         )
         for text, (parts, options, label) in ways.items()
     }
-    return [Row(sense, text, runs) for sense in (sound, depth) for text, runs in tunings.items()]
+    return [
+        Row(modality, text, runs) for modality in (sound, depth) for text, runs in tunings.items()
+    ]
 
 
 TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
-    "senses": senses,
+    "modalities": modalities,
     "components": components,
     "remedies": remedies,
     "ranks": ranks,
@@ -239,5 +246,5 @@ TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "together": together,
     "pave": pave,
 }
-"""Name → what it runs; the later ones take guidance and adapters of the first's runs."""
-USUAL: Final = ("senses", "components", "data", "together")  # two to three hours on two cores
+"""Name → rows; later tables use guidance and adapters of the first one's runs."""
+USUAL: Final = ("modalities", "components", "data", "together")  # two to three hours on two cores

@@ -1,12 +1,11 @@
-"""What reading a clip costs beside the plain way, as ratios of runs in this one process.
+"""Cost of reading a clip relative to the plain way, as ratios of runs in this process.
 
-The clip: 30 s of 720p H.264 with sound, made here. Asked of it: 20 slow frames, 80 fast frames
-tiled four to a picture, and a log-mel picture for every slow frame. The plain way opens the file
-once a stream, decodes all of it from the start, converts every frame in Python, and picks and
-resizes then.
+The clip has 30 s of 720p H.264 with sound and is generated here. Read are 20 slow frames, 80 fast
+frames in tiles of four, and a log-mel spectrogram for every slow frame. The plain way opens the
+file once per stream, decodes all of it from the start, converts every frame in Python, and then
+selects and resizes.
 """
 
-import argparse
 import resource
 import tempfile
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 from torchaudio.functional import resample
 
@@ -27,28 +25,28 @@ from datamodules.loading.reading import ReadEpisode, resize_ignoring_aspect
 from datamodules.modalities.modality import FrameSpec, Modalities
 from datamodules.samples import Episode, EpisodeMedia
 from datamodules.signals import log_mel, tiling
-from experiments.speed.timing import timed
+from experiments.speed.bench import new_table, parse_options, timed
 
 SLOW, FAST, SIZE = 20, 80, (384, 384)
 
 
 def write_clip(path: Path, seconds: int, size: tuple[int, int], fps: int = 30) -> None:
-    """A moving pattern with grain, and a tone that rises."""
+    """Write a moving pattern with grain, and a rising tone."""
     height, width = size
     grain = np.random.default_rng(0).integers(0, 40, (height, width, 3), dtype=np.uint8)
     ramp = np.linspace(0, 200, width)[None, :, None].repeat(height, 0).astype(np.uint8)
     with av.open(str(path), "w") as container:
-        # A slice a frame, as videos have that were not made for live streaming.
+        # One slice per frame, as in videos that were not made for live streaming.
         options = {"preset": "veryfast", "x264-params": "sliced-threads=0"}
         video = container.add_stream("libx264", rate=fps, options=options)
         video.width, video.height, video.pix_fmt = width, height, "yuv420p"
         sound = container.add_stream("aac", rate=44_100)
         for i in track(range(seconds * fps), "Making the clip", transient=True):
-            picture = np.roll(ramp, 7 * i, 1) + np.roll(grain, 3 * i, 0)
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture)))
+            pixels = np.roll(ramp, 7 * i, 1) + np.roll(grain, 3 * i, 0)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(pixels)))
         container.mux(video.encode())
-        moments = np.arange(seconds * 44_100) / 44_100
-        wave = 0.5 * np.sin(2 * np.pi * (200 + 50 * moments) * moments)
+        times = np.arange(seconds * 44_100) / 44_100
+        wave = 0.5 * np.sin(2 * np.pi * (200 + 50 * times) * times)
         frame = av.AudioFrame.from_ndarray(wave[None].astype(np.float32), "fltp", "mono")
         frame.rate = 44_100
         container.mux(sound.encode(frame))
@@ -56,7 +54,7 @@ def write_clip(path: Path, seconds: int, size: tuple[int, int], fps: int = 30) -
 
 
 def plain(path: Path) -> dict[str, torch.Tensor]:
-    """The three streams, each by a full decode of its own."""
+    """Read the three streams, decoding the whole file for each."""
 
     def sample(count: int) -> tuple[torch.Tensor, list[float]]:
         with av.open(str(path)) as container:
@@ -64,9 +62,9 @@ def plain(path: Path) -> dict[str, torch.Tensor]:
             chosen = set(np.linspace(0, total - 1, count).astype(int).tolist())
             frames, times = [], []
             for i, frame in enumerate(container.decode(video=0)):
-                picture = frame.to_ndarray(format="rgb24")
+                pixels = frame.to_ndarray(format="rgb24")
                 if i in chosen:
-                    frames.append(torch.from_numpy(picture).permute(2, 0, 1))
+                    frames.append(torch.from_numpy(pixels).permute(2, 0, 1))
                     times.append(frame.time)
         return torch.stack(frames), times
 
@@ -85,7 +83,7 @@ def plain(path: Path) -> dict[str, torch.Tensor]:
 
 
 def dataset(folder: Path, cache: bool) -> SampleDataset:
-    """The clip as an episode of tuning."""
+    """Return the clip as an episode of tuning."""
     modalities = Modalities((Audio(), HighFrameRate()), folder, FrameSpec(SLOW, SIZE))
     made = modalities.preprocessing
     kept = FrameCache(folder / "cache", made) if cache else None
@@ -95,29 +93,27 @@ def dataset(folder: Path, cache: bool) -> SampleDataset:
 
 
 def touched(episodes: SampleDataset) -> int:
-    """Read the episode and look at every byte, since a file may be mapped and not yet read."""
+    """Read the episode and every byte of it, since a file may be mapped but not yet read."""
     return sum(int(stream.sum()) for stream in episodes[0]["streams"].values())
 
 
 class Weighed(Dataset[float]):
-    """Reads an episode again and again; an item is what the process holds after it, in MiB."""
+    """Reads an episode repeatedly; an item is the memory of the process after it, in MiB."""
 
     def __init__(self, episodes: SampleDataset, samples: int) -> None:
         self.episodes, self.samples = episodes, samples
 
     def __len__(self) -> int:
-        """Times to read."""
         return self.samples
 
     def __getitem__(self, index: int) -> float:
-        """Read, and weigh."""
         self.episodes[0]
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return pages * resource.getpagesize() / 2**20
 
 
 def memory(episodes: SampleDataset, samples: int) -> list[float]:
-    """MiB that a loader's worker holds after each tenth of so many samples."""
+    """Return the most memory of a worker in each tenth of so many samples, in MiB."""
     loader = DataLoader(
         Weighed(episodes, samples), None, num_workers=1, multiprocessing_context="spawn"
     )
@@ -126,12 +122,8 @@ def memory(episodes: SampleDataset, samples: int) -> list[float]:
 
 
 def main() -> None:
-    """Print the table of ratios, and the memory."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=int, default=30)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=1000, help="to watch the memory over")
-    options = parser.parse_args()
+    """Print the table of ratios and the memory."""
+    options = parse_options(__doc__, seconds=30, repeats=3, samples=1000)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_clip(folder / "clip.mp4", options.seconds, (720, 1280))
@@ -154,9 +146,8 @@ def main() -> None:
         )
         (folder / "clip.mp4").write_bytes((folder / "small.mp4").read_bytes())
         held = memory(dataset(folder, cache=False), options.samples)
-    table = Table(title=f"{SLOW} slow + {FAST} fast frames + sound of {options.seconds} s of 720p")
-    for column in ("", "s a clip", "times as fast", "at least"):
-        table.add_column(column, justify="left" if column == "" else "right")
+    title = f"{SLOW} slow + {FAST} fast frames + sound of {options.seconds} s of 720p"
+    table = new_table(title, "", "s per clip", "times as fast", "at least")
     for name, bound in (("plain", "1"), ("one pass", "3"), ("second epoch, cached", "10")):
         ratio = seconds["plain"] / seconds[name]
         table.add_row(name, f"{seconds[name]:.3f}", f"{ratio:.1f}", bound)

@@ -1,27 +1,25 @@
-"""What sharing the prefix saves in tuning and in answering, as ratios of runs in this one process.
+"""What sharing the prefix saves in tuning and answering, as ratios of runs in this process.
 
 Qwen2-0.5B in width (896 channels, 14 heads, 2 of keys and values, MLP 4864), random weights, LoRA
-of rank 64; a few layers suffice because every layer costs the same, and a small vocabulary because
-logits are computed where an answer is only. Plain means one question a sequence.
+of rank 64; a few layers are enough because every layer costs the same, and so is a small vocabulary
+because logits are computed for answers only. Plain is one question per sequence.
 """
 
-import argparse
 from typing import NamedTuple
 
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch.nn.functional import cross_entropy
-from transformers import (
-    AutoProcessor,
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    Qwen2Config,
-    SiglipVisionConfig,
-)
+from transformers import AutoProcessor
 
-from experiments.speed.alignment_step import peak_memory
-from experiments.speed.timing import timed
+from experiments.speed.bench import (
+    dtype_on,
+    new_table,
+    parse_options,
+    peak_memory,
+    random_model,
+    timed,
+)
 from vlynx_pl.adapters import Lora
 from vlynx_pl.answering import SharedCache, generate
 from vlynx_pl.backbones import VideoBackbone
@@ -29,40 +27,30 @@ from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
 from vlynx_pl.prefix_sharing import Branch, question_losses, shared_prefix
 
 WIDTH, HEADS, KEY_HEADS, MLP, RANK = 896, 14, 2, 4864, 64
-ANSWER = 8  # tokens of a question's that are its answer
+ANSWER = 8  # tokens of a question that are its answer
 
 
 class Cost(NamedTuple):
-    """What a way of reading costs a layer."""
+    """What a method costs per layer."""
 
     tokens: int
-    pairs: float  # of a query and a key that are multiplied, the hidden ones of a mask included
+    pairs: float  # of a query and a key that are multiplied, including masked ones
 
     def flops(self) -> float:
-        """Of a forward; a backward through frozen weights costs in proportion."""
+        """Return those of a forward; a backward through frozen weights is proportional."""
         keys = WIDTH // HEADS * KEY_HEADS
         shapes = [(WIDTH, WIDTH)] * 2 + [(WIDTH, keys)] * 2 + [(WIDTH, MLP)] * 3
         weights = sum(a * b + RANK * (a + b) for a, b in shapes)
         return 2 * weights * self.tokens + 4 * WIDTH * self.pairs
 
 
-def wide_backbone(layers: int, device: str, dtype: torch.dtype) -> VideoBackbone:
-    """A backbone with an LLM of the real width and random weights, and an LLM adapter "task"."""
-    config = LlavaOnevisionConfig(
-        vision_config=SiglipVisionConfig(
-            hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1
-        ),
-        text_config=Qwen2Config(
-            hidden_size=WIDTH,
-            intermediate_size=MLP,
-            num_hidden_layers=layers,
-            num_attention_heads=HEADS,
-            num_key_value_heads=KEY_HEADS,
-            vocab_size=2000,
-        ),
-    )
-    torch.manual_seed(0)
-    model = LlavaOnevisionForConditionalGeneration(config).to(device, dtype)
+def wide_backbone(layers: int, device: str) -> VideoBackbone:
+    """Build a backbone with an LLM of the real width, random weights and an LLM adapter "task"."""
+    vision = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 1}
+    text = {"hidden_size": WIDTH, "intermediate_size": MLP, "num_hidden_layers": layers}
+    text |= {"num_attention_heads": HEADS, "vocab_size": 2000}
+    model = random_model(device, vision, text)
     processor = AutoProcessor.from_pretrained("experiments/miniature")  # for its tokenizer
     backbone = LlavaOnevisionBackbone("bench", model, processor)
     backbone.add_llm_adapter("task", Lora(RANK, 16, dropout=0.0))
@@ -70,7 +58,7 @@ def wide_backbone(layers: int, device: str, dtype: torch.dtype) -> VideoBackbone
 
 
 class Plain:
-    """One question a sequence, as usual."""
+    """One question per sequence, as usual."""
 
     def __init__(self, backbone: VideoBackbone, prefix: torch.Tensor, ids: torch.Tensor) -> None:
         self.backbone, self.ids = backbone, ids
@@ -78,7 +66,7 @@ class Plain:
         self.sequences = torch.stack(whole)
 
     def learn(self, rows: slice) -> None:
-        """Loss and gradients of the questions in ``rows``, as one batch."""
+        """Compute loss and gradients of the questions in ``rows``, as one batch."""
         out = self.backbone.language_model(inputs_embeds=self.sequences[rows], use_cache=False)
         logits = self.backbone.logits(out.last_hidden_state[:, -ANSWER - 1 : -1])
         targets = self.ids[rows, -ANSWER:]
@@ -87,7 +75,7 @@ class Plain:
 
     @torch.inference_mode()
     def answer(self, row: int) -> None:
-        """An answer by transformers' own generate."""
+        """Answer a question with transformers' own generate."""
         prompt = self.sequences[row : row + 1, :-ANSWER]
         self.backbone.model.generate(
             inputs_embeds=prompt,
@@ -101,17 +89,9 @@ class Plain:
 
 def main() -> None:
     """Print the table of ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--prefix", type=int, default=2000, help="tokens")
-    parser.add_argument("--questions", type=int, default=10)
-    parser.add_argument("--tokens", type=int, default=40, help="of a question and its answer")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
-    count, size = options.questions, options.tokens
-    dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
-    backbone = wide_backbone(options.layers, options.device, dtype)
+    options = parse_options(__doc__, layers=4, prefix=2000, questions=10, tokens=40, repeats=3)
+    count, size, dtype = options.questions, options.tokens, dtype_on(options.device)
+    backbone = wide_backbone(options.layers, options.device)
     text = len(shared_prefix(backbone, []))
     shape = (1, options.prefix - text - 1, WIDTH)  # without its newline
     streams = [torch.randn(shape, device=options.device, dtype=dtype)]
@@ -146,7 +126,7 @@ def main() -> None:
     seconds = timed({run.__name__: run for run in runs}, options.repeats, options.device)
     start, alone, together = options.prefix, options.prefix + size, options.prefix + count * size
     asked = count * (size - ANSWER)
-    # An attention without a mask of its own skips what is not causal, one with a mask does not.
+    # Causal attention skips masked pairs; attention with a given mask does not.
     costs = {
         "tune_one_by_one": Cost(count * alone, count * alone**2 / 2),
         "tune_shared": Cost(together, together**2),
@@ -155,10 +135,9 @@ def main() -> None:
             together, start**2 / 2 + asked * (start + asked) + count * ANSWER * together
         ),
     }
-    table = Table(title=f"prefix {start}, {count} questions of {size}, {options.layers} layers")
+    title = f"prefix {start}, {count} questions of {size}, {options.layers} layers"
     columns = ("", "plain", "shared", "ratio", "at least", "by FLOPs", "by tokens")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "" else "right")
+    table = new_table(title, *columns)
     for name, task in (("tuning", "tune"), ("answering", "answer")):
         slow, fast = f"{task}_one_by_one", f"{task}_shared"
         table.add_row(
@@ -171,7 +150,7 @@ def main() -> None:
         )
         speeds = (f"{costs[run].tokens / seconds[run]:.0f}" for run in (slow, fast))
         table.add_row(f"{name}, tokens/s", *speeds)
-    # Of one layer, since one batch through all would fill a laptop's memory; layers are alike.
+    # With one layer, since one batch through all could exceed the memory; all layers are alike.
     del backbone.language_model.layers[1:]
     memory = [peak_memory(run, options.device) for run in (tune_batched, tune_shared)]
     table.add_row(

@@ -1,26 +1,25 @@
-"""An epoch of tuning that decodes and encodes, against one that finds the tokens kept.
+"""An epoch of tuning that decodes and encodes, against one that reads stored tokens.
 
-``python -m experiments.speed.token_store``; the toy world is generated into a temporary folder.
+The toy world is generated into a temporary folder.
 """
 
-import argparse
 import logging
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from typing_extensions import override
 
 from callbacks import KeepTokens
 from datamodules import AudioDataModule, DepthDataModule, HighFrameRateDataModule
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks import LLaVAVideo, MusicAVQA, ScanQA
+from experiments.speed.bench import new_table, parse_options
 from experiments.toyworld import generate_toyworld
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
@@ -29,7 +28,7 @@ from vlynx_pl.tuning import InstructionTuning
 
 
 class Clock(Callback):
-    """Seconds of each epoch."""
+    """Measures the seconds of each epoch."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -44,7 +43,7 @@ class Clock(Callback):
 
 
 def data_of(world: str, root: Path, **settings: Any) -> ModalityDataModule:
-    """Episodes of a toy world."""
+    """Return the data module of a toy world."""
     match world:
         case "3d":
             return DepthDataModule(root, benchmark=ScanQA(root), **settings)
@@ -55,18 +54,8 @@ def data_of(world: str, root: Path, **settings: Any) -> ModalityDataModule:
     return HighFrameRateDataModule(root, benchmark=video, **settings)
 
 
-class Epochs(NamedTuple):
-    """Seconds without kept tokens and with them, and the size of the store."""
-
-    plain: float
-    kept: float
-    plain_tokens: float  # of reading and encoding alone
-    kept_tokens: float
-    megabytes: float
-
-
-def epochs(world: str, root: Path, folder: Path, repeats: int) -> Epochs:
-    """Tune for some epochs, of which only the first has to read and encode."""
+def cells(world: str, root: Path, folder: Path, repeats: int) -> list[str]:
+    """Tune for some epochs, of which only the first reads and encodes clips."""
     backbone = load_backbone("experiments/miniature", "float32")
     data = data_of(
         world,
@@ -96,12 +85,13 @@ def epochs(world: str, root: Path, folder: Path, repeats: int) -> Epochs:
     size = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     kept_tokens = seconds_of_tokens(data, module)
     first, *others = clock.seconds
-    return Epochs(first, min(others), plain_tokens, kept_tokens, size / 1e6)
+    seconds = [f"{first:.1f}", f"{min(others):.1f}", f"{first / min(others):.1f}", "3"]
+    return [world, *seconds, f"{plain_tokens / kept_tokens:.0f}", f"{size / 1e6:.1f}"]
 
 
 @torch.inference_mode()
 def seconds_of_tokens(data: ModalityDataModule, module: InstructionTuning) -> float:
-    """To get the tokens of all training clips, once the loader's process runs."""
+    """Measure how long the tokens of all training clips take, once the loader has started."""
     batches = iter(data.train_dataloader())
     start = time.perf_counter()
     for batch in batches:
@@ -112,30 +102,18 @@ def seconds_of_tokens(data: ModalityDataModule, module: InstructionTuning) -> fl
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=60)
-    parser.add_argument("--repeats", type=int, default=2, help="epochs after the first")
-    options = parser.parse_args()
+    options = parse_options(__doc__, clips=60, repeats=2)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.manual_seed(0)
-    table = Table(title=f"an epoch of tuning the miniature on {options.clips} toy clips")
+    title = f"an epoch of tuning the miniature on {options.clips} toy clips"
     columns = ("world", "first, s", "others, s", "ratio", "at least", "tokens alone", "store, MB")
-    for column in columns:
-        table.add_column(column, justify="left" if column == "world" else "right")
+    table = new_table(title, *columns)
     with TemporaryDirectory() as scratch:
         for world in track(("3d", "audio", "highfps"), "Tuning", transient=True):
             root = Path(scratch) / world
             generate_toyworld(root, world, scenes=options.clips, seed=0, workers=2)
-            took = epochs(world, root, Path(scratch) / "tokens" / world, options.repeats)
-            table.add_row(
-                world,
-                f"{took.plain:.1f}",
-                f"{took.kept:.1f}",
-                f"{took.plain / took.kept:.1f}",
-                "3",
-                f"{took.plain_tokens / took.kept_tokens:.0f}",
-                f"{took.megabytes:.1f}",
-            )
+            kept = Path(scratch) / "tokens" / world
+            table.add_row(*cells(world, root, kept, options.repeats))
     Console().print(table)
 
 

@@ -1,4 +1,4 @@
-"""Procedural worlds, one for each modality, whose questions need that modality; no download."""
+"""Procedural worlds, one per modality, whose questions require that modality; no download."""
 
 from experiments.toyworld.generate import generate_toyworld
 from experiments.toyworld.render import render_scene

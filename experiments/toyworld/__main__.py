@@ -1,4 +1,4 @@
-"""Makes a toy world in the benchmarks' own formats; the same seed gives the same bytes.
+"""Generates a toy world in the formats of the benchmarks; the same seed gives the same bytes.
 
 python -m experiments.toyworld 3d --out DIR [--scenes N] [--seed S] [--workers W]
 """
@@ -13,9 +13,9 @@ from vlynx_pl.io.errors import UserError
 
 
 def main() -> None:
-    """Parse the arguments and make the world; what the user can mend is one message."""
+    """Parse the arguments and generate the world; a user's mistake is reported in one line."""
     parser = argparse.ArgumentParser("python -m experiments.toyworld", description=__doc__)
-    parser.add_argument("world", choices=WORLDS, help="the modality that its questions need")
+    parser.add_argument("world", choices=WORLDS, help="the modality that its questions require")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--scenes", type=int, default=600, help="number of clips, at least 3")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,7 +1,7 @@
 """Questions about blinks, with answers that follow from the clip alone.
 
-Who sees the room but not the blinks is at chance: one in two for the kinds with two answers, one in
-five for the count, one in as many as there are objects for the first and the last.
+Without seeing the blinks one can only guess: one in two for kinds with two answers, one in five for
+the count, one in the number of objects for the first and the last.
 """
 
 from collections import Counter
@@ -11,41 +11,38 @@ from typing import Final
 import numpy as np
 
 from experiments.toyworld.blinks import FPS, BlinkClip
-from experiments.toyworld.questions import ToyQuestion
+from experiments.toyworld.questions import COUNTS, OFF_CENTRE, ToyQuestion, side_of
 from experiments.toyworld.scene import COLOURS
 
 KINDS: Final = ("blinks", "count", "first", "last", "sooner", "before", "side", "order")
-COUNTS: Final = ("no", "one", "two", "three", "four")
-_OFF_CENTRE = 0.06  # in units of the focal length, as in questions about rooms
 _MOST_OPTIONS = 4
 
 
 def blink_questions(clip: BlinkClip) -> list[ToyQuestion]:
-    """All questions about a clip without ambiguity, in random order but always the same."""
+    """Return all unambiguous questions about a clip, in a random order that is always the same."""
     random = np.random.default_rng([clip.scene.index, 2])
     asked = [*_one_object(clip, random), *_all_objects(clip), *_pairs(clip, random)]
     return [asked[i] for i in random.permutation(len(asked))]
 
 
 def first_within(clip: BlinkClip, part: tuple[float, float]) -> list[ToyQuestion]:
-    """What blinks first in a part of the clip, as a question or none.
+    """Return the question what blinks first in a part of the clip, if it has an answer.
 
     Args:
         clip: the clip.
         part: one of :data:`~experiments.toyworld.blinks.PARTS`, in s.
     """
-    start, end = (round(moment * FPS) for moment in part)
+    start, end = (round(bound * FPS) for bound in part)
     inside = [b.thing for b in clip.blinks if start < b.start < end]
     if not inside or len(clip.scene.objects) < 2:
         return []
-    return [_colour_question("first", "Which object blinks first?", clip, inside[0])]
+    return [_colour_question("first", clip, inside[0])]
 
 
 def options(clip: BlinkClip, question: ToyQuestion) -> tuple[str, ...]:
-    """Up to four texts to choose from, the answer among them, in an order that depends on nothing
-    but the clip and the question.
+    """Return up to four answers to choose from, in a random order that is always the same.
 
-    Colours of the room come before colours that are not there.
+    Colours in the room are preferred to colours that are not.
     """
     random = np.random.default_rng([clip.scene.index, *question.text.encode()])
     colours = [thing.colour for thing in clip.scene.objects]
@@ -70,7 +67,7 @@ def options(clip: BlinkClip, question: ToyQuestion) -> tuple[str, ...]:
 
 
 def _one_object(clip: BlinkClip, random: np.random.Generator) -> list[ToyQuestion]:
-    """Whether it blinks, of as many objects that do as of those that don't."""
+    """Ask whether an object blinks, as often of objects that do as of objects that do not."""
     blinking = {blink.thing for blink in clip.blinks}
     quiet = set(range(len(clip.scene.objects))) - blinking
     asked = []
@@ -86,12 +83,15 @@ def _all_objects(clip: BlinkClip) -> list[ToyQuestion]:
     things = [blink.thing for blink in clip.blinks]
     if not things or len(clip.scene.objects) < 2:
         return asked
-    asked.append(_colour_question("first", "Which object blinks first?", clip, things[0]))
-    asked.append(_colour_question("last", "Which object blinks last?", clip, things[-1]))
-    sides = _sides(clip)
-    if sides.count("left") == sides.count("right") == len(sides) / 2:
+    asked += [
+        _colour_question("first", clip, things[0]),
+        _colour_question("last", clip, things[-1]),
+    ]
+    sides = [side_of(across, OFF_CENTRE) for across in clip.scene.places()[..., 0].T]
+    if sides.count(0) == sides.count(1) == len(sides) / 2:
         text = "Is the object that blinks first on the left or on the right?"
-        asked.append(ToyQuestion("side", text, sides[things[0]], (things[0],)))
+        answer = "left" if sides[things[0]] == 0 else "right"
+        asked.append(ToyQuestion("side", text, answer, (things[0],)))
     if 1 < len(set(things)) == len(things):
         answer = ", ".join(clip.scene.objects[k].colour for k in things)
         text = "In which order do the objects blink?"
@@ -100,7 +100,7 @@ def _all_objects(clip: BlinkClip) -> list[ToyQuestion]:
 
 
 def _pairs(clip: BlinkClip, random: np.random.Generator) -> list[ToyQuestion]:
-    """Who is first of two, both ways round; of objects that blink once."""
+    """Ask which of two objects that blink once is earlier, naming them in both orders."""
     times = Counter(blink.thing for blink in clip.blinks)
     once = [blink.thing for blink in clip.blinks if times[blink.thing] == 1]
     if len(once) < 2:
@@ -120,13 +120,6 @@ def _pairs(clip: BlinkClip, random: np.random.Generator) -> list[ToyQuestion]:
     return asked
 
 
-def _colour_question(kind: str, text: str, clip: BlinkClip, thing: int) -> ToyQuestion:
+def _colour_question(kind: str, clip: BlinkClip, thing: int) -> ToyQuestion:
+    text = f"Which object blinks {kind}?"
     return ToyQuestion(kind, text, clip.scene.objects[thing].colour, (thing,))
-
-
-def _sides(clip: BlinkClip) -> list[str]:
-    """Where each object is as long as the clip lasts: left, right, or between."""
-    across = clip.scene.places()[..., 0]  # (T, K)
-    furthest_left, furthest_right = across.min(0), across.max(0)  # (K,)
-    sides = np.where(furthest_right < -_OFF_CENTRE, "left", "between")
-    return [str(side) for side in np.where(furthest_left > _OFF_CENTRE, "right", sides)]

@@ -1,13 +1,13 @@
-"""Rooms in which objects blink, too briefly for a slow sampling of frames and not for a fast one.
+"""Rooms in which objects blink too briefly for slow sampling, but not for fast sampling.
 
-A clip has 106 frames, so that 4, 8 and 16 moments that are spread evenly from the first frame to
-the last are whole frames: every 35th, 15th and 7th. Each blink lasts 7 frames (0.47 s), lies
-between the moments of 2, 4 and 8 and holds exactly one of 16. Any sampling of 16 frames or more
-sees every blink; 3, 5 to 7 and 9 to 15 frames may see some. The same holds within
-:data:`PARTS` of a clip for 4 frames and for 16, and one frame of rounding down changes nothing.
+A clip has 106 frames, so that 4, 8 and 16 timestamps spread evenly from the first frame to the last
+fall on whole frames: every 35th, 15th and 7th. Each blink lasts 7 frames (0.47 s), lies between the
+timestamps of 2, 4 and 8 frames, and contains exactly one of 16. Any sampling of 16 frames or more
+sees every blink; 3, 5 to 7 and 9 to 15 frames may see some. The same is true within :data:`PARTS`
+of a clip for 4 and for 16 frames, and rounding down by one frame changes nothing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -20,46 +20,45 @@ FPS: Final = 15
 FRAMES: Final = 106
 BLINK: Final = 7  # frames
 PARTS: Final = ((0.0, 3.0), (4.0, 7.0))
-"""(start, end) in s of parts whose blinks are whole, and hidden from 4 frames within the part."""
+"""(start, end) in s of parts that contain whole blinks, which 4 frames of the part do not show."""
 
 MOST_BLINKS: Final = 4
-# First and last frame between two neighbours among the 4 and 8 moments, with a frame to spare on
-# both sides; narrower gaps are left out.
+# First and last frame between two neighbours of the 4 and 8 timestamps, with a margin of one frame
+# on both sides; narrower gaps are left out.
 _WINDOWS = ((2, 13), (17, 28), (47, 58), (77, 88), (92, 103))
-_FAST_STEP = 7  # frames from one of 16 moments to the next
+_FAST_STEP = 7  # frames from one of 16 timestamps to the next
 _WHITE = 255
 
 
 @dataclass(frozen=True)
 class Blink:
-    """An object of the scene is white for a while."""
+    """A time in which an object is white."""
 
     thing: int  # index into scene.objects
     start: int  # frame
 
     @property
     def frames(self) -> slice:
-        """The white frames."""
+        """Return the white frames."""
         return slice(self.start, self.start + BLINK)
 
 
 @dataclass(frozen=True, eq=False)
 class BlinkClip:
-    """A room seen by a slowly turning camera, and what blinks in it, in the order of time."""
+    """A room filmed by a slowly rotating camera, and its blinks in temporal order."""
 
     scene: Scene
     blinks: tuple[Blink, ...]
 
     @property
     def name(self) -> str:
-        """As that of the scene."""
         return self.scene.name
 
 
 def sample_clip(seed: int, index: int) -> BlinkClip:
-    """The clip with that number; a pure function of its arguments.
+    """Return clip ``index``; a pure function of its arguments.
 
-    The room does not tell the number of blinks. No object blinks twice unless all do blink.
+    The number of blinks is independent of the room. No object blinks twice unless all blink.
     """
     scene = sample_scene(seed, index)
     random = np.random.default_rng([seed, index, 1])
@@ -69,15 +68,15 @@ def sample_clip(seed: int, index: int) -> BlinkClip:
     blinks = []
     for thing, window in zip(random.permutation(things), windows, strict=True):
         first, last = _WINDOWS[window]
-        # A blink that starts on a fast moment might be missed by a sampling that rounds down.
+        # A sampling that rounds down might miss a blink that starts on a fast timestamp.
         starts = [s for s in range(first, last - BLINK + 2) if s % _FAST_STEP]
         blinks.append(Blink(int(thing), int(random.choice(starts))))
     return BlinkClip(_filmed(scene), tuple(blinks))
 
 
-def render_clip(clip: BlinkClip, size: int = 64) -> NDArray[np.uint8]:
-    """All frames in colour, (T, size, size, 3)."""
-    rendered = render_scene(clip.scene, size)
+def render_clip(clip: BlinkClip) -> NDArray[np.uint8]:
+    """Render all frames in colour, (T, SIZE, SIZE, 3)."""
+    rendered = render_scene(clip.scene)
     for blink in clip.blinks:
         white = rendered.objects[blink.frames] == blink.thing
         rendered.colour[blink.frames][white] = _WHITE
@@ -85,14 +84,13 @@ def render_clip(clip: BlinkClip, size: int = 64) -> NDArray[np.uint8]:
 
 
 def _filmed(scene: Scene) -> Scene:
-    """The scene with its four poses at the four slow moments, and smooth turns between them."""
+    """Place the scene's four poses at the four slow timestamps, with smooth rotations between."""
     stops = np.linspace(0, FRAMES - 1, len(scene.poses))
     after = np.clip(np.searchsorted(stops, np.arange(FRAMES), "right"), 1, len(stops) - 1)
-    share = ((np.arange(FRAMES) - stops[after - 1]) / (stops[after] - stops[after - 1]))[
-        :, None, None
-    ]
+    share = (np.arange(FRAMES) - stops[after - 1]) / (stops[after] - stops[after - 1])
+    share = share[:, None, None]
     share = share**2 * (3 - 2 * share)  # at rest at every stop
     poses = (1 - share) * scene.poses[after - 1] + share * scene.poses[after]  # (T, 4, 4)
     left, _, right = np.linalg.svd(poses[:, :3, :3])
     poses[:, :3, :3] = left @ right  # the nearest rotation
-    return Scene(scene.index, scene.objects, poses, scene.room, scene.wall)
+    return replace(scene, poses=poses)

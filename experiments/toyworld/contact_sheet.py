@@ -1,39 +1,40 @@
-"""A picture of what a toy world holds: frames, depth, and questions with their answers."""
+"""Panels of a contact sheet, which shows what a toy world contains."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from textwrap import fill
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from torch import Tensor
 
-from datamodules.signals.disparity import disparity
-from experiments.toyworld.questions import THREE_D, questions
-from experiments.toyworld.render import render_scene
-from experiments.toyworld.scene import Scene
-
-_COLUMNS = 4
-
-
-def save_contact_sheet(scenes: list[Scene], path: Path, size: int = 64) -> None:
-    """Draw colour and depth of some scenes with a visual and a 3D question each, as PNG."""
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    rows = -(-len(scenes) // _COLUMNS)
-    figure = Figure(figsize=(_COLUMNS * 4.2, rows * 2.7), layout="constrained")
-    axes = figure.subplots(rows, 2 * _COLUMNS, squeeze=False)
+
+def pairs_of_panels(
+    figure: "Figure", rows: int, columns: int, height: float, widths: Sequence[int] = (1, 1)
+) -> list[Any]:
+    """Split a figure into ``rows`` × ``columns`` pairs of panels without axes.
+
+    Args:
+        figure: the figure.
+        rows: pairs from top to bottom.
+        columns: pairs from left to right.
+        height: of a row, in inches.
+        widths: of the two panels of a pair, relative to each other.
+    """
+    figure.set_size_inches(columns * 4.2, rows * height)
+    axes = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[*widths] * columns)
     for axis in axes.flat:
         axis.axis("off")
-    for number, scene in enumerate(scenes):
-        row, column = divmod(number, _COLUMNS)
-        left, right = axes[row, 2 * column : 2 * column + 2]
-        rendered = render_scene(scene, size)
-        depth = torch.from_numpy(rendered.depth[0].astype("float32"))
-        left.imshow(rendered.colour[0])
-        right.imshow(disparity(depth).permute(1, 2, 0).numpy())
-        asked = questions(scene)
-        visual = [q for q in asked if q.kind not in THREE_D]
-        spatial = [q for q in asked if q.kind in THREE_D]
-        for axis, kinds in ((left, visual), (right, spatial)):
-            shown = kinds[7 * number % len(kinds)]  # another kind in every scene
-            axis.set_title(f"{fill(shown.text, 28)}\n{shown.answer}", fontsize=7)
-    figure.suptitle("Toy world: colour, and disparity in Turbo colours (200 to 10000 mm)")
-    figure.savefig(path, dpi=110, format="png")
+    return [row[2 * k : 2 * k + 2] for row in axes for k in range(columns)]
+
+
+def show(axis: "Axes", frame: Tensor, aspect: Literal["equal", "auto"] = "equal") -> None:
+    """Draw a frame, uint8 (3, H, W)."""
+    axis.imshow(frame.permute(1, 2, 0).numpy(), aspect=aspect)
+
+
+def title(axis: "Axes", text: str, answer: str, width: int) -> None:
+    """Write a question and its answer above a panel, in lines of at most ``width`` characters."""
+    axis.set_title(f"{fill(text, width)}\n{answer}", fontsize=7)

@@ -1,17 +1,26 @@
-"""One toy scene as files, in the layout that ScanNet's SensReader exports."""
+"""Files of a toy world: scenes in the layout that ScanNet's SensReader exports, and JSON."""
 
 import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from experiments.toyworld.render import intrinsics, render_scene
+from experiments.toyworld.render import SIZE, intrinsics, render_scene
 from experiments.toyworld.scene import Scene
 
 
-def write_scene(scene: Scene, folder: Path, size: int = 64) -> None:
+def write_json(out: Path, files: Mapping[str, object]) -> None:
+    """Write files, given as path below ``out`` → content."""
+    for name, content in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(json.dumps(content))
+
+
+def write_scene(scene: Scene, folder: Path, size: int = SIZE) -> None:
     """Render a scene into ``folder``: color/, depth/ (16-bit PNG in mm), pose/ and intrinsic/."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     for part in ("color", "depth", "pose", "intrinsic"):
@@ -19,30 +28,23 @@ def write_scene(scene: Scene, folder: Path, size: int = 64) -> None:
     rendered = render_scene(scene, size)
     for i, (colour, depth) in enumerate(zip(rendered.colour, rendered.depth, strict=True)):
         (unfinished / "color" / f"{i}.jpg").write_bytes(jpeg(colour))
-        (unfinished / "depth" / f"{i}.png").write_bytes(png(depth))
-        (unfinished / "pose" / f"{i}.txt").write_text(matrix(scene.poses[i]))
+        Image.fromarray(depth).save(unfinished / "depth" / f"{i}.png", compress_level=1)
+        (unfinished / "pose" / f"{i}.txt").write_text(_matrix(scene.poses[i]))
     camera = np.eye(4)
     camera[:3, :3] = intrinsics(size)
     for stream in ("color", "depth"):
-        (unfinished / "intrinsic" / f"intrinsic_{stream}.txt").write_text(matrix(camera))
-        (unfinished / "intrinsic" / f"extrinsic_{stream}.txt").write_text(matrix(np.eye(4)))
+        (unfinished / "intrinsic" / f"intrinsic_{stream}.txt").write_text(_matrix(camera))
+        (unfinished / "intrinsic" / f"extrinsic_{stream}.txt").write_text(_matrix(np.eye(4)))
     unfinished.rename(folder)
 
 
 def jpeg(frame: NDArray[np.uint8]) -> bytes:
-    """A colour frame (H, W, 3) as JPEG."""
+    """Encode a colour frame (H, W, 3) as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
-def png(depth: NDArray[np.uint16]) -> bytes:
-    """A depth frame (H, W) in mm as 16-bit PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(depth).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def matrix(values: NDArray[np.float64]) -> str:
-    """A matrix as ScanNet writes them: a row a line, six digits."""
+def _matrix(values: NDArray[np.float64]) -> str:
+    """Format a matrix as ScanNet does: one line per row, six digits."""
     return "".join(" ".join(f"{value:.6f}" for value in row) + "\n" for row in values)

@@ -1,4 +1,4 @@
-"""Writes a toy world: its clips in parallel, then annotations, a picture, and last a manifest."""
+"""Generates a toy world: clips in parallel, then annotations, a contact sheet, and a manifest."""
 
 import json
 import shutil
@@ -12,91 +12,88 @@ from rich.console import Console
 
 from datamodules.processes import READERS
 from datamodules.samples import BadSample, Split
-from experiments.toyworld.rooms import Rooms
-from experiments.toyworld.worlds import WORLDS, World
+from experiments.toyworld.scene import FRAMES
+from experiments.toyworld.worlds import WORLDS
 from vlynx_pl.io.progress import track
 
 FORMAT = "vlynx-toyworld-2"
 MANIFEST = "toyworld.json"
 _UNFINISHED = "toyworld.unfinished.json"
-_HELD_OUT = 10  # one scene in so many is for validation, and as many for test
+_HELD_OUT = 10  # one clip in ten is for validation, and one for test
 
 
 def generate_toyworld(
-    out: Path,
-    world: str = "3d",
-    scenes: int = 600,
-    seed: int = 0,
-    workers: int = 2,
-    frames: int = 4,
-    size: int = 64,
+    out: Path, world: str = "3d", scenes: int = 600, seed: int = 0, workers: int = 2
 ) -> bool:
-    """Write a toy world into ``out``, the same bytes for the same arguments.
+    """Write a toy world into ``out``; the same arguments give the same bytes.
 
     Args:
-        out: folder to make. It holds the clips and annotation files of the world, a
-            ``contact_sheet.png``, and last ``toyworld.json``, the sign that it is complete.
+        out: folder to create. It gets the clips, the annotation files, ``contact_sheet.png``, and
+            last ``toyworld.json``, which marks the world as complete.
         world: one of :data:`~experiments.toyworld.worlds.WORLDS`.
-        scenes: number of clips, three at least; a tenth each is for validation and test.
+        scenes: number of clips, at least three; a tenth each is for validation and test.
         seed: seed of the world.
-        workers: processes, of which 1 is this one; the result does not depend on them.
-        frames: frames a scene of the 3d world; other worlds have their own.
-        size: side of the pictures in pixels.
+        workers: number of processes; 1 means this process. The result does not depend on it.
 
     Returns:
         Whether anything was written: a complete world of these arguments is left alone.
 
     Raises:
-        BadSample: ``out`` holds something else, or cannot be written.
-        ValueError: there is no such world, or too few scenes.
+        BadSample: ``out`` contains something else, or cannot be written.
+        ValueError: the world is unknown, or there are too few scenes.
     """
     if world not in WORLDS:
-        raise ValueError(f"world={world!r} is none of {', '.join(WORLDS)}")
+        raise ValueError(f"world={world!r} is not one of {', '.join(WORLDS)}")
     if scenes < 3:
         raise ValueError(f"scenes={scenes}, but train, val and test need one each: give 3 or more")
-    wanted = {"format": FORMAT, "world": world, "scenes": scenes, "seed": seed, "size": size}
+    wanted = {"format": FORMAT, "world": world, "scenes": scenes, "seed": seed, "size": 64}
     if world == "3d":
-        wanted["frames"] = frames
-    if _is_there(out, wanted):
-        Console().print(f"{out} already holds this toy world")
+        wanted["frames"] = FRAMES
+    if _exists(out, wanted):
+        Console().print(f"{out} already contains this toy world")
         return False
     try:
-        _write(out, Rooms(frames) if world == "3d" else WORLDS[world], wanted, workers)
+        _write(out, wanted, workers)
     except OSError as error:
         raise BadSample(
             out,
             f"could not be written ({error.strerror})",
-            "Free some space or make the folder writable; the same command then begins anew",
+            "Free some space or make the folder writable; the same command then starts again",
         ) from error
     return True
 
 
-def _write(out: Path, world: World, wanted: dict[str, Any], workers: int) -> None:
-    scenes, seed, size = (wanted[name] for name in ("scenes", "seed", "size"))
+def _write(out: Path, wanted: dict[str, Any], workers: int) -> None:
+    from matplotlib.figure import Figure
+
+    world, scenes = WORLDS[wanted["world"]], wanted["scenes"]
     out.mkdir(parents=True, exist_ok=True)
     (out / _UNFINISHED).write_text(json.dumps(wanted))
-    made = _made(partial(world.make, out, seed, size=size), scenes, workers)
-    facts = list(track(made, f"Toy world {world.name}, {scenes} scenes", scenes))
-    for split, part in _splits(facts).items():
-        world.annotate(out, split, part)
-    world.draw(facts, out, out / "contact_sheet.png", size)
+    made = _made(partial(world.make, out, wanted["seed"]), scenes, workers)
+    facts = list(track(made, f"Toy world {wanted['world']}, {scenes} scenes", scenes))
+    world.annotate(out, _splits(facts))
+    figure = Figure(layout="constrained")
+    world.draw(figure, out, facts)
+    figure.savefig(out / "contact_sheet.png", dpi=110, format="png")
     (out / _UNFINISHED).replace(out / MANIFEST)
 
 
-def _is_there(out: Path, wanted: dict[str, object]) -> bool:
-    """Whether the wanted world is complete; an interrupted one is cleared away."""
+def _exists(out: Path, wanted: dict[str, object]) -> bool:
+    """Whether the wanted world is complete; an interrupted one is removed."""
     if (out / MANIFEST).exists():
         found = json.loads((out / MANIFEST).read_text())
         if found != wanted:
             raise BadSample(
                 out,
-                f"holds another toy world ({found})",
+                f"contains another toy world ({found})",
                 "Give another --out, or remove the folder",
             )
         return True
     if out.exists() and any(out.iterdir()):
         if not (out / _UNFINISHED).exists():
-            raise BadSample(out, "holds files that are no toy world", "Give an empty or new --out")
+            raise BadSample(
+                out, "contains files that are not a toy world", "Give an empty or new --out"
+            )
         shutil.rmtree(out)
     return False
 

@@ -1,7 +1,7 @@
-"""Questions about a sounding room that sight leaves open, with answers that follow from the facts.
+"""Questions about a sounding room that require hearing, with answers that follow from the facts.
 
-A question is asked only where the room as one sees it allows for several answers. It is a template
-in the manner of MUSIC-AVQA, ``<…>`` to be filled in.
+A question is asked only where what is visible allows several answers. It is a template in the style
+of MUSIC-AVQA, with ``<…>`` to be filled in.
 """
 
 import re
@@ -27,19 +27,18 @@ TEMPLATES: Final = {
     "colour": "What colour is the <Object> that sounds <FL>?",
     "where": "Is the <Object> that sounds <FL> on the left or on the right?",
 }
-"""Kind → wording. All need hearing; the last two need sight as well."""
+"""Kind → wording. All require hearing; the last two require sight as well."""
 
-_NUMBERS = COUNTS[1:]
 CHOICES: Final = {
     **dict.fromkeys(("which", "silent"), SHAPES),
-    **dict.fromkeys(("notes", "times", "shapes"), _NUMBERS),
+    **dict.fromkeys(("notes", "times", "shapes"), COUNTS[1:]),
     "colour": tuple(COLOURS),
 }
-"""Kind → what its answers are among, for kinds with four answers or more."""
+"""Kind → its possible answers, for kinds with four or more."""
 
 
 class HeardQuestion(NamedTuple):
-    """A question, and its answer."""
+    """A question and its answer."""
 
     kind: str
     values: tuple[str, ...]  # of the template
@@ -47,23 +46,23 @@ class HeardQuestion(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The template with its values."""
+        """Return the template, filled in."""
         values = iter(self.values)
         return re.sub("<[^>]+>", lambda _: next(values), TEMPLATES[self.kind])
 
 
 def heard_questions(room: SoundingRoom) -> list[HeardQuestion]:
-    """All questions whose answer is to be heard, and only heard."""
+    """Return all questions whose answer requires hearing."""
     asked = _counts(room)
     if len(room.shapes) == 1:
-        return asked  # what sounds is plain to see
+        return asked  # the only shape must be what sounds
     asked += [*_which_sound(room), *_pairs(room)]
     unique = _unique(room)
-    for moment, voice in _moments(room):
-        asked.append(HeardQuestion("which", ("shape", moment), voice.shape))
+    for which, voice in _prominent(room):
+        asked.append(HeardQuestion("which", ("shape", which), voice.shape))
         if voice.shape not in unique:
             continue
-        values = ("object", moment)
+        values = ("object", which)
         colour, at = unique[voice.shape]
         if len(unique) > 1:
             asked.append(HeardQuestion("colour", values, colour))
@@ -85,7 +84,7 @@ def _counts(room: SoundingRoom) -> list[HeardQuestion]:
 
 
 def _which_sound(room: SoundingRoom) -> list[HeardQuestion]:
-    """As many yes as no; so a room in which all shapes sound isn't asked."""
+    """Ask for as many silent shapes as sounding ones, so for none if all shapes sound."""
     sounding = [voice.shape for voice in room.voices]
     silent = [shape for shape in room.shapes if shape not in sounding]
     asked = []
@@ -97,7 +96,7 @@ def _which_sound(room: SoundingRoom) -> list[HeardQuestion]:
 
 
 def _pairs(room: SoundingRoom) -> list[HeardQuestion]:
-    """One pair of voices in both orders, or comparisons would outnumber all other questions."""
+    """Compare one pair of voices in both orders; all pairs would outnumber other questions."""
     random = np.random.default_rng(room.scene.index)
     pair = random.permutation(len(room.voices))[:2]
     asked = []
@@ -109,8 +108,8 @@ def _pairs(room: SoundingRoom) -> list[HeardQuestion]:
     return asked
 
 
-def _moments(room: SoundingRoom) -> list[tuple[str, Voice]]:
-    """What is first, last and loudest; of a single voice, these are one question."""
+def _prominent(room: SoundingRoom) -> list[tuple[str, Voice]]:
+    """Return the first, last and loudest voice; for a single voice, these are one question."""
     first = ("first", room.voices[0])
     if len(room.voices) == 1:
         return [first]
@@ -120,7 +119,7 @@ def _moments(room: SoundingRoom) -> list[tuple[str, Voice]]:
 
 
 def _unique(room: SoundingRoom) -> dict[str, tuple[str, int | None]]:
-    """Shape → (colour, side) of objects that are the only one of their shape."""
+    """Return shape → (colour, side) of objects that are the only one of their shape."""
     things = room.scene.objects
     many = Counter(thing.shape for thing in things)
     across = room.scene.places()[..., 0]  # (T, K)

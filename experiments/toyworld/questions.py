@@ -15,16 +15,16 @@ from experiments.toyworld.scene import BANDS, COLOURS, SHAPES, Scene, ToyObject
 ONE_OBJECT: Final = ("colour", "shape", "count", "exists", "where")
 COMPARISONS: Final = ("left of", "above")
 THREE_D: Final = ("distance", "closer", "in front")
-"""Kinds of question by what they need: one look, two places, or depth."""
+"""Kinds of question by what they require: one object, two places, or depth."""
 
 COUNTS = ("no", "one", "two", "three", "four")
-# Margins in units of the focal length that a place must keep in every frame to be asked for.
+# Smallest distance of a place from the centre, and of two places, in every frame; focal lengths.
 OFF_CENTRE = 0.06
 _APART = 0.12
 
 
 class ToyQuestion(NamedTuple):
-    """A question, its answer, and the scene's objects that it names."""
+    """A question, its answer, and the indices of the objects that it names."""
 
     kind: str
     text: str
@@ -33,7 +33,7 @@ class ToyQuestion(NamedTuple):
 
 
 def questions(scene: Scene) -> list[ToyQuestion]:
-    """All questions that can be asked about a scene without ambiguity."""
+    """Return all unambiguous questions about a scene."""
     return [*_about_one(scene), *_comparisons(scene), *_three_d(scene)]
 
 
@@ -58,7 +58,7 @@ def _about_one(scene: Scene) -> list[ToyQuestion]:
 
 
 def _existence(scene: Scene) -> list[ToyQuestion]:
-    """As many yes as no; every no shares its colour or its shape with something in the room."""
+    """Ask for as many objects that are absent as present; the absent share a colour or a shape."""
     random = np.random.default_rng(scene.index)
     present = {(thing.colour, thing.shape) for thing in scene.objects}
     colours = {colour for colour, _ in present}
@@ -122,7 +122,7 @@ def _unique_shape(thing: ToyObject, scene: Scene) -> bool:
 
 
 def side_of(values: NDArray[np.float64], margin: float) -> int | None:
-    """0 when every frame's value is below −margin, 1 when above margin, else None."""
+    """Return 0 if all values are below −margin, 1 if all are above margin, else None."""
     if (values < -margin).all():
         return 0
     return 1 if (values > margin).all() else None

@@ -1,7 +1,7 @@
-"""Colour, depth and object numbers of a toy scene, by ray casting on the CPU with open3d."""
+"""Renders colour, depth and object numbers of a toy scene by ray casting on the CPU with open3d."""
 
 from functools import cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from datamodules.libraries import import_library
 from experiments.toyworld.scene import COLOURS, HALF_WIDTH, Scene, rotation
 
+SIZE: Final = 64  # side of a frame in pixels
 _LIGHT = np.array([0.35, -0.75, -0.55]) / np.linalg.norm([0.35, -0.75, -0.55])  # camera axes
 _AMBIENT = 0.55
 BACKGROUND = -1
@@ -23,14 +24,14 @@ class Rendered(NamedTuple):
 
 
 def intrinsics(size: int) -> NDArray[np.float64]:
-    """Pinhole camera matrix (3, 3) of a square picture, pixel centres at whole numbers."""
+    """Return the pinhole camera matrix (3, 3) of a square frame, pixel centres at integers."""
     focal = size / 2 / HALF_WIDTH
     centre = (size - 1) / 2
     return np.array([[focal, 0, centre], [0, focal, centre], [0, 0, 1]])
 
 
-def render_scene(scene: Scene, size: int = 64) -> Rendered:
-    """Render every frame of ``scene`` in pictures of ``size`` × ``size``."""
+def render_scene(scene: Scene, size: int = SIZE) -> Rendered:
+    """Render every frame of ``scene`` with ``size`` × ``size`` pixels."""
     open3d = import_library("open3d")
     caster = open3d.t.geometry.RaycastingScene(nthreads=1)
     caster.add_triangles(*_room(scene))
@@ -59,18 +60,18 @@ def render_scene(scene: Scene, size: int = 64) -> Rendered:
 def _shade(
     normals: NDArray[np.float32], scene: Scene, directions: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Lambert's law with a distant light over the camera's shoulder, (T, H, W) in 0…1."""
+    """Apply Lambert's law with a distant light behind the camera; (T, H, W) in 0…1."""
     light = (scene.poses[0, :3, :3] @ _LIGHT).astype(np.float32)
     away = np.einsum("thwc,thwc->thw", normals, directions.astype(np.float32)) > 0
     lambert = normals @ light
-    lambert[away] *= -1  # triangles may face either way
+    lambert[away] *= -1  # the winding of triangles is not uniform
     shaded: NDArray[np.float32] = _AMBIENT + (1 - _AMBIENT) * lambert.clip(0, 1)
     return shaded
 
 
 @cache
 def _directions(size: int) -> NDArray[np.float64]:
-    """Ray directions (H*W, 3) with unit length along the view axis, in camera axes."""
+    """Return ray directions (H*W, 3) with unit length along the view axis, in camera axes."""
     rows, columns = np.mgrid[:size, :size]
     pixels = np.stack([columns.ravel(), rows.ravel(), np.ones(size * size)])
     rays: NDArray[np.float64] = (np.linalg.inv(intrinsics(size)) @ pixels).T
@@ -78,7 +79,7 @@ def _directions(size: int) -> NDArray[np.float64]:
 
 
 def _room(scene: Scene) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
-    """A box around the camera, whose point is (0, 0, height) in the world."""
+    """Return a box around the camera, which is at (0, 0, height) in the world."""
     width, depth, height = scene.room
     corners, triangles = _solid("box")
     corners = np.sign(corners) * [width, depth, height] + [0, 0, height]
@@ -87,7 +88,7 @@ def _room(scene: Scene) -> tuple[NDArray[np.float32], NDArray[np.uint32]]:
 
 @cache
 def _solid(shape: str) -> tuple[NDArray[np.float64], NDArray[np.uint32]]:
-    """Vertices (V, 3) within the unit sphere about the origin, and triangles (M, 3)."""
+    """Return vertices (V, 3) in the unit sphere around the origin, and triangles (M, 3)."""
     solids = import_library("open3d").geometry.TriangleMesh
     mesh = {
         "box": solids.create_box,

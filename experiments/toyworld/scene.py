@@ -1,9 +1,9 @@
-"""What stands where in a toy room: objects whose size in the picture says nothing of distance.
+"""Samples toy rooms, in which the apparent size of an object does not depend on its distance.
 
 Every object gets an angular size and, independently, a distance band; its metric size is angular
-size × distance. The camera only turns, since a moving camera would show depth by parallax. There
-are no shadows, no contact with the floor and no occlusion. So questions about distance cannot be
-answered from RGB, and questions about colour, shape, number and place can.
+size × distance. The camera only rotates, since a moving camera would show depth by parallax. There
+are no shadows, no contact with the floor and no occlusion. Therefore RGB answers questions about
+colour, shape, number and place, and does not answer questions about distance.
 """
 
 from dataclasses import dataclass
@@ -28,43 +28,46 @@ COLOURS: Final = {
 BANDS: Final = {"near": (0.22, 0.32), "middle": (0.45, 0.65), "far": (1.0, 1.5)}
 """Distance along the view axis in m, with gaps between the bands.
 
-Disparity between 0.2 and 10 m, the usual range, spends most of its scale on the first metre; so
-each band, and the walls behind them all, have a part of it to themselves.
+Disparity between 0.2 and 10 m, the usual range, uses most of its scale for the first metre. The
+bands are chosen so that each of them, and the walls behind, have a separate part of the scale.
 """
 
-FIELD_OF_VIEW: Final = 60.0  # degrees, of both sides of the square picture
-HALF_WIDTH: Final = float(np.tan(np.radians(FIELD_OF_VIEW / 2)))
-"""Half a picture's side in units of the focal length."""
+FRAMES: Final = 4
+"""Frames of a scene of the 3d world."""
 
-_ANGULAR_RADIUS = (0.11, 0.15)  # radius / distance; 6 to 8 pixels of a picture of 64
-_SLANT = np.radians(30.0)  # end on, a cylinder is a disc; so axes lie near the picture plane
-_FIELD = 0.43  # centres lie within this of the view axis, so that turning keeps them in the picture
-_TURN = np.radians([5.0, 4.0, 3.0])  # largest pan, tilt and roll of a frame
+HALF_WIDTH: Final = float(np.tan(np.radians(30)))
+"""Half the side of a frame in focal lengths; the field of view is 60 degrees both ways."""
+
+_MOST_OBJECTS = 4
+_ANGULAR_RADIUS = (0.11, 0.15)  # radius / distance; 6 to 8 pixels of 64
+_SLANT = np.radians(30.0)  # seen end-on, a cylinder is a disc, so axes stay near the image plane
+_FIELD = 0.43  # distance of centres from the view axis, which rotations keep inside the frame
+_TURN = np.radians([5.0, 4.0, 3.0])  # largest pan, tilt and roll
 _ROOM_M = (3.3, 4.0)  # half extents of the room; its walls are behind every object
 _CAMERA_HEIGHT_M = 1.5
 
 
 @dataclass(frozen=True)
 class ToyObject:
-    """One floating solid."""
+    """A floating solid."""
 
     shape: str
     colour: str
     band: str
     distance: float  # m along the view axis of the first camera
-    place: tuple[float, float]  # (x right, y down) in units of the focal length
+    place: tuple[float, float]  # (x right, y down) in focal lengths
     angular_radius: float  # radius / distance
-    turn: tuple[float, float, float]  # radians: spin, slant to the picture plane, direction in it
+    turn: tuple[float, float, float]  # radians: spin, slant to the image plane, direction in it
 
     @property
     def radius(self) -> float:
-        """Radius of the bounding sphere in m."""
+        """Return the radius of the bounding sphere in m."""
         return self.angular_radius * self.distance
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A room, its objects, and the cameras that look at it from one point."""
+    """A room, its objects, and the poses of a camera that rotates about one point."""
 
     index: int
     objects: tuple[ToyObject, ...]
@@ -74,11 +77,11 @@ class Scene:
 
     @property
     def name(self) -> str:
-        """ScanNet's way of naming a room, first scan."""
+        """Return a name in ScanNet's form: room, and number of the scan."""
         return f"scene{self.index:04d}_00"
 
     def places(self) -> NDArray[np.float64]:
-        """Centres of the objects in every frame, (T, K, 2): x right, y down, focal length 1."""
+        """Return the objects' centres, (T, K, 2): x right, y down, in focal lengths."""
         centres = np.array([[*o.place, 1.0] for o in self.objects])
         centres *= [[o.distance] for o in self.objects]  # (K, 3), from the first camera
         world = centres @ self.poses[0, :3, :3].T  # (K, 3), from the camera's point
@@ -87,10 +90,10 @@ class Scene:
         return seen
 
 
-def sample_scene(seed: int, index: int, frames: int = 4, max_objects: int = 4) -> Scene:
-    """The scene with that number; a pure function of its arguments."""
+def sample_scene(seed: int, index: int, frames: int = FRAMES) -> Scene:
+    """Return scene ``index``; a pure function of its arguments."""
     random = np.random.default_rng([seed, index])
-    count = int(random.integers(1, max_objects + 1))
+    count = int(random.integers(1, _MOST_OBJECTS + 1))
     colours = random.permutation(list(COLOURS))[:count]
     places, radii = _spread(random, count)
     objects = []
@@ -126,7 +129,7 @@ def sample_scene(seed: int, index: int, frames: int = 4, max_objects: int = 4) -
 def _spread(
     random: np.random.Generator, count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Places (K, 2) and angular radii (K,) whose circles keep apart."""
+    """Draw places (K, 2) and angular radii (K,) of circles that do not overlap."""
     while True:
         radii = random.uniform(*_ANGULAR_RADIUS, count)
         places = random.uniform(-_FIELD, _FIELD, (count, 2))
@@ -137,10 +140,10 @@ def _spread(
 
 
 def _turning_camera(random: np.random.Generator, frames: int) -> NDArray[np.float64]:
-    """Camera-to-world poses (T, 4, 4): one point, small turns about a random heading."""
+    """Draw camera-to-world poses (T, 4, 4): one point, small rotations about a random heading."""
     heading = random.uniform(0, 2 * np.pi)
     turns = random.uniform(-1, 1, (frames, 3)) * _TURN
-    turns[0] = 0  # places are given in the first camera
+    turns[0] = 0  # places are relative to the first camera
     # Camera axes (x right, y down, z forward) of a level camera in a world whose z is up.
     level = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])
     poses = np.tile(np.eye(4), (frames, 1, 1))
@@ -152,7 +155,7 @@ def _turning_camera(random: np.random.Generator, frames: int) -> NDArray[np.floa
 
 
 def rotation(axis: int, angle: float) -> NDArray[np.float64]:
-    """Rotation matrix (3, 3) by ``angle`` radians about a coordinate axis."""
+    """Return the matrix (3, 3) that rotates by ``angle`` radians about a coordinate axis."""
     cosine, sine = np.cos(angle), np.sin(angle)
     matrix = np.eye(3)
     i, j = [k for k in range(3) if k != axis]

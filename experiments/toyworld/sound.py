@@ -1,8 +1,8 @@
-"""What is to be heard in a toy room: each shape has a voice, and nobody sees which of them sound.
+"""Sound of toy rooms: each shape has a voice, and the video does not show which shapes sound.
 
-Voices differ in pitch range and in how a note goes: boxes hum low, spheres whistle one pure tone,
-cylinders ring like tubes, cones sweep upwards. The shapes that sound take turns in a grid of slots,
-and all objects of a shape sound as one.
+Voices differ in pitch range and in the course of a note: boxes hum low, spheres whistle a pure
+tone, cylinders ring like tubes, cones sweep upwards. Notes fill different slots of a grid, and all
+objects of a shape sound together.
 """
 
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ PITCHES: Final = {
     "cylinder": (1800.0, 2200.0),
     "cone": (4200.0, 4800.0),
 }
-"""Lowest frequency of a voice in Hz, drawn from this range once a room."""
+"""Lowest frequency of a voice in Hz, drawn from this range once per room."""
 
 LEVELS: Final = (0.2, 0.06, 0.018, 0.0054)
-"""Root mean square of a note; 10.5 dB from one to the next, which is 22 levels of log-mel grey."""
+"""Root mean square of a note; the steps are 10.5 dB, which is 22 grey levels of a log-mel frame."""
 
-_NOTE_S = 0.35  # as long as a patch of the miniature is wide in a picture of 2 s, and a half
-_LEAD_S = 0.05  # before a note in its slot
-_FADE_S = 0.015  # at both ends of a note; without it notes click at all frequencies
-_DECAY_S = 0.15  # of a struck tube
+_NOTE_S = 0.35  # 1.4 patches of the miniature in a frame of 2 s
+_LEAD_S = 0.05  # from the start of a slot to its note
+_FADE_S = 0.015  # at both ends of a note, against clicks
+_DECAY_S = 0.15  # time constant of a struck tube
 _NOISE = 3e-4  # root mean square, -70 dB
-_MOST_NOTES = 3  # of a voice
+_MOST_NOTES = 3  # per voice
 
 
 @dataclass(frozen=True)
@@ -44,25 +44,25 @@ class Voice:
     shape: str
     pitch: float  # Hz
     level: float  # root mean square of its notes
-    slots: tuple[int, ...]  # ascending; when it sounds
+    slots: tuple[int, ...]  # ascending
 
 
 @dataclass(frozen=True, eq=False)
 class SoundingRoom:
-    """A room and those of its shapes that sound, in the order of their first notes."""
+    """A room, and the voices of the shapes that sound, in the order of their first notes."""
 
     scene: Scene
     voices: tuple[Voice, ...]
 
     @property
     def shapes(self) -> tuple[str, ...]:
-        """All shapes in the room, each of which may sound for all one sees."""
+        """Return all shapes in the room, whether or not they sound."""
         there = {thing.shape for thing in self.scene.objects}
         return tuple(shape for shape in SHAPES if shape in there)
 
 
 def add_sound(scene: Scene, seed: int) -> SoundingRoom:
-    """Let one to all shapes of a room sound, one to three times each, all at different levels."""
+    """Let some or all shapes of a room sound, one to three times each, at different levels."""
     random = np.random.default_rng([seed, scene.index, 1])  # the room itself took [seed, index]
     shapes = SoundingRoom(scene, ()).shapes
     sounding = random.permutation(shapes)[: random.integers(1, len(shapes) + 1)]
@@ -84,7 +84,7 @@ def add_sound(scene: Scene, seed: int) -> SoundingRoom:
 
 
 def waveform(room: SoundingRoom) -> NDArray[np.float32]:
-    """The sound of a room, (N,) mono samples in −1…1 at 16 kHz, over quiet noise."""
+    """Return the sound of a room over quiet noise, (N,) mono samples in −1…1 at 16 kHz."""
     random = np.random.default_rng(room.scene.index)
     samples = _NOISE * random.standard_normal(round(DURATION_S * SAMPLE_RATE))
     for voice in room.voices:
@@ -96,7 +96,7 @@ def waveform(room: SoundingRoom) -> NDArray[np.float32]:
 
 
 def _note(shape: str, pitch: float) -> NDArray[np.float64]:
-    """A note of root mean square 1."""
+    """Return a note of root mean square 1."""
     t = np.arange(round(_NOTE_S * SAMPLE_RATE)) / SAMPLE_RATE  # s
     turns = pitch * t
     match shape:
@@ -107,10 +107,8 @@ def _note(shape: str, pitch: float) -> NDArray[np.float64]:
         case "cylinder":
             partials = np.sin(2 * np.pi * turns) + np.sin(2 * np.pi * 1.4 * turns)
             note = partials * np.exp(-t / _DECAY_S)
-        case "cone":  # from the pitch to 1.5 times the pitch
+        case _:  # a cone: from the pitch to 1.5 times the pitch
             note = np.sin(2 * np.pi * turns * (1 + t / _NOTE_S / 4))
-        case _:
-            raise ValueError(f"{shape!r} has no voice; shapes: {', '.join(PITCHES)}")
     fade = np.minimum(1, np.minimum(t, t[::-1]) / _FADE_S)
     note = note * np.sin(np.pi / 2 * fade) ** 2
     loud: NDArray[np.float64] = note / np.sqrt(np.mean(note**2))

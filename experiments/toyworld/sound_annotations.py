@@ -1,14 +1,13 @@
 """Questions about sounding rooms in the official formats of AVSD, AVQA, MUSIC-AVQA and AVUT.
 
-AVSD's dialogues first ask for what one sees, then for what one hears. Where only the last answer
-counts, in validation and test, no other question is for hearing, or an earlier answer could give
+AVSD's dialogues first ask about what is visible, then about what is audible. In validation and test
+only the last answer counts, so only the last question requires hearing: earlier answers could give
 the last one away.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +28,7 @@ _REFERENCES = (
     "that would be {} .",
 )
 
-# Kind → question_relation and question_type, of the official sets.
+# Kind → question_relation and question_type of the official data.
 _AVQA: Final = {
     "which": ("Sound", "Which"),
     "silent": ("Both", "Which"),
@@ -38,7 +37,7 @@ _AVQA: Final = {
     "shapes": ("Sound", "Happening"),
     "colour": ("Both", "Come From"),
 }
-# Kind → task_type of AVUT, whose matching tasks ask what is to be seen of what is heard.
+# Kind → task_type of AVUT, whose matching tasks relate what is seen to what is heard.
 _AVUT: Final = {
     "which": "Audio Information Extraction",
     "silent": "Audio Object Matching",
@@ -47,6 +46,7 @@ _AVUT: Final = {
     "shapes": "Audio Content Counting",
     "colour": "Audio Object Matching",
 }
+# Kind → modality and type of MUSIC-AVQA.
 _MUSIC: Final = {
     "which": ("Audio-Visual", "Temporal"),
     "silent": ("Audio-Visual", "Existential"),
@@ -59,29 +59,24 @@ _MUSIC: Final = {
     "colour": ("Audio-Visual", "Comparative"),
     "where": ("Audio-Visual", "Location"),
 }
-# Kinds of question for sight alone, which MUSIC-AVQA has too.
+# The same for visual questions, which MUSIC-AVQA has too.
 _MUSIC_SEEN: Final = {"count": ("Visual", "Counting"), "where": ("Visual", "Location")}
 
 
 def annotation_files(rooms: Sequence[SoundingRoom], split: Split) -> dict[str, Any]:
-    """Path → content of the files of a split; AVQA has none for test, AVUT none for val."""
-    files = {f"music_avqa/avqa-{split}.json": music_avqa(rooms)} | _avsd_files(rooms, split)
+    """Return path → content of a split's files; AVQA has no test file, and AVUT no val file."""
+    files = {f"music_avqa/avqa-{split}.json": _music_avqa(rooms)} | _avsd_files(rooms, split)
     if split != "test":
-        files[f"avqa/{split}_qa.json"] = avqa(rooms)
+        files[f"avqa/{split}_qa.json"] = _avqa(rooms)
     if split != "val":
-        files[f"avut/AV_{'Gemini' if split == 'train' else 'Human'}_data.json"] = avut(rooms, split)
+        files[f"avut/AV_{'Gemini' if split == 'train' else 'Human'}_data.json"] = _avut(
+            rooms, split
+        )
     return files
 
 
-def write_annotations(out: Path, rooms: Sequence[SoundingRoom], split: Split) -> None:
-    """Write the annotation files of a split, in a folder for each benchmark."""
-    for name, content in annotation_files(rooms, split).items():
-        (out / name).parent.mkdir(exist_ok=True)
-        (out / name).write_text(json.dumps(content))
-
-
-def music_avqa(rooms: Sequence[SoundingRoom]) -> list[dict[str, Any]]:
-    """Records of a MUSIC-AVQA file; ``anser`` is official."""
+def _music_avqa(rooms: Sequence[SoundingRoom]) -> list[dict[str, Any]]:
+    """Return the records of a MUSIC-AVQA file; ``anser`` is the official spelling."""
     records = []
     for room in rooms:
         asked = [
@@ -105,8 +100,8 @@ def music_avqa(rooms: Sequence[SoundingRoom]) -> list[dict[str, Any]]:
     return records
 
 
-def avqa(rooms: Sequence[SoundingRoom]) -> list[dict[str, Any]]:
-    """Records of an AVQA file: the kinds with four answers to choose from."""
+def _avqa(rooms: Sequence[SoundingRoom]) -> list[dict[str, Any]]:
+    """Return the records of an AVQA file: the kinds with four answers to choose from."""
     records = []
     for room, number, question, choices in _multiple_choice(rooms):
         relation, kind_type = _AVQA[question.kind]
@@ -125,10 +120,11 @@ def avqa(rooms: Sequence[SoundingRoom]) -> list[dict[str, Any]]:
     return records
 
 
-def avut(rooms: Sequence[SoundingRoom], split: Split) -> list[dict[str, Any]]:
-    """Records of an AVUT file: the questions of AVQA, each letter right as often as the others.
+def _avut(rooms: Sequence[SoundingRoom], split: Split) -> list[dict[str, Any]]:
+    """Return the records of an AVUT file: the questions of AVQA with balanced letters.
 
-    So it is, but for one, among all questions, those of a task, and those with the same words.
+    The numbers of answers A, B, C and D differ by at most one: among all questions, among those of
+    a task, and among those with the same words.
     """
     asked = sorted(_multiple_choice(rooms), key=lambda item: (_AVUT[item[2].kind], item[2].text))
     records = []
@@ -154,7 +150,7 @@ def avut(rooms: Sequence[SoundingRoom], split: Split) -> list[dict[str, Any]]:
 def _multiple_choice(
     rooms: Sequence[SoundingRoom],
 ) -> Iterator[tuple[SoundingRoom, int, HeardQuestion, list[str]]]:
-    """Room, number, question, and four choices in random order."""
+    """Yield room, number, question, and four choices in random order."""
     for room in rooms:
         random = np.random.default_rng(room.scene.index)
         asked = [question for question in heard_questions(room) if question.kind in CHOICES]
@@ -165,7 +161,7 @@ def _multiple_choice(
 def _four_choices(
     room: SoundingRoom, question: HeardQuestion, random: np.random.Generator
 ) -> list[str]:
-    """The answer among three others, by preference those that are in the room."""
+    """Return the answer among three others, which preferably are in the room."""
     there = {thing.colour for thing in room.scene.objects} | set(room.shapes)
     others = [choice for choice in CHOICES[question.kind] if choice != question.answer]
     others = sorted(random.permutation(others).tolist(), key=lambda choice: choice not in there)
@@ -212,12 +208,12 @@ def _dialog(room: SoundingRoom, split: Split) -> dict[str, Any]:
 
 
 def _spaced(text: str) -> str:
-    """Lower case with a space before the mark, as AVSD writes its questions."""
+    """Write a question as AVSD does: lower case, with a space before the mark."""
     return text.lower().replace("?", " ?")
 
 
 def _references(dialogs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Six wordings of each last answer in COCO's caption format."""
+    """Return six wordings of each last answer in COCO's caption format."""
     images: list[dict[str, Any]] = []
     captions: list[dict[str, Any]] = []
     for number, dialog in enumerate(dialogs, 1):

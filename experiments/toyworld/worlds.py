@@ -1,46 +1,40 @@
-"""The toy worlds by name, and what each of them must know how to do.
+"""The toy worlds by name, and what each of their modules defines.
 
-A world makes its clips one by one, in worker processes; from the facts that come back it writes the
-annotation files of each split and a picture of what it holds.
+A world makes its clips one by one, in worker processes. From the facts that ``make`` returns it
+writes the annotation files and draws a contact sheet.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from datamodules.samples import Split
-from experiments.toyworld.ego import Takes
-from experiments.toyworld.fast import BlinkingRooms
-from experiments.toyworld.rooms import Rooms
-from experiments.toyworld.sounding_rooms import SoundingRooms
+from experiments.toyworld import blinking_rooms, ego, rooms, sounding_rooms
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class World(Protocol):
-    """One kind of toy world; everything follows from the arguments, byte for byte."""
+    """One toy world; everything follows from the arguments, byte for byte."""
 
-    @property
-    def name(self) -> str:
-        """What it is asked for by, and the name of its folder in ``data/toyworld``."""
-
-    def make(self, out: Path, seed: int, index: int, size: int) -> Any:
-        """Write the media of clip ``index`` under ``out``, in pictures of ``size`` × ``size``.
-
-        No file has its final name before it is complete.
+    def make(self, out: Path, seed: int, index: int) -> Any:
+        """Write the media of clip ``index`` under ``out``, each file complete or absent.
 
         Returns:
             Facts about the clip, from which questions follow; they can be pickled.
         """
 
-    def annotate(self, out: Path, split: Split, facts: Sequence[Any]) -> None:
-        """Write the annotation files of a split; train comes first, then val, then test."""
+    def annotate(self, out: Path, splits: Mapping[Split, Sequence[Any]]) -> None:
+        """Write the annotation files, given the facts of each split's clips."""
 
-    def draw(self, facts: Sequence[Any], out: Path, path: Path, size: int) -> None:
-        """Draw some clips of the world in ``out`` with questions and answers, as PNG."""
+    def draw(self, figure: "Figure", out: Path, facts: Sequence[Any]) -> None:
+        """Draw some clips of the world in ``out`` with questions and answers."""
 
 
 WORLDS: Final[Mapping[str, World]] = {
-    "3d": Rooms(),
-    "audio": SoundingRooms(),
-    "highfps": BlinkingRooms(),
-    "ego": Takes(),
+    "3d": rooms,
+    "audio": sounding_rooms,
+    "highfps": blinking_rooms,
+    "ego": ego,
 }

@@ -1,4 +1,4 @@
-"""The shipped miniature is an ordinary Hugging Face folder that knows toy rooms."""
+"""The shipped miniature is an ordinary Hugging Face folder, and answers about toy rooms."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
 
-from experiments.miniature.card import Reader
+from experiments.miniature.card import Answerer
 from experiments.miniature.packing import Packer
 from experiments.toyworld.questions import ONE_OBJECT, questions
 from experiments.toyworld.render import render_scene
@@ -27,8 +27,8 @@ print(*sorted({name.split(".")[0] for name in sys.modules}))
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return Reader(MINIATURE)
+def answerer() -> Answerer:
+    return Answerer(MINIATURE)
 
 
 def test_it_loads_without_this_package(tmp_path):
@@ -43,7 +43,7 @@ def test_it_is_small():
 
 
 @pytest.mark.parametrize("frames", [1, 4, 7])
-def test_a_video_is_sixteen_tokens_a_frame_and_a_newline(frames):
+def test_a_video_has_sixteen_tokens_per_frame_and_a_newline(frames):
     processor = AutoProcessor.from_pretrained(MINIATURE)
     video = np.zeros((frames, 64, 64, 3), np.uint8)
     ids = processor(text="<video>", videos=[video], return_tensors="pt")["input_ids"]
@@ -51,8 +51,8 @@ def test_a_video_is_sixteen_tokens_a_frame_and_a_newline(frames):
     assert (ids == video_token).sum() == 16 * frames + 1
 
 
-def test_it_answers_what_it_sees_in_new_rooms(reader):
-    """Far above guessing on every kind; the card has the exact figures."""
+def test_it_answers_what_it_sees_in_new_rooms(answerer):
+    """Far better than guessing on every kind; the card has the exact figures."""
     right: dict[str, list[bool]] = defaultdict(list)
     for index in range(24):
         scene = sample_scene(77, index)
@@ -60,16 +60,16 @@ def test_it_answers_what_it_sees_in_new_rooms(reader):
         first = {q.kind: q for q in reversed(questions(scene))}
         for kind in ONE_OBJECT:
             if kind in first:
-                said = reader.answer(video, first[kind].text)
+                said = answerer.answer(video, first[kind].text)
                 right[kind].append(said == first[kind].answer)
     for kind in ONE_OBJECT:
         assert np.mean(right[kind]) >= 0.8, kind
 
 
-def test_questions_in_one_sequence_are_answered_as_if_alone(reader):
-    """The training's packing: same logits as one question a sequence through the processor."""
-    model: LlavaOnevisionForConditionalGeneration = reader.model
-    tokenizer = reader.processor.tokenizer
+def test_questions_in_one_sequence_are_answered_independently(answerer):
+    """Packing gives the same logits as one question per sequence through the processor."""
+    model: LlavaOnevisionForConditionalGeneration = answerer.model
+    tokenizer = answerer.processor.tokenizer
     scene = sample_scene(77, 3)
     asked = questions(scene)[:6]
     video = render_scene(scene).colour
@@ -91,6 +91,6 @@ def test_questions_in_one_sequence_are_answered_as_if_alone(reader):
             prompt = tokenizer.apply_chat_template(
                 message, tokenize=False, add_generation_prompt=True
             )
-            inputs = reader.processor(text=prompt, videos=[video], return_tensors="pt")
+            inputs = answerer.processor(text=prompt, videos=[video], return_tensors="pt")
             alone = model(**inputs).logits[0, -1]
             assert_close(model.lm_head(together[index]), alone, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""The example of the README that adds a modality: it aligns, and it is as short as promised."""
+"""The documented example of a new modality can be aligned, and is as short as promised."""
 
 import json
 import sys
@@ -46,20 +46,20 @@ def test_an_accelerometer_is_aligned(tmp_path, monkeypatch):
     assert (tmp_path / "run" / "adapters" / "vision-accelerometer").is_dir()
 
 
-def test_an_axis_is_a_colour_and_a_frequency_a_row(tmp_path):
+def test_axes_are_colours_and_frequencies_are_rows(tmp_path):
     for axis in range(3):
-        picture = draw(write_trace(tmp_path / "a.csv", 25, axis))[0]  # half of Nyquist
-        assert picture.shape[:2] == (3, 33)
-        assert picture.float().mean((1, 2)).argmax() == axis
-        assert picture[axis].float().mean(1).argmax() == 16
+        frame = draw(write_trace(tmp_path / "a.csv", 25, axis))[0]  # half of Nyquist
+        assert frame.shape[:2] == (3, 33)
+        assert frame.float().mean((1, 2)).argmax() == axis
+        assert frame[axis].float().mean(1).argmax() == 16
 
 
-def test_a_file_that_is_no_trace_is_bad(tmp_path):
+def test_a_file_that_is_not_a_trace_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("1,2\n" * 80)
     with pytest.raises(BadSample, match="no trace"):
         draw(tmp_path / "a.csv")
 
 
-def test_it_is_one_short_file_and_one_configuration():
+def test_it_is_one_short_file():
     code = (EXAMPLE / "accelerometer.py").read_text().splitlines()
     assert len([line for line in code if line.strip()]) <= 40

@@ -102,7 +102,7 @@ class Job:
         self.halt.with_suffix(".reached").unlink()
         found = self.cluster.wait_for_state(self.id, state)
         assert set(re.findall(r"Exited with exit code (\d+)", self.words())) == {"75"}
-        assert ("goes back into the queue" in self.words()) == requeued, self.words()
+        assert ("returns to the queue" in self.words()) == requeued, self.words()
         return found
 
     def _wait_for(self, suffix, states=()) -> None:

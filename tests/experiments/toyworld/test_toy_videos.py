@@ -1,4 +1,4 @@
-"""Toy videos: pictures and sound come back in time with each other, the same bytes each time."""
+"""Toy videos: frames and sound are in time with each other, and the bytes are reproducible."""
 
 import errno
 from pathlib import Path
@@ -17,7 +17,7 @@ CLICK = 1.25  # s
 
 
 def click() -> NDArray[np.float32]:
-    """A short tone at a known moment of 2 s."""
+    """A short tone at a known time in 2 s."""
     t = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     tone: NDArray[Any] = 0.5 * np.sin(2 * np.pi * 1000 * t) * (np.abs(t - CLICK) < 0.02)
     return tone.astype(np.float32)
@@ -38,7 +38,7 @@ def decode(path: Path) -> tuple[list[float], NDArray[np.uint8], list[float], NDA
     )
 
 
-def test_pictures_keep_their_moments_and_colours(tmp_path: Path) -> None:
+def test_frames_keep_their_timestamps_and_colours(tmp_path: Path) -> None:
     write_video(tmp_path / "v.mp4", FRAMES, 3)
     times, frames, blocks, _ = decode(tmp_path / "v.mp4")
     assert times == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3], abs=1e-3)
@@ -58,13 +58,15 @@ def test_sound_is_where_it_was_put(tmp_path: Path) -> None:
     assert len(samples) / SAMPLE_RATE == pytest.approx(2, abs=0.07)  # a block of AAC is 64 ms
 
 
-def test_the_same_video_is_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_video_has_the_same_bytes(tmp_path: Path) -> None:
     for name in "abcdef":
         write_video(tmp_path / name, FRAMES, 3, click())
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
-def test_no_half_video_has_a_final_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_video_has_no_final_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, content: bytes) -> None:
         with path.open("wb") as file:
             file.write(content[:100])

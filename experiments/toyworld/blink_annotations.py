@@ -1,13 +1,12 @@
 """Questions about blinks in the formats of LLaVA-Video-178K, VideoMME, MVBench and MLVU.
 
-Training clips go to LLaVA-Video-178K, open-ended and multiple-choice, as it was made for training.
-The other three were made for tests alone: validation clips go to MVBench, test clips to VideoMME
-and MLVU. LLaVA-Video-178K and VideoMME name files in ``videos/``, MVBench and MLVU files in a
-folder of the task (:func:`video_places`).
+Training clips go to LLaVA-Video-178K, open-ended and multiple-choice. The other three are test
+sets: validation clips go to MVBench, test clips to VideoMME and MLVU. LLaVA-Video-178K and VideoMME
+name files in ``videos/``, MVBench and MLVU name files in a folder per task (:func:`video_paths`).
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -16,12 +15,10 @@ from experiments.toyworld.blink_questions import blink_questions, first_within, 
 from experiments.toyworld.blinks import FPS, FRAMES, PARTS, BlinkClip
 from experiments.toyworld.questions import ToyQuestion
 
-_LLAVA_VIDEO: Final = "llava_video/0_30_s_toyworld_{form}_v0_1_qa_processed.json"
 _SOURCE: Final = "0_30_s_toyworld_v0_1"
 _LETTER_ONLY: Final = "Please respond with only the letter of the correct answer."
-_TURNS = 2  # questions of a multiple-choice conversation
 
-# Kind of question → task. VideoMME always has four options, which two-answer kinds lack.
+# Kind of question → task. VideoMME always has four options, so kinds with two answers are missing.
 _VIDEOMME_TASKS: Final = {
     "count": "Counting Problem",
     "first": "Object Recognition",
@@ -41,7 +38,7 @@ _MVBENCH_FOLDERS: Final = {  # from MVBench's notebook
     "character_order": "perception/videos",
     "action_sequence": "star/Charades_v1_480",
 }
-_MLVU_TASKS: Final = {  # file, and what the file calls itself inside
+_MLVU_TASKS: Final = {  # name of the file, and the question_type inside it
     "side": ("1_plotQA", "plotQA"),
     "sooner": ("1_plotQA", "plotQA"),
     "first": ("2_needle", "findNeedle"),
@@ -50,44 +47,47 @@ _MLVU_TASKS: Final = {  # file, and what the file calls itself inside
     "order": ("5_order", "order"),
 }
 
+Files = dict[str, list[dict[str, Any]]]
+"""Path → records."""
 
-def fast_annotations(clips: Sequence[BlinkClip], split: Split) -> dict[str, list[dict[str, Any]]]:
-    """File name → content of a split's annotation files."""
+
+def annotation_files(clips: Sequence[BlinkClip], split: Split) -> Files:
+    """Return the content of a split's annotation files."""
     match split:
         case "train":
-            return llava_video(clips)
+            return _llava_video(clips)
         case "val":
-            return mvbench(clips)
+            return _mvbench(clips)
         case "test":
-            return videomme(clips) | mlvu(clips)
+            return _videomme(clips) | _mlvu(clips)
 
 
-def video_places(files: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """Paths at which MVBench and MLVU look for the videos of their annotation files."""
-    places = set()
+def video_paths(files: Files) -> list[str]:
+    """Return the paths at which MVBench and MLVU look for the videos of annotation files."""
+    paths = set()
     for name, records in files.items():
-        path = PurePosixPath(name)
-        benchmark, task = path.parts[0], path.stem
+        benchmark, task = PurePosixPath(name).parts[0], PurePosixPath(name).stem
         if benchmark in ("mvbench", "mlvu"):
             folder = _MVBENCH_FOLDERS.get(task, task)
-            places |= {f"{benchmark}/video/{folder}/{record['video']}" for record in records}
-    return sorted(places)
+            paths |= {f"{benchmark}/video/{folder}/{record['video']}" for record in records}
+    return sorted(paths)
 
 
-def llava_video(clips: Sequence[BlinkClip]) -> dict[str, list[dict[str, Any]]]:
-    """LLaVA-Video-178K's two files: a question a record, and two multiple choices a record."""
-    files: dict[str, list[dict[str, Any]]] = {}
-    for form, turns in (("oe", 1), ("mc", _TURNS)):
-        files[_LLAVA_VIDEO.format(form=form)] = [
-            _conversation(clip, part, form == "mc")
+def _llava_video(clips: Sequence[BlinkClip]) -> Files:
+    """Two files: records of one open-ended question, and of two multiple-choice questions."""
+    files: Files = {}
+    for form, turns in (("oe", 1), ("mc", 2)):
+        files[f"llava_video/0_30_s_toyworld_{form}_v0_1_qa_processed.json"] = [
+            _conversation(clip, asked[i : i + turns], form == "mc")
             for clip in clips
-            for part in _runs(blink_questions(clip), turns)
+            for asked in (blink_questions(clip),)
+            for i in range(0, len(asked), turns)
         ]
     return files
 
 
-def videomme(clips: Sequence[BlinkClip]) -> dict[str, list[dict[str, Any]]]:
-    """VideoMME's template, to be filled in with responses."""
+def _videomme(clips: Sequence[BlinkClip]) -> Files:
+    """VideoMME's template for responses."""
     return {
         "videomme/output_test_template.json": [
             {
@@ -100,9 +100,7 @@ def videomme(clips: Sequence[BlinkClip]) -> dict[str, list[dict[str, Any]]]:
                         "question_id": f"{clip.name}-{number}",
                         "task_type": _VIDEOMME_TASKS[question.kind],
                         "question": question.text,
-                        "options": [
-                            f"{letter}. {text}" for letter, text in _lettered(clip, question)
-                        ],
+                        "options": _lettered(clip, question),
                         "answer": _letter(clip, question),
                         "response": "",
                     }
@@ -114,22 +112,22 @@ def videomme(clips: Sequence[BlinkClip]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def mvbench(clips: Sequence[BlinkClip]) -> dict[str, list[dict[str, Any]]]:
-    """MVBench's files, a task each; one of them asks about a part of the video."""
+def _mvbench(clips: Sequence[BlinkClip]) -> Files:
+    """One file per task; one of the tasks asks about a part of the video."""
     tasks = defaultdict(list)
     for clip in clips:
         for question in blink_questions(clip):
             if question.kind in _MVBENCH_TASKS:
                 tasks[_MVBENCH_TASKS[question.kind]].append(_candidates(clip, question))
-        for part in PARTS:
-            for question in first_within(clip, part):
-                bounds = dict(zip(("start", "end"), part, strict=True))
+        for start, end in PARTS:
+            for question in first_within(clip, (start, end)):
+                bounds = {"start": start, "end": end}
                 tasks[_MVBENCH_BOUNDED].append(_candidates(clip, question) | bounds)
     return {f"mvbench/json/{task}.json": records for task, records in tasks.items()}
 
 
-def mlvu(clips: Sequence[BlinkClip]) -> dict[str, list[dict[str, Any]]]:
-    """MLVU's files, a task each."""
+def _mlvu(clips: Sequence[BlinkClip]) -> Files:
+    """One file per task."""
     tasks = defaultdict(list)
     for clip in clips:
         for question in blink_questions(clip):
@@ -148,8 +146,7 @@ def _conversation(
     for question in asked:
         text, answer = question.text, question.answer
         if multiple_choice:
-            choices = [f"{letter}. {choice}" for letter, choice in _lettered(clip, question)]
-            text = "\n".join([text, *choices, _LETTER_ONLY])
+            text = "\n".join([text, *_lettered(clip, question), _LETTER_ONLY])
             answer = f"{_letter(clip, question)}."
         turns += [{"from": "human", "value": text}, {"from": "gpt", "value": answer}]
     turns[0]["value"] = f"<image>\n{turns[0]['value']}"
@@ -159,10 +156,6 @@ def _conversation(
         "data_source": _SOURCE,
         "video": f"{clip.name}.mp4",
     }
-
-
-def _runs(asked: Sequence[ToyQuestion], length: int) -> list[Sequence[ToyQuestion]]:
-    return [asked[i : i + length] for i in range(0, len(asked), length)]
 
 
 def _candidates(clip: BlinkClip, question: ToyQuestion) -> dict[str, Any]:
@@ -179,8 +172,9 @@ def _with_four_options(clip: BlinkClip) -> list[ToyQuestion]:
     return [question for question in asked if len(options(clip, question)) == 4]
 
 
-def _lettered(clip: BlinkClip, question: ToyQuestion) -> list[tuple[str, str]]:
-    return list(zip("ABCD", options(clip, question), strict=False))
+def _lettered(clip: BlinkClip, question: ToyQuestion) -> list[str]:
+    shown = zip("ABCD", options(clip, question), strict=False)
+    return [f"{letter}. {text}" for letter, text in shown]
 
 
 def _letter(clip: BlinkClip, question: ToyQuestion) -> str:

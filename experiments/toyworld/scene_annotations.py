@@ -1,8 +1,8 @@
 """Toy questions in the official annotation formats of ScanQA v1.0 and SQA3D v1.0.
 
-Questions go to the two benchmarks in turns, and scenes take turns in which is first, so that every
-kind is in both. Unlike the official ScanQA test files, which keep their answers back, the toy
-world's test file has them.
+Questions alternate between the two benchmarks, and scenes alternate in which comes first, so that
+both get every kind. The official ScanQA test files withhold their answers; the toy world's does
+not.
 """
 
 from collections.abc import Sequence
@@ -28,16 +28,17 @@ _FIRST_SQA3D_ID = 220602000000
 
 
 def scanqa(scenes: Sequence[Scene], split: str) -> list[dict[str, Any]]:
-    """Records of a ScanQA file."""
+    """Return the records of a ScanQA file."""
     records = []
     for scene in scenes:
         for number, question in enumerate(_asked(scene)[scene.index % 2 :: 2]):
             objects = list(question.objects) or list(range(len(scene.objects)))
+            named = [scene.objects[k] for k in objects]
             records.append(
                 {
                     "answers": [question.answer],
                     "object_ids": objects,
-                    "object_names": [_object_name(scene, k) for k in objects],
+                    "object_names": [f"{thing.colour} {thing.shape}" for thing in named],
                     "question": question.text,
                     "question_id": f"{split}-{scene.name.removesuffix('_00')}-{number}",
                     "scene_id": scene.name,
@@ -47,7 +48,7 @@ def scanqa(scenes: Sequence[Scene], split: str) -> list[dict[str, Any]]:
 
 
 def sqa3d(scenes: Sequence[Scene], split: str) -> dict[str, dict[str, Any]]:
-    """File name → content of SQA3D's two files of a split: questions, and their answers."""
+    """Return file name → content of the two files of a split: questions, and their answers."""
     asked = [(s, question) for s in scenes for question in _asked(s)[1 - s.index % 2 :: 2]]
     first = _FIRST_SQA3D_ID + {"train": 0, "val": 1, "test": 2}[split] * 10_000_000
     head = {
@@ -69,7 +70,7 @@ def sqa3d(scenes: Sequence[Scene], split: str) -> dict[str, dict[str, Any]]:
 
 
 def _asked(scene: Scene) -> list[ToyQuestion]:
-    """All questions on distances, and of each other kind two at most, lest they drown."""
+    """Return all questions about distances, and at most two of each other kind."""
     random = np.random.default_rng(scene.index)
     every = questions(scene)
     asked: list[ToyQuestion] = []
@@ -109,7 +110,3 @@ def _sqa3d_answer(number: int, scene: Scene, question: ToyQuestion) -> dict[str,
         },
         "position": {"x": x, "y": y, "z": z},
     }
-
-
-def _object_name(scene: Scene, k: int) -> str:
-    return f"{scene.objects[k].colour} {scene.objects[k].shape}"
