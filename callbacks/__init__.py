@@ -1,4 +1,4 @@
-"""What happens around fitting: guidance before it, adapters, a report and scores after it."""
+"""Callbacks around fitting: guidance before it; adapters, a report and scores after it."""
 
 from callbacks.adapter_checkpoint import AdapterCheckpoint
 from callbacks.alignment_report import AlignmentReport

@@ -1,4 +1,4 @@
-"""Keeps what was trained, and only that, in folders: of adapters, plain PEFT ones."""
+"""Saves what was trained as plain PEFT folders."""
 
 import json
 
@@ -11,15 +11,15 @@ from vlynx_pl.io.errors import UserError
 
 
 class AdapterCheckpoint(Callback):
-    """Writes ``adapters/vision-<modality>/`` or ``llm-<task>/`` into the run folder every epoch.
+    """Writes ``adapters/vision-<modality>/`` or ``adapters/llm-<task>/`` after every epoch.
 
     A folder is replaced as a whole or not at all, and loads with plain ``peft``. Its
-    ``made_with.json`` names the backbone and how frames were made.
+    ``made_with.json`` names the backbone and tells how frames were made.
     """
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse frames that are drawn otherwise than those a modality was aligned on."""
+        """Refuse frames drawn with other settings than those a modality was aligned on."""
         here = json.loads(json.dumps(data(trainer).drawing))
         for name, made_with in expect_module(pl_module, AdapterTraining).made_with.items():
             drawn, now = made_with.get("drawing", {}).get(name), here.get(name)
@@ -35,7 +35,9 @@ class AdapterCheckpoint(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not (run_folder(trainer) / "adapters").exists():  # it began at the end of another run
+        if not (
+            run_folder(trainer) / "adapters"
+        ).exists():  # started after the last epoch of another run
             self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,8 +25,8 @@ def save_figure(gaps: dict[str, InterfaceGap], guidance: InterfaceGuidance, path
     attention.xaxis.set_major_locator(MaxNLocator(integer=True))
     attention.legend()
     panels = (
-        (mean, "token_mean", "Token mean, one dot a channel"),
-        (variance, "token_var", "Token variance, one dot a channel"),
+        (mean, "token_mean", "Token mean, one dot per channel"),
+        (variance, "token_var", "Token variance, one dot per channel"),
     )
     for panel, name, title in panels:
         target = getattr(guidance, name).cpu()

@@ -1,10 +1,11 @@
-"""Shows what alignment did: distances to the video interface before → after, and health.
+"""Reports what alignment did: distances to the video interface before and after, and health.
 
-The attention loss alone has a degenerate minimum: tokens that no longer depend on their input. A
-user must see that happen, so the table says how much variation is left, relative to RGB video.
+The attention loss alone has a degenerate minimum: tokens that no longer depend on their input. So
+the table shows how much variation is left, relative to RGB video.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from typing import Any, Final
@@ -13,6 +14,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
@@ -34,36 +36,36 @@ from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
 from vlynx_pl.runs.provenance import last_session
 
-_NEAR: Final = 1.5  # times RGB video's L_attn: the study's senses have 1.3 or less, or 3.8
+_NEAR: Final = 1.5  # times RGB video's L_attn; modalities of the study have up to 1.3, or 3.8
 _KEPT: Final = "It is measured anew, and nothing else is lost. Run the same command again to go on."
 
 
 class AlignmentReport(Callback):
     """Measures held-out modality frames before and after fitting, beside plain RGB video.
 
-    Writes ``report.json``, which also marks the run as finished, and ``alignment.png`` into the run
-    folder; :meth:`show` prints the table, as the command line does at the end. Each rank measures
-    its share; what was measured before fitting is kept in checkpoints.
+    Writes ``alignment.png`` and ``report.json`` into the run folder; the latter marks the run as
+    finished. :meth:`show` prints the table. Each process measures its share of the batches, and
+    what was measured before fitting is kept in checkpoints.
 
     Args:
-        max_batches: measure at most so many batches of each stream, counted over all ranks; RGB
-            videos are read one a batch, modality frames ``data.batch_size`` clips a batch.
-        healthy_share: warn when less than this share of the between-sample variance or effective
-            rank is left, of that before alignment or of the RGB video tokens', the smaller. In
-            experiments/paper a tenth of the variance was of no use, and a third better than before;
-            tokens that are merely worse than unaligned ones are not found by this.
+        max_batches: most batches to measure of each stream, over all ranks. A batch is one RGB
+            video, or ``data.batch_size`` clips of modality frames.
+        healthy_share: warn when the between-sample variance or the effective rank falls below this
+            share of its value before alignment or for RGB video, whichever is smaller. In
+            experiments/paper, tokens with a tenth of the variance were useless, and with a third
+            better than before alignment. Tokens that are only slightly worse are not detected.
     """
 
     def __init__(self, max_batches: int = 32, healthy_share: float = 0.25) -> None:
         self.max_batches = max_batches
         self.healthy_share = healthy_share
         self.gaps: dict[str, InterfaceGap] = {}
-        self.modality = self.safeguard = ""  # what is aligned, and what keeps tokens from collapse
+        self.modality = self.safeguard = ""  # the setting that keeps tokens from collapsing
 
     @property
     @override
     def state_key(self) -> str:
-        # What was measured on other batches is not taken from a checkpoint.
+        # A checkpoint's measurements count only if they are of the same batches.
         return self._generate_state_key(max_batches=self.max_batches)
 
     @override
@@ -76,7 +78,7 @@ class AlignmentReport(Callback):
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.gaps = {}  # of a fit before this one; a checkpoint is loaded later
+        self.gaps = {}  # forget an earlier fit; a checkpoint is loaded later
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,37 +91,35 @@ class AlignmentReport(Callback):
         self.gaps["video"] = self._measure(module, videos, None, "RGB video")
         self.gaps["before"] = self._measure(module, held_out, None, "Before")
 
-    # Not on_train_end, which is left out where a run goes on that had ended its last epoch.
+    # Not in on_train_end, which Lightning skips in a run that goes on after its last epoch.
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_fast_dev_run(trainer):
             return
-        module, held_out = (
-            expect_module(pl_module, InterfaceAlignment),
-            data(trainer).val_dataloader(),
-        )
+        module = expect_module(pl_module, InterfaceAlignment)
+        held_out = data(trainer).val_dataloader()
         self.gaps["after"] = self._measure(module, held_out, module.modality, "After")
         if not writes_files(trainer):
             return
         run, self.modality = run_folder(trainer), module.modality
         self.safeguard, _ = module.objective.safeguard
         save_figure(self.gaps, module.guidance, run / "alignment.png")
-        save_logs(trainer)  # the report says that the run is finished, so all else comes first
+        save_logs(trainer)  # before the report, which marks the run as finished
+        report = {
+            **summary(self.gaps),
+            "warnings": self.warnings(),
+            "data": data(trainer).report(),
+            "provenance": last_session(run),
+        }
         with atomic_file(run / "report.json") as unfinished:
-            report: dict[str, Any] = {**summary(self.gaps), "warnings": self.warnings()}
-            report["data"] = data(trainer).report()
-            report["provenance"] = last_session(run)
             unfinished.write_text(json.dumps(report, indent=1))
 
     def warnings(self) -> list[str]:
-        """What a user must not overlook about the tokens after alignment."""
+        """Return what a user must know about the tokens after alignment."""
         return health_warnings(self.gaps, self.healthy_share, self.safeguard)
 
     def show(self) -> None:
-        """Print the table and warnings.
-
-        Apart from the hooks because the trainer's live progress bar would print over it.
-        """
+        """Print the table and the warnings, after the trainer's progress bar has ended."""
         if "after" not in self.gaps:
             return
         console = Console()
@@ -141,7 +141,7 @@ class AlignmentReport(Callback):
             for batch in track(islice(loader, total), f"Measuring: {what}", total):
                 if asked_to_stop():
                     raise Interrupted(f"Stopped while measuring, as asked. {_KEPT}")
-                if len(batch["frames"]):  # a rank may have nothing of the last batch
+                if len(batch["frames"]):  # a rank may have no part of the last batch
                     encoded = module.encode(batch["frames"].to(module.device), adapter)
                     meter.update(encoded.tokens, encoded.attention_gaps)
         barrier.wait(_KEPT)
@@ -151,16 +151,16 @@ class AlignmentReport(Callback):
 def health_warnings(
     gaps: dict[str, InterfaceGap], healthy_share: float, safeguard: str
 ) -> list[str]:
-    """What a user must not overlook: tokens that hardly depend on their input any more.
+    """Return a warning for each sign that the tokens hardly depend on their input any more.
 
     Args:
-        gaps: those of RGB video, before and after alignment.
+        gaps: of RGB video (``video``), and ``before`` and ``after`` alignment.
         healthy_share: see AlignmentReport.
         safeguard: the setting of the objective to raise.
     """
     warnings = []
     for sign in ("sample_variance", "effective_rank"):
-        # Data that varied little before alignment has not been collapsed by it.
+        # Data that varied little before alignment were not collapsed by it.
         healthy = healthy_share * min(getattr(gaps[when], sign) for when in ("video", "before"))
         if (left := getattr(gaps["after"], sign)) < healthy:
             warnings.append(
@@ -172,20 +172,20 @@ def health_warnings(
 
 
 def advice(gaps: dict[str, InterfaceGap], modality: str) -> list[str]:
-    """What to try where alignment may cost more than it brings: the sense was near to video."""
+    """Return what to try if the modality was so near to video that alignment may not help."""
     before, video = (float(gaps[when].attention.mean()) for when in ("before", "video"))
     if before > _NEAR * video:
         return []
     return [
         f"before alignment, attention answered {modality!r} as it answers video (L_attn "
-        f"{before:.2f}, RGB video {video:.2f}). In experiments/paper such senses gained nothing by "
-        "alignment, or lost; tune without as well, "
+        f"{before:.2f}, RGB video {video:.2f}). In experiments/paper such modalities gained "
+        "nothing from alignment, or lost; tune without it as well, "
         f"--model.streams.modalities='{{{modality}: base}}'"
     ]
 
 
 def summary(gaps: dict[str, InterfaceGap]) -> dict[str, dict[str, Any]]:
-    """The figures of the table, for machines."""
+    """Return the figures of the table as plain numbers."""
     return {
         when: {
             "attention_per_layer": gap.attention.tolist(),
@@ -200,37 +200,29 @@ def summary(gaps: dict[str, InterfaceGap]) -> dict[str, dict[str, Any]]:
 
 
 def table(gaps: dict[str, InterfaceGap], modality: str) -> Table:
-    """Rows of distances and health; columns RGB video, before, after."""
+    """Return a table of distances and health for RGB video, before and after."""
     video = gaps["video"]
     table = Table(title=f"Interface alignment of {modality!r} on held-out frames")
     for column in ("", "RGB video", "before", "after"):
         table.add_column(column, justify="left" if column == "" else "right")
 
-    def row(name: str, values: dict[str, str]) -> None:
-        table.add_row(name, *(values[when] for when in ("video", "before", "after")))
+    def row(name: str, figure: Callable[[InterfaceGap], str]) -> None:
+        table.add_row(name, *(figure(gaps[when]) for when in ("video", "before", "after")))
 
-    layers = torch.arange(len(video.attention)).tensor_split(min(3, len(video.attention)))
-    for group in layers:
-        name = f"L_attn, layers {int(group[0]) + 1}-{int(group[-1]) + 1}"
-        row(name, {k: f"{float(gap.attention[group].mean()):.4f}" for k, gap in gaps.items()})
-    row("L_stat", {k: f"{gap.stat:.2f}" for k, gap in gaps.items()})
-    row("  token mean, distance", {k: f"{gap.mean_distance:.2f}" for k, gap in gaps.items()})
-    row("  token variance, distance", {k: f"{gap.var_distance:.2f}" for k, gap in gaps.items()})
+    def layers(group: Tensor) -> Callable[[InterfaceGap], str]:
+        return lambda gap: f"{gap.attention[group].mean():.4f}"
+
+    def share(name: str) -> Callable[[InterfaceGap], str]:
+        whole = getattr(video, name)
+        return lambda gap: f"{getattr(gap, name) / whole:.0%}" if whole > 0 else "–"
+
+    for group in torch.arange(len(video.attention)).tensor_split(min(3, len(video.attention))):
+        row(f"L_attn, layers {int(group[0]) + 1}-{int(group[-1]) + 1}", layers(group))
+    row("L_stat", lambda gap: f"{gap.stat:.2f}")
+    row("  token mean, distance", lambda gap: f"{gap.mean_distance:.2f}")
+    row("  token variance, distance", lambda gap: f"{gap.var_distance:.2f}")
     table.add_section()
-    row(
-        "health: variance between samples",
-        {k: _share(gap.sample_variance, video.sample_variance) for k, gap in gaps.items()},
-    )
-    row(
-        "health: effective rank",
-        {
-            k: f"{_share(gap.effective_rank, video.effective_rank)} ({gap.effective_rank:.1f})"
-            for k, gap in gaps.items()
-        },
-    )
+    rank = share("effective_rank")
+    row("health: variance between samples", share("sample_variance"))
+    row("health: effective rank", lambda gap: f"{rank(gap)} ({gap.effective_rank:.1f})")
     return table
-
-
-def _share(part: float, whole: float) -> str:
-    """As a percentage, where there is anything to compare with."""
-    return f"{part / whole:.0%}" if whole > 0 else "–"

@@ -1,9 +1,8 @@
-"""Asks a benchmark's questions, scores the answers, and keeps what was said."""
+"""Asks a benchmark's questions, scores the answers and saves them."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -27,14 +26,7 @@ from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
-from vlynx_pl.metrics import (
-    Answered,
-    Scores,
-    failures,
-    headline,
-    table,
-    told,
-)
+from vlynx_pl.metrics import Answered, Scores, failures, headline, table, told
 from vlynx_pl.runs.provenance import last_session
 from vlynx_pl.tuning import InstructionTuning
 
@@ -43,32 +35,29 @@ class AnswerScores(Callback):
     """Scores the val questions after fitting, and the test questions in ``vlynx test``.
 
     Writes into the run folder ``predictions-<split>.jsonl``, ``submission-<split>.json`` in the
-    benchmark's own format where it has one, and ``scores-<split>.json``, which also marks the run
-    as finished unless it lists figures that ``failed``. The ten worst and the ten best answers with
-    their frames are drawn into ``answers-<split>.png``. Questions that were left out, or whose
-    media were, count as failed.
+    benchmark's own format if it has one, ``answers-<split>.png`` with the ten worst and the ten
+    best answers, and ``scores-<split>.json``. The scores mark the run as finished, unless they list
+    figures that ``failed``. Questions that were left out, or whose media were, count as failed.
 
-    Each rank answers its share. Until there are scores, answers are kept as they come (see
-    :class:`callbacks.kept_answers.KeptAnswers`): a run that is started again neither reads nor asks
+    Each process answers its share of the questions. Until they are scored, answers are kept on disk
+    (see :class:`callbacks.kept_answers.KeptAnswers`): the same command neither reads nor asks again
     about a clip whose questions were all answered.
-
-    The data module's benchmark says how answers are scored.
     """
 
     scores: Scores
 
     def __init__(self) -> None:
-        self._kept: KeptAnswers | None = None  # nothing is, in a fast_dev_run
+        self._kept: KeptAnswers | None = None  # None in a fast_dev_run
         self._earlier: dict[str, list[Answered]] = {}  # clip → answers of an earlier session
         self._barrier: InterruptibleBarrier | None = None
 
-    # Not on_train_end, which is left out where a run goes on that had ended its last epoch.
+    # Not in on_train_end, which Lightning skips in a run that goes on after its last epoch.
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if is_fast_dev_run(trainer):
             return
         module = expect_module(pl_module, InstructionTuning)
-        self._recall(trainer, module, "val")
+        self._load_earlier(trainer, module, "val")
         self._begin(trainer, module)
         loader = data(trainer).val_dataloader()
         for batch in track(loader, "Answering", len(loader)):
@@ -77,20 +66,19 @@ class AnswerScores(Callback):
             )
             with trainer.precision_plugin.test_step_context():
                 said = [module.answers(episode) for episode in left]
-            self._hear(trainer, left, said)
+            self._record(trainer, left, said)
         self._finish(trainer, module, "val")
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Before anything is computed, as it may be unknown, or need Java.
+        # Before anything is computed, since the protocol may be unknown or need Java.
         if (benchmark := data(trainer).benchmark) is None:
             raise UserError("tuning needs questions; give data.benchmark and data.objective=tuning")
         self.scores = Scores(benchmark.rules())
         self.scores.protocol.check()
-        # Loaders begin to read before on_test_start.
-        if stage == "test":
+        if stage == "test":  # before on_test_start, since loaders start to read before it
             module = expect_module(pl_module, InstructionTuning)
-            self._recall(trainer, module, data(trainer).test_split)
+            self._load_earlier(trainer, module, data(trainer).test_split)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,7 +93,7 @@ class AnswerScores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        batch[:] = self._unanswered(batch)  # in place: test_step is given the same list
+        batch[:] = self._unanswered(batch)  # in place, since test_step is given the same list
 
     @override
     def on_test_batch_end(
@@ -117,15 +105,15 @@ class AnswerScores(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._hear(trainer, batch, outputs["answers"])
+        self._record(trainer, batch, outputs["answers"])
 
     @override
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = expect_module(pl_module, InstructionTuning)
         self._finish(trainer, module, data(trainer).test_split)
 
-    def _recall(self, trainer: Trainer, module: InstructionTuning, split: str) -> None:
-        """Find the clips that an earlier session has answered all questions of."""
+    def _load_earlier(self, trainer: Trainer, module: InstructionTuning, split: str) -> None:
+        """Find the clips whose questions were all answered by an earlier session."""
         found: dict[str, Answered] = {}
         if not is_fast_dev_run(trainer):
             made_with = {
@@ -139,7 +127,7 @@ class AnswerScores(Callback):
                 "drawing": data(trainer).drawing,
             }
             self._kept = KeptAnswers(run_folder(trainer), split, made_with, trainer.global_rank)
-            # What the first rank reads, since all must leave out the same.
+            # What the first rank reads, since all ranks must skip the same clips.
             found = self._kept.read() if trainer.is_global_zero else {}
             found = trainer.strategy.broadcast(found)
         self._earlier = {}
@@ -163,21 +151,23 @@ class AnswerScores(Callback):
     def _unanswered(self, batch: Sequence[Any]) -> list[Any]:
         return [episode for episode in batch if episode["name"] not in self._earlier]
 
-    def _hear(self, trainer: Trainer, episodes: Any, answers: list[list[str]]) -> None:
-        heard = [
+    def _record(self, trainer: Trainer, episodes: Any, answers: list[list[str]]) -> None:
+        """Score and keep the answers of a batch."""
+        new = [
             _answered(episode["name"], question, text, episode["times"])
             for episode, said in zip(episodes, answers, strict=True)
             for question, text in zip(episode["questions"], said, strict=True)
         ]
-        if heard:
-            self.scores.update(heard)
+        if new:
+            self.scores.update(new)
             if self._kept is not None:
-                self._kept.keep(heard)
+                self._kept.keep(new)
         if asked_to_stop():
             raise Interrupted(f"Stopped while answering, as asked. {_kept_in(trainer)}")
 
     def _finish(self, trainer: Trainer, module: InstructionTuning, split: str) -> None:
-        asked, unusable = data(trainer).episodes(split), data(trainer).failed_episodes(split)
+        """Gather the answers of all ranks; on the first rank, write everything."""
+        usable, unusable = data(trainer).episodes(split), data(trainer).failed_episodes(split)
         known = [answer for answers in self._earlier.values() for answer in answers]
         known += [_answered(e.name, question, None) for e in unusable for question in e.questions]
         if known and trainer.is_global_zero:
@@ -185,33 +175,34 @@ class AnswerScores(Callback):
         assert self._barrier is not None
         self._barrier.wait(_kept_in(trainer))
         with self.scores.sync_context():
-            everything = self.scores.answered()
+            answered = self.scores.answered()
         self.scores.reset()
         data(trainer).skip_streams_for(())
         if not trainer.is_global_zero:
             return
-        ids = [question.id for episode in (*asked, *unusable) for question in episode.questions]
-        places = {identifier: place for place, identifier in enumerate(ids)}
-        everything.sort(key=lambda answer: places[answer.id])
-        figures = self.scores.figures(everything)
+        ids = [question.id for episode in (*usable, *unusable) for question in episode.questions]
+        order = {identifier: number for number, identifier in enumerate(ids)}
+        answered.sort(key=lambda answer: order[answer.id])
+        figures = self.scores.figures(answered)
         failed = failures(figures)
         if trainer.logger is not None:
             trainer.logger.log_metrics(figures, trainer.global_step)
         if writes_files(trainer):
-            self._write(run_folder(trainer), split, everything, module.asking)
+            run = run_folder(trainer)
+            self._write_answers(trainer, split, answered, module.asking)
             try:
-                self._draw(trainer, split, everything, figures)
-            except UserError:  # its order is that of the figures
+                self._draw(trainer, split, answered, figures)
+            except UserError:  # a failed figure may be what answers are sorted by
                 if not failed:
                     raise
                 rank_zero_warn(f"answers-{split}.png is not drawn without the figures that failed")
             save_logs(trainer)
-            # The scores say that the run is finished, so all else comes first.
-            with atomic_file(run_folder(trainer) / f"scores-{split}.json") as unfinished:
-                made_by = {"provenance": last_session(run_folder(trainer))}
-                computed = {name: one for name, one in figures.items() if name not in failed}
-                lacking = {"failed": failed} if failed else {}
-                unfinished.write_text(json.dumps({**computed, **lacking, **made_by}, indent=1))
+            # Last, since the scores mark the run as finished.
+            scores: dict[str, Any] = {n: f for n, f in figures.items() if n not in failed}
+            scores |= {"failed": failed} if failed else {}
+            scores["provenance"] = last_session(run)
+            with atomic_file(run / f"scores-{split}.json") as unfinished:
+                unfinished.write_text(json.dumps(scores, indent=1))
             if self._kept is not None and not failed:
                 self._kept.remove()
             Console().print(table(figures))
@@ -221,34 +212,32 @@ class AnswerScores(Callback):
                 f"predictions-{split}.jsonl with vlynx score"
             )
 
-    def _write(
-        self, run: Path, split: str, answered: list[Answered], settings: Mapping[str, Any]
+    def _write_answers(
+        self, trainer: Trainer, split: str, answered: list[Answered], settings: Mapping[str, Any]
     ) -> None:
+        run, protocol = run_folder(trainer), self.scores.protocol
         with atomic_file(run / f"predictions-{split}.jsonl") as unfinished:
-            made_with = {"benchmark": self.scores.protocol.benchmark, "settings": settings}
+            made_with = {"benchmark": protocol.benchmark, "settings": settings}
             rows = [asdict(answer) | made_with for answer in answered]
             unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        if (submission := self.scores.protocol.submission) is not None:
+        if protocol.submission is not None:
             with atomic_file(run / f"submission-{split}.json") as unfinished:
-                unfinished.write_text(json.dumps(submission(answered), indent=1))
+                unfinished.write_text(json.dumps(protocol.submission(answered), indent=1))
 
     def _draw(
         self, trainer: Trainer, split: str, answered: list[Answered], figures: Mapping[str, float]
     ) -> None:
         worst, best = select_extremes(answered, self.scores.protocol.each(answered), 10)
-        # Read again, for the few that are shown: frames don't stay in memory, nor does every clip's
-        # come to this rank.
+        # The few that are shown are read again: frames neither stay in memory nor reach this rank.
         episodes = data(trainer).loaded(split, sorted({one.answer.clip for one in worst + best}))
         first = headline(figures)
         failed = sum(answer.failed for answer in answered)
-        draw_answers(
-            worst,
-            best,
-            episodes,
-            f"{self.scores.protocol.benchmark} · {split} · {first} {figures[first]:.2f}",
-            f"{len(answered)} questions, {failed} failed; on the left, each question's own figure",
-            run_folder(trainer) / f"answers-{split}.png",
+        title = (
+            f"{self.scores.protocol.benchmark} · {split} · {first} {figures[first]:.2f}\n"
+            f"{len(answered)} questions, {failed} failed; each answer is shown with its own score"
         )
+        path = run_folder(trainer) / f"answers-{split}.png"
+        draw_answers(worst, best, episodes, title, path)
 
 
 def _kept_in(trainer: Trainer) -> str:

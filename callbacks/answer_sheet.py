@@ -1,4 +1,4 @@
-"""The sheet of a run's worst and best answers, each with frames of what it is about."""
+"""The sheet of a run's worst and best answers, each beside frames of its clip."""
 
 import hashlib
 import warnings
@@ -9,79 +9,63 @@ from string import ascii_uppercase
 from textwrap import wrap
 from typing import Any, Final, NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-from PIL import Image
+from torch import Tensor
 
 from vlynx_pl.io.files import atomic_file, readable
 from vlynx_pl.metrics import Answered
 
-# All lengths are pixels of the sheet, from its upper left corner.
-_DPI: Final = 100
-_WIDTH: Final = 1600
-_MARGIN: Final = 32
-_HEAD: Final = 92  # title and subtitle
-_HEADING: Final = 56  # of a block
-_FRAME: Final = 108  # longer side of a frame
-_FRAMES: Final = 4  # of a stream, at most
-_STRIP: Final = _FRAMES * (_FRAME + 4) + 12  # frames of a stream
-_STRIPS: Final = 2  # side by side
-_STREAMS: Final = _WIDTH - _MARGIN - _STRIPS * _STRIP  # where the frames begin
-_STRIP_LINE: Final = _FRAME + 40  # with the stream's name above and the times below
-_FIGURE: Final = _MARGIN + 76  # where the figure ends
-_TEXT: Final = _FIGURE + 18  # where the question begins
-_LINE: Final = 16  # from one line of text to the next
 _COLOURS: Final = {"worst": "tab:red", "best": "tab:green"}
+_WIDTH, _ROW, _HEAD = 16.0, 1.7, 0.9  # inches
+_FRAMES: Final = 4  # shown of each stream, at most
+_LETTERS: Final = 88  # in a line of text
 
 
 class ScoredAnswer(NamedTuple):
-    """An answer with its own figure."""
+    """An answer and its own score."""
 
     answer: Answered
-    figure: float
+    score: float
 
 
 def select_extremes(
-    answered: Sequence[Answered], figures: Sequence[float], count: int
+    answered: Sequence[Answered], scores: Sequence[float], count: int
 ) -> tuple[list[ScoredAnswer], list[ScoredAnswer]]:
-    """The worst and the best answers, the most extreme first, none of them twice.
+    """Select the worst and the best answers, most extreme first, without overlap.
 
-    Failed questions are the worst, but take half the places at most while there are other answers,
-    as there is little to see in them; they are never among the best. Of answers with equal figures
-    those come first whose clip, and then whose question, was shown least. The order of ``answered``
-    makes no difference.
+    Failed questions count as the worst. They take at most half of the places while there are other
+    answers, and are never among the best. Among equal scores, the clip and then the question that
+    was selected least comes next. The order of ``answered`` makes no difference.
 
     Args:
         answered: each question once.
-        figures: one for each, more is better.
-        count: of the worst and of the best; where there are fewer than twice as many, half.
+        scores: one per question; higher is better.
+        count: how many of the worst and how many of the best; half of the answers if there are
+            fewer than twice as many.
     """
-    judged = [ScoredAnswer(*pair) for pair in zip(answered, figures, strict=True)]
-    said = [one for one in judged if not one.answer.failed]
-    best = _varied(said, min(count, len(said) // 2), -1)
-    worst = _varied([one for one in said if one not in best], count)
-    failed = _varied([one for one in judged if one.answer.failed], count)
+    scored = [ScoredAnswer(*pair) for pair in zip(answered, scores, strict=True)]
+    spoken = [one for one in scored if not one.answer.failed]
+    best = _varied(spoken, min(count, len(spoken) // 2), -1)
+    worst = _varied([one for one in spoken if one not in best], count)
+    failed = _varied([one for one in scored if one.answer.failed], count)
     return (failed[: max(count // 2, count - len(worst))] + worst)[:count], best
 
 
-def _varied(judged: Iterable[ScoredAnswer], count: int, sign: int = 1) -> list[ScoredAnswer]:
-    """The lowest by ``sign`` × figure; of equal ones what was shown least."""
-    # The last resort is a hash, since ids in their order would favour the first kind of question.
-    left = sorted(judged, key=lambda one: hashlib.sha256(ascii(one.answer.id).encode()).digest())
+def _varied(scored: Iterable[ScoredAnswer], count: int, sign: int = 1) -> list[ScoredAnswer]:
+    """Select the lowest by ``sign`` × score; among equals, what was selected least."""
+    # Ties end in a hash, since the order of ids would favour the first kind of question.
+    left = sorted(scored, key=lambda one: hashlib.sha256(ascii(one.answer.id).encode()).digest())
     chosen: list[ScoredAnswer] = []
     clips, questions = Counter[str](), Counter[str]()
+
+    def rank(one: ScoredAnswer) -> tuple[float, int, int]:
+        return sign * one.score, clips[one.answer.clip], questions[one.answer.question]
+
     while left and len(chosen) < count:
-        one = min(
-            left,
-            key=lambda one: (
-                sign * one.figure,
-                clips[one.answer.clip],
-                questions[one.answer.question],
-            ),
-        )
+        chosen.append(one := min(left, key=rank))
         left.remove(one)
-        chosen.append(one)
         clips[one.answer.clip] += 1
         questions[one.answer.question] += 1
     return chosen
@@ -92,117 +76,82 @@ def draw_answers(
     best: Sequence[ScoredAnswer],
     episodes: Mapping[str, Mapping[str, Any]],
     title: str,
-    subtitle: str,
     path: Path,
 ) -> None:
-    """Draw a block of the worst and one of the best answers into a PNG, 1600 pixels wide.
+    """Draw one row per answer into a PNG: the texts, then a strip of frames per stream.
 
     Args:
-        worst: as ``select_extremes`` gives them.
-        best: as ``select_extremes`` gives them.
-        episodes: clip → ``streams``, uint8 (T, 3, H, W) by name, and their ``times`` in s; of a
-            clip that is not in it, the sheet says that there is no media.
-        title: the first line.
-        subtitle: the second line.
+        worst: as returned by ``select_extremes``; one answer or more.
+        best: as returned by ``select_extremes``.
+        episodes: clip → ``streams``, uint8 (T, 3, H, W) by name, and their ``times`` in s. A clip
+            that is missing here gets the note "no media".
+        title: the first line or lines of the sheet.
         path: file to write.
     """
-    lines = max((-(-len(e["streams"]) // _STRIPS) for e in episodes.values()), default=1)
-    row = lines * _STRIP_LINE + 38
-    blocks = {name: of for name, of in (("worst", worst), ("best", best)) if of}
-    height = _HEAD + sum(_HEADING + len(of) * row for of in blocks.values()) + _MARGIN
-    figure = Figure(figsize=(_WIDTH / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-    sheet = figure.add_axes((0, 0, 1, 1))
-    sheet.axis("off")
-    _write(sheet, _MARGIN, 44, title, fontsize=17, weight="bold")
-    _write(sheet, _MARGIN, 70, subtitle, fontsize=10, color="0.35")
-    top = _HEAD
-    for name, judged in blocks.items():
-        _box(sheet, _MARGIN, top, _HEADING - 20, _COLOURS[name])
-        heading = f"{name.capitalize()} answers"
-        _write(sheet, _MARGIN + 12, top + 24, heading, fontsize=12, color="white", weight="bold")
-        top += _HEADING
-        for one in judged:
-            _draw_answer(sheet, top, one, _COLOURS[name])
-            _draw_streams(sheet, top, episodes.get(one.answer.clip))
-            top += row
-            _box(sheet, _MARGIN, top - 14, 1, "0.88")
-    sheet.set(xlim=(0, _WIDTH), ylim=(height, 0), aspect="auto")
+    rows = [("worst", one) for one in worst] + [("best", one) for one in best]
+    strips = max((len(episode["streams"]) for episode in episodes.values()), default=1)
+    height = _HEAD + _ROW * len(rows)
+    figure = Figure(figsize=(_WIDTH, height))
+    figure.suptitle(_drawable(title), x=0.02, y=1 - 0.2 / height, ha="left", parse_math=False)
+    ratios = {"width_ratios": [strips, *[1] * strips]}  # half of the width is text
+    grid = figure.subplots(len(rows), 1 + strips, squeeze=False, gridspec_kw=ratios)
+    figure.subplots_adjust(0.02, 0.1 / height, 0.98, 1 - _HEAD / height, wspace=0.03, hspace=0.25)
+    for (block, one), (text, *others) in zip(rows, grid, strict=True):
+        for axes in (text, *others):
+            axes.axis("off")
+        _draw_texts(text, block, one)
+        episode = episodes.get(one.answer.clip)
+        if episode is None:
+            others[0].text(0.5, 0.5, "no media", ha="center", color="0.5")
+            continue
+        for axes, (name, frames) in zip(others, episode["streams"].items(), strict=False):
+            _draw_strip(axes, name, frames, episode["times"][name])
     with atomic_file(path) as unfinished, warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box; nothing to be done about it.
+        # A letter that the font lacks is drawn as a box, which cannot be helped.
         warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
-        figure.savefig(unfinished, dpi=_DPI, format="png")
-        # 32 levels of each colour instead of 256 almost halve the file. A palette would be smaller
-        # still, but spends its colours on walls, and questions are about what stands before them.
-        drawn = Image.open(unfinished).convert("RGB")
-        drawn.point(lambda level: level // 8 * 255 // 31).save(unfinished, format="png")
+        figure.savefig(unfinished, dpi=100, format="png")
 
 
-def _draw_answer(sheet: Axes, top: float, one: ScoredAnswer, colour: str) -> None:
-    """The figure, and what was asked, said and wanted."""
+def _draw_texts(axes: Axes, block: str, one: ScoredAnswer) -> None:
+    """Draw the score and the clip, and what was asked, answered and expected."""
     answer = one.answer
-    _write(sheet, _FIGURE, top + 14, f"{one.figure:.1f}", fontsize=14, ha="right", color=colour)
-    y = top + 12.0
-    said = _spelt(answer.text, answer.options) or "(none)"
-    wanted = " | ".join(_spelt(text, answer.options) for text in answer.references)
-    # Texts with the most lines of each, and the width of an average letter.
-    for label, text, most, letter, style in (
-        ("", answer.question, 5, 7.9, {"weight": "bold"}),
-        ("answer", said, 2, 7.2, {"color": colour}),
-        ("reference", wanted, 2, 7.2, {}),
-        ("clip", f"{answer.clip} · {answer.id}", 1, 7.2, {"color": "0.5"}),
+    title = _drawable(f"{block} {one.score:.1f} · {answer.clip} · {answer.id}")[:_LETTERS]
+    axes.set_title(title, fontsize=9, loc="left", color=_COLOURS[block], parse_math=False)
+    references = (_with_option(text, answer.options) for text in answer.references)
+    lines: list[str] = []
+    for text, most in (
+        (answer.question, 4),
+        (f"answer: {_with_option(answer.text, answer.options) or '(none)'}", 2),
+        (f"reference: {' | '.join(references)}", 2),
     ):
-        _write(sheet, _TEXT, y, label, color="0.5")
-        x = _TEXT + (70 if label else 0)
-        width = int((_STREAMS - x) / letter)
-        flat = " ".join(text.split())
-        for line in wrap(flat, width, max_lines=most, placeholder=" …") or [""]:
-            _write(sheet, x, y, line, **style)
-            y += _LINE
-        y += 3
+        lines += wrap(" ".join(text.split()), _LETTERS, max_lines=most, placeholder=" …")
+    text = _drawable("\n".join(lines))
+    axes.text(0, 1, text, va="top", fontsize=9, clip_on=True, parse_math=False)
 
 
-def _draw_streams(sheet: Axes, top: float, episode: Mapping[str, Any] | None) -> None:
-    """A few frames of each stream with their times, or a note that there are none."""
-    if episode is None:
-        _box(sheet, _STREAMS, top, _FRAME, "0.95")
-        middle = _STREAMS + _STRIPS * _STRIP / 2
-        _write(sheet, middle, top + _FRAME / 2 + 4, "no media", ha="center", color="0.5")
-        return
-    _box(sheet, _STREAMS, top, _STRIP_LINE, "white")  # over words that are too wide
-    for place, (name, frames) in enumerate(episode["streams"].items()):
-        x = _STREAMS + place % _STRIPS * _STRIP
-        y = top + place // _STRIPS * _STRIP_LINE
-        _write(sheet, x, y + 10, name, fontsize=8, weight="bold")
-        count = min(_FRAMES, len(frames))
-        for i in range(count):
-            index = round(i * (len(frames) - 1) / max(1, count - 1))
-            frame = frames[index].permute(1, 2, 0).cpu().numpy()  # (H, W, 3)
-            height, width = (_FRAME * side / max(frame.shape[:2]) for side in frame.shape[:2])
-            extent = (x, x + width, y + 16 + height, y + 16)
-            sheet.imshow(frame, extent=extent, aspect="auto", zorder=1)
-            times = episode["times"][name]  # of one frame each, or of several
-            clock = f"{times[index * len(times) // len(frames)]:.2f} s"
-            _write(sheet, x, y + 27 + height, clock, fontsize=7, color="0.4")
-            x += _FRAME + 4
+def _draw_strip(axes: Axes, name: str, frames: Tensor, times: Sequence[float]) -> None:
+    """Draw evenly spaced frames of a stream side by side, below its name and their timestamps."""
+    chosen = np.linspace(0, len(frames) - 1, min(_FRAMES, len(frames))).round().astype(int)
+    images = frames[chosen].permute(0, 2, 3, 1).cpu().numpy()  # (F, H, W, 3)
+    gap = 1 + images.shape[2] // 32
+    padded = np.pad(images, ((0, 0), (0, 0), (0, gap), (0, 0)), constant_values=255)
+    axes.imshow(np.hstack(list(padded)))
+    axes.set_anchor("NW")
+    # A timestamp may have several frames.
+    clock = ", ".join(f"{times[i * len(times) // len(frames)]:.2f}" for i in chosen)
+    axes.set_title(_drawable(f"{name} at {clock} s"), fontsize=8, loc="left", parse_math=False)
 
 
-# All have one zorder: what is drawn later lies above.
-def _write(sheet: Axes, x: float, y: float, text: str, **style: Any) -> None:
-    """A line from ``x``, standing on ``y``."""
-    # What is left of control characters and the like cannot be drawn.
-    text = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in readable(text))
-    # Questions about money have dollar signs, which are no mathematics.
-    sheet.text(x, y, text, **{"fontsize": 9, "parse_math": False, "zorder": 1, **style})
+def _drawable(text: str) -> str:
+    """Replace what no font can draw, such as control characters."""
+    letters = readable(text)
+    return "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in letters
+    )
 
 
-def _box(sheet: Axes, x: float, y: float, height: float, colour: str) -> None:
-    """From ``x`` to the right margin, and down from ``y``."""
-    width = _WIDTH - _MARGIN - x
-    sheet.add_patch(Rectangle((x, y), width, height, color=colour, lw=0, zorder=1))
-
-
-def _spelt(text: str, options: Sequence[str]) -> str:
-    """With the option that a letter stands for, such as ``B. a dog``."""
+def _with_option(text: str, options: Sequence[str]) -> str:
+    """Add the option that a letter stands for, as in ``B. a dog``."""
     named = dict(zip(ascii_uppercase, options, strict=False))
     letter = text.strip().rstrip(".")
     return f"{letter}. {named[letter]}" if letter in named else text.strip()

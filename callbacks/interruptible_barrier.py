@@ -1,7 +1,7 @@
 """A barrier for all ranks that a signal can interrupt.
 
 A rank that waits in a collective call does not notice signals, and a rank that was asked to stop
-never reaches the barrier; so ranks look at their signals while they wait.
+never reaches the barrier. So ranks poll for signals while they wait.
 """
 
 import time
@@ -15,14 +15,14 @@ from vlynx_pl.distributed import world_size
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 
-_PATIENCE: Final = timedelta(days=1)  # the share of one rank may take hours longer than another's
+_PATIENCE: Final = timedelta(days=1)  # one rank may take hours longer than another
 
 
 class InterruptibleBarrier:
-    """All ranks create one at the same place of the program, work, and wait for each other."""
+    """Ranks create it together, do their work, and then wait for each other."""
 
     def __init__(self) -> None:
-        # A group of its own, since the GPU's gives up after half an hour.
+        # A separate group, since the GPU's gives up after half an hour.
         several = world_size() > 1
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if several else None
 
@@ -30,11 +30,11 @@ class InterruptibleBarrier:
         """Return when all ranks have arrived.
 
         Args:
-            kept: what is not lost if another process ends first, and how to go on.
+            kept: tells what is not lost if a process ends first, and how to go on.
 
         Raises:
             Interrupted: this process was asked to stop.
-            UserError: another one has ended.
+            UserError: another process has ended.
         """
         if self._group is None:
             return

@@ -1,4 +1,4 @@
-"""Keeps frozen tokens on disk, so that a second epoch neither decodes nor encodes."""
+"""Keeps the frozen tokens on disk, so that later epochs neither decode nor encode."""
 
 import shutil
 from pathlib import Path
@@ -14,12 +14,12 @@ from vlynx_pl.tuning import InstructionTuning
 
 
 class KeepTokens(Callback):
-    """Keeps the tokens of every clip when it is first read, for later epochs and other runs.
+    """Keeps the tokens of every clip once it is read, for later epochs and other runs.
 
-    ``data.on_bad_sample=skip`` reads all clips all the same, to find the bad ones.
+    With ``data.on_bad_sample=skip`` all clips are read nevertheless, to find the bad ones.
 
     Args:
-        folder: of the store; see :class:`vlynx_pl.io.tensor_store.TokenStore`.
+        folder: of the :class:`vlynx_pl.io.tensor_store.TokenStore`.
     """
 
     def __init__(self, folder: str | Path) -> None:

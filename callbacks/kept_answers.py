@@ -1,5 +1,6 @@
-"""Answers on disk as they come, so that a run which is stopped asks nothing twice."""
+"""Answers kept on disk as they come, so that a stopped run asks no question twice."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,70 +12,59 @@ from vlynx_pl.metrics.answered import Answered, decoded, encoded
 
 
 class KeptAnswers:
-    """``answers-<split>.<rank>.unfinished.jsonl``: what made them, then an answer a line.
+    """Files ``answers-<split>.<settings>.<rank>.unfinished.jsonl`` with one answer per line.
 
-    Every rank writes a file of its own and reads those of all ranks, also of those that there were
-    in an earlier session. Nothing in a file is used if it was made otherwise.
+    Each process appends to its own file and reads the files of all ranks, including those of an
+    earlier session with more processes. Answers made with other settings are never used, as the
+    name holds a hash of the settings.
 
     Args:
         run: folder of the run.
-        split: what is asked.
-        made_with: all that answers depend on: plain numbers and names.
-        rank: this process.
+        split: the questions' split.
+        made_with: everything that the answers depend on, as plain numbers and names.
+        rank: of this process.
     """
 
     def __init__(self, run: Path, split: str, made_with: Mapping[str, Any], rank: int = 0) -> None:
-        self._run, self._pattern = run, f"answers-{split}.*.unfinished.jsonl"
-        self._own = run / self._pattern.replace("*", str(rank))
-        self._made_with = json.loads(json.dumps(made_with))
-        self._begun = False
+        settings = json.dumps(made_with, sort_keys=True).encode()
+        self._run, self._split = run, split
+        self._settings = hashlib.sha256(settings).hexdigest()[:12]
+        self._own = run / f"answers-{split}.{self._settings}.{rank}.unfinished.jsonl"
 
     def read(self) -> dict[str, Answered]:
-        """Id → answer, of all files that were made with these settings."""
+        """Return id → answer from all files made with these settings."""
         return {
             answer.id: answer
-            for path in self._files()
-            if self._fits(path)
-            for line in path.read_bytes().splitlines()[1:]
-            for answer in _whole(line)
+            for path in self._files(self._settings)
+            for line in path.read_bytes().splitlines()
+            for answer in _complete(line)
         }
 
     def remove_others(self) -> list[Path]:
-        """Remove the files that were made with other settings, and say which they were."""
-        others = [path for path in self._files() if not self._fits(path)]
+        """Remove and return the files made with other settings."""
+        own = self._files(self._settings)
+        others = [path for path in self._files("*") if path not in own]
         for path in others:
             path.unlink()
         return others
 
     def keep(self, answered: Sequence[Answered]) -> None:
-        """Append answers; they are on their way to the disk when this returns."""
+        """Append answers; they are handed to the operating system before this returns."""
         self._run.mkdir(parents=True, exist_ok=True)
         with self._own.open("ab") as file:
-            if not file.tell():
-                file.write(json.dumps({"made_with": self._made_with}).encode("ascii"))
-            if not self._begun:
-                file.write(b"\n")  # ends what a kill may have left half written
-                self._begun = True
-            file.write(encoded(answered))
+            file.write(b"\n" + encoded(answered))  # ends a line that a kill may have cut off
 
     def remove(self) -> None:
-        """Remove all files; their answers are elsewhere."""
-        for path in self._files():
+        """Remove all files, once the answers are elsewhere."""
+        for path in self._files("*"):
             path.unlink()
 
-    def _files(self) -> list[Path]:
-        return sorted(self._run.glob(self._pattern))
-
-    def _fits(self, path: Path) -> bool:
-        with path.open("rb") as file:
-            header = file.readline()
-        with suppress(*PARSE_ERRORS):
-            return bool(json.loads(header) == {"made_with": self._made_with})
-        return False
+    def _files(self, settings: str) -> list[Path]:
+        return sorted(self._run.glob(f"answers-{self._split}.{settings}.*.unfinished.jsonl"))
 
 
-def _whole(line: bytes) -> list[Answered]:
-    """The answer of a line, or none: a half line, which is asked again."""
+def _complete(line: bytes) -> list[Answered]:
+    """Decode a line; half a line gives nothing, and its question is asked again."""
     with suppress(*PARSE_ERRORS):
         return decoded(line)
     return []

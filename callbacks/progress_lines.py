@@ -1,4 +1,4 @@
-"""How far a run is, as lines of a log: what a batch job has in place of Lightning's bar."""
+"""Progress of a run as lines of a log, for batch jobs, where a progress bar is unreadable."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +11,10 @@ from vlynx_pl.io.progress import Lines, say
 
 
 class ProgressLines(ProgressBar):
-    """Writes to stderr, on rank 0, a line every half minute and one at the end of each epoch.
+    """Writes a line to stderr every half minute and after each epoch, on rank 0 only.
 
-    Lightning's rich bar writes nothing where stdout is not a terminal, and its tqdm bar a line that
-    grows by several states a second.
+    Lightning's rich bar writes nothing unless stdout is a terminal, and its tqdm bar writes one
+    ever-growing line.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ def _epoch(trainer: Trainer) -> str:
 
 
 def _known(total: int | float) -> int | None:
-    """A number of batches or steps; Lightning says infinity, or -1, where nobody knows."""
+    """The number of batches or steps; None where Lightning gives infinity or -1 for unknown."""
     return int(total) if 0 <= total < float("inf") else None
 
 

@@ -1,4 +1,4 @@
-"""Keeps where a run's numbers come from beside them."""
+"""Records where a run's numbers come from."""
 
 import hashlib
 from pathlib import Path
@@ -13,15 +13,15 @@ from vlynx_pl.runs.provenance import add_session, provenance
 
 
 class Provenance(Callback):
-    """Adds to ``provenance.json`` in the run folder every time a run starts or goes on.
+    """Appends an entry to ``provenance.json`` whenever a run starts or goes on.
 
-    An entry says with what code, on which machine, from which step, with which backbone and which
-    data; ``vlynx_pl.runs.provenance.last_session`` is for the files whose numbers come from it.
+    An entry names the code, the machine, the step, the backbone and the data. Files with scores
+    quote it through ``vlynx_pl.runs.provenance.last_session``.
     """
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not at the start of the fit, when Lightning has not yet gone to the step of a checkpoint.
+        # Not in on_fit_start, where a checkpoint's step has not been restored yet.
         if writes_files(trainer):
             add_session(run_folder(trainer), _session(trainer, pl_module))
 
@@ -44,7 +44,7 @@ def _session(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
 
 
 def _config(path: Path) -> dict[str, str] | None:
-    """The run's configuration, as it was now; None for a run without the command line."""
+    """Identify the configuration; None for a run without the command line."""
     if not path.exists():
         return None
     return {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}

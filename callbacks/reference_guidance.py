@@ -1,4 +1,4 @@
-"""Computes the interface guidance before fitting, or loads one that fits (paper section 3.2)."""
+"""Computes the interface guidance before fitting, or loads it (paper section 3.2)."""
 
 from dataclasses import replace
 from itertools import zip_longest
@@ -24,22 +24,21 @@ from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
 
-_FLOOR: Final = 32  # videos; gaps are means over hundreds of patches each
+_FLOOR: Final = 32  # videos; each gap is a mean over hundreds of patches
 
 
 class ReferenceGuidance(Callback):
-    """Gives the LightningModule its guidance, and leaves it in the run folder.
+    """Gives the LightningModule its guidance, and saves it in the run folder.
 
-    The guidance that an earlier session of the run left there is used where it fits. Otherwise each
-    rank reads its share of the videos; a pass that is stopped starts again from the beginning.
-    Where the module has an attention floor, the first reference videos are measured for it in every
-    session.
+    A guidance that an earlier session saved there is used if it fits. Otherwise each process reads
+    its share of the videos; a stopped pass starts again from the beginning. If the objective has an
+    attention floor, the first reference videos are measured for it in every session.
 
     Args:
-        path: a guidance file to use; None computes one from the data module's
-            ``reference_dataloader()``, plain RGB videos.
-        max_batches: stop after so many batches of reference videos, one each; a few hundred clips
-            are as good as a hundred thousand (paper, Table 7). None reads all.
+        path: a guidance file to use; None computes the guidance from the plain RGB videos of the
+            data module's ``reference_dataloader()``.
+        max_batches: number of reference videos to read; None reads all. A few hundred clips are as
+            good as a hundred thousand (paper, Table 7).
     """
 
     def __init__(self, path: str | None = None, max_batches: int | None = 500) -> None:
@@ -50,7 +49,7 @@ class ReferenceGuidance(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         module = expect_module(pl_module, InterfaceAlignment)
         if self.path is None:
-            guidance = self._of_the_run(trainer, module)
+            guidance = self._saved_or_computed(trainer, module)
         else:
             guidance = InterfaceGuidance.load(Path(self.path))
             guidance.check(module.backbone, module.objective.include_newline, Path(self.path))
@@ -60,33 +59,32 @@ class ReferenceGuidance(Callback):
         if module.objective.attn_floor:
             module.use_attention_floor(_video_gaps(trainer, module))
 
-    def _of_the_run(self, trainer: Trainer, module: InterfaceAlignment) -> InterfaceGuidance:
-        videos = data(trainer).reference_names()[
-            : 1 if is_fast_dev_run(trainer) else self.max_batches
-        ]
+    def _saved_or_computed(self, trainer: Trainer, module: InterfaceAlignment) -> InterfaceGuidance:
+        most = 1 if is_fast_dev_run(trainer) else self.max_batches
+        videos = data(trainer).reference_names()[:most]
         source = GuidanceSource.of(
             module.backbone, module.objective.include_newline, videos, data(trainer).preprocessing
         )
         path = run_folder(trainer) / "guidance.safetensors"
-        # Only the first rank looks, since folders on network disks may not look alike from all.
+        # Only the first rank looks, since network folders may differ between nodes.
         if trainer.strategy.broadcast(writes_files(trainer) and _fits(path, source)):
             guidance = InterfaceGuidance.load(path)
             guidance.check(module.backbone, module.objective.include_newline, path)
             return guidance
-        guidance = replace(_read(trainer, module, len(videos)), source=source)
+        guidance = replace(_computed(trainer, module, len(videos)), source=source)
         if writes_files(trainer):
             guidance.save(path)
         return guidance
 
 
-def _read(trainer: Trainer, module: InterfaceAlignment, count: int) -> InterfaceGuidance:
-    """The guidance of the first ``count`` reference videos, of which each rank reads its share."""
+def _computed(trainer: Trainer, module: InterfaceAlignment, count: int) -> InterfaceGuidance:
+    """Compute the guidance of the first ``count`` videos, of which each rank reads its share."""
     device = module.backbone.newline.device
     statistics = GuidanceStatistics(module.backbone, module.objective.include_newline).to(device)
     share = range(count)[trainer.global_rank :: trainer.world_size]
     loader = data(trainer).reference_dataloader(share)
     batches = track(loader, "Guidance from RGB videos", len(share))
-    # Ranks meet after each video, as many times on each, so that all stop together.
+    # Ranks agree after each video, each the same number of times, so that all stop together.
     for _, batch in zip_longest(range(0, count, trainer.world_size), batches):
         if batch is not None:
             statistics.update(batch["frames"].to(device))
@@ -100,10 +98,9 @@ def _read(trainer: Trainer, module: InterfaceAlignment, count: int) -> Interface
 
 @torch.no_grad()
 def _video_gaps(trainer: Trainer, module: InterfaceAlignment) -> Tensor:
-    """(L,) attention gaps of the first reference videos, the same ones on every rank."""
-    videos = range(len(data(trainer).reference_names()))[
-        : 1 if is_fast_dev_run(trainer) else _FLOOR
-    ]
+    """Measure the attention gaps (L,) of the first reference videos, the same on every rank."""
+    most = 1 if is_fast_dev_run(trainer) else _FLOOR
+    videos = range(len(data(trainer).reference_names()))[:most]
     if not videos:
         raise UserError("attn_floor=true needs reference videos, of which the data has none")
     loader = data(trainer).reference_dataloader(videos)
@@ -115,7 +112,7 @@ def _video_gaps(trainer: Trainer, module: InterfaceAlignment) -> Tensor:
 
 
 def _fits(path: Path, source: GuidanceSource) -> bool:
-    """Whether an earlier session left a guidance made of the very same; says why not."""
+    """Whether an earlier session saved a guidance with the same source; log why not."""
     if not path.exists():
         return False
     try:

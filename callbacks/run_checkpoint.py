@@ -1,4 +1,4 @@
-"""Saves where a run stands, so that the same command goes on there, whatever ended it."""
+"""Saves the state of a run, so that the same command resumes it, whatever ended it."""
 
 import signal
 import time
@@ -24,40 +24,40 @@ _GO_ON, _SAVE, _STOP = 0, 1, 2
 class RunCheckpoint(Checkpoint):
     """Writes ``checkpoints/step-*.ckpt`` into the run folder between two steps.
 
-    It saves every so many minutes, before every validation, at the end of an epoch without one, and
-    when SIGTERM, SIGUSR1 or Ctrl-C asks the run to stop; the one before is kept. All ranks agree
-    before every step, and every batch of a validation, on whether to save or to stop, over a group
-    of their own that does not wait for the GPU.
+    It saves at intervals, before every validation, at the end of an epoch without validation, and
+    when SIGTERM, SIGUSR1 or Ctrl-C asks the run to stop. Before every step and every validation
+    batch all ranks agree on whether to save or to stop, through a process group that does not wait
+    for the GPU.
 
-    Whatever else sets ``trainer.should_stop`` amid training, such as ``trainer.max_time``, asks the
-    run to stop likewise. Only EarlyStopping ends it, as its last epoch does.
+    Anything else that sets ``trainer.should_stop`` during training, such as ``trainer.max_time``,
+    also asks the run to stop. Only EarlyStopping ends it like its last epoch.
 
     Args:
         minutes: time between two checkpoints; 0 saves before every step.
-        keep: how many checkpoints stay.
-        timeout_minutes: how long ranks wait for one that does not answer, before they give up.
+        keep: how many checkpoints to keep.
+        timeout_minutes: how long ranks wait for one that does not answer.
     """
 
     def __init__(self, minutes: float = 10.0, keep: int = 2, timeout_minutes: float = 30.0) -> None:
         if keep < 1:
             raise UserError(f"checkpoint.keep={keep} would remove every checkpoint; keep 1 or more")
         self.minutes, self.keep, self.timeout_minutes = minutes, keep, timeout_minutes
-        self._saved_at = 0.0  # s of the monotonic clock, which nobody sets
+        self._saved_at = 0.0  # s, by the monotonic clock
         self._group: Any = None
         self._saved_step = -1
-        self._limit = ""  # why the run is to stop, beside signals
-        self._amid = False  # saving where Lightning does not
+        self._limit = ""  # why the run should stop, apart from signals
+        self._within_epoch = False  # whether a checkpoint is saved where Lightning would not
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._limit = ""
-        # Lightning's own handlers, set after this, act at once: amid a step, with a collective
-        # call that the other ranks do not make, and under SLURM with a checkpoint of their own.
+        # Lightning's own handlers, set after this, act at once: during a step, with a collective
+        # call that other ranks do not make, and under SLURM with a checkpoint of their own.
         connector: Any = trainer._signal_connector
 
         def register() -> None:
             connector._original_handlers = connector._get_current_signal_handlers()
-            note_signals()  # Lightning puts the former ones back at the end
+            note_signals()  # Lightning restores the original handlers at the end
 
         connector.register_signal_handlers = register
 
@@ -69,12 +69,12 @@ class RunCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._take_over(trainer)
         if any(map(_has_stopped, trainer.callbacks)):  # type: ignore[attr-defined]
-            trainer.should_stop = True  # in the session before, which did not come to its results
+            trainer.should_stop = True  # EarlyStopping ended the session before its results
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._take_over(trainer)
-        # Of a batch that is fetched again, Lightning forgets that it was fetched before.
+        # A batch that is fetched again would be counted twice as fetched.
         batches: Any = trainer.fit_loop.epoch_loop.batch_progress.total
         batches.ready = batches.started
 
@@ -83,11 +83,11 @@ class RunCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         if batch_idx % trainer.accumulate_grad_batches or is_fast_dev_run(trainer):
-            return  # gradients that are summed up are not kept
+            return  # accumulated gradients are not saved
         self._take_over(trainer)
-        wanted = self._agreed()
+        wanted = self._agree()
         if wanted >= _SAVE:
-            self._save(trainer, amid=True)
+            self._save(trainer, within_epoch=True)
         if wanted == _STOP:
             raise Interrupted(self._farewell(trainer))
 
@@ -105,7 +105,7 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if _between_steps(trainer):
-            self._save(trainer, amid=True)
+            self._save(trainer, within_epoch=True)
 
     @override
     def on_validation_batch_start(
@@ -116,7 +116,7 @@ class RunCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if _between_steps(trainer) and self._agreed() == _STOP:
+        if _between_steps(trainer) and self._agree() == _STOP:
             raise Interrupted(self._farewell(trainer))
 
     @override
@@ -126,7 +126,7 @@ class RunCheckpoint(Checkpoint):
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._take_over(trainer)
-        # What comes after the last one may take hours, or be stopped.
+        # What follows the last epoch may take hours, or be stopped.
         if self._saved_step != trainer.global_step and not is_fast_dev_run(trainer):
             self._save(trainer)
 
@@ -136,26 +136,26 @@ class RunCheckpoint(Checkpoint):
     ) -> None:
         launcher: Any = trainer.strategy.launcher
         if isinstance(exception, Interrupted) and launcher is not None:
-            launcher.kill(signal.SIGTERM)  # whoever asked may have told this process alone
+            launcher.kill(signal.SIGTERM)  # the signal may have reached this process alone
 
     @override
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, Timer):  # a session that goes on has all of the time again
+            if isinstance(callback, Timer):  # each session has the full time again
                 checkpoint["callbacks"].pop(callback.state_key, None)
         loop = checkpoint["loops"]["fit_loop"]
-        if self._amid and trainer.validating:
+        if self._within_epoch and trainer.validating:
             _validate_again(loop)
-        elif self._amid:
+        elif self._within_epoch:
             counted = not trainer.fit_loop.epoch_loop._should_accumulate()
             _begin_batch_again(loop, counted)
 
     def _take_over(self, trainer: Trainer) -> None:
-        """Stop where nothing is lost, and not where Lightning would for ``should_stop``.
+        """Turn ``should_stop`` into a stop between two steps, where nothing is lost.
 
-        Lightning ends the epoch there, and takes its other batches for done.
+        Lightning would end the epoch at once and count its remaining batches as done.
         """
         if not trainer.should_stop or is_fast_dev_run(trainer):
             return
@@ -166,30 +166,32 @@ class RunCheckpoint(Checkpoint):
         over = any(isinstance(one, Timer) and (one.time_remaining() or 1) <= 0 for one in callbacks)
         self._limit = "trainer.max_time is over" if over else "a callback has set should_stop"
 
-    def _agreed(self) -> int:
+    def _agree(self) -> int:
         due = time.monotonic() - self._saved_at >= 60 * self.minutes
         wanted = torch.tensor(_STOP if asked_to_stop() or self._limit else _SAVE if due else _GO_ON)
         if self._group is not None:
             dist.all_reduce(wanted, dist.ReduceOp.MAX, self._group)
         return int(wanted)
 
-    def _save(self, trainer: Trainer, amid: bool = False) -> None:
+    def _save(self, trainer: Trainer, within_epoch: bool = False) -> None:
         run = run_folder(trainer)
         path = checkpoint_path(run, trainer.global_step)
-        self._amid = amid
+        self._within_epoch = within_epoch
         if trainer.is_global_zero:
             save_logs(trainer)
             with atomic_file(path) as unfinished:
                 trainer.save_checkpoint(unfinished, weights_only=False)
             kept = checkpoints(run)
-            newest = kept.index(path)  # later ones are damaged, or this would not be the step
+            newest = kept.index(
+                path
+            )  # later ones must be damaged, or the run had resumed from them
             for other in (*kept[:newest], *kept[newest + self.keep :]):
                 other.unlink()
         else:
-            trainer.save_checkpoint(path, weights_only=False)  # writes nothing, but takes part
+            trainer.save_checkpoint(path, weights_only=False)  # takes part without writing
         if self._group is not None:
-            dist.barrier(self._group)  # none leaves before the file has its name
-        self._amid = False
+            dist.barrier(self._group)  # all wait until the file is complete
+        self._within_epoch = False
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def _farewell(self, trainer: Trainer) -> str:
@@ -200,7 +202,7 @@ class RunCheckpoint(Checkpoint):
 
 
 def _has_stopped(callback: Callback) -> bool:
-    """Whether it is an EarlyStopping that has seen enough, which is an end that a user chose."""
+    """Whether it is an EarlyStopping that has ended the run."""
     return (
         isinstance(callback, EarlyStopping)
         and callback.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
@@ -208,26 +210,26 @@ def _has_stopped(callback: Callback) -> bool:
 
 
 def _between_steps(trainer: Trainer) -> bool:
-    """In a validation: whether it is one of a fit, and no gradients are summed up so far."""
+    """Whether a validation belongs to a fit, at a step without accumulated gradients."""
     if trainer.state.fn != "fit" or trainer.sanity_checking or is_fast_dev_run(trainer):
         return False
     return not trainer.fit_loop.epoch_loop._should_accumulate()
 
 
-# Lightning reads from its counters where to go on. It was made to save after a step, when what is
-# logged and validated for that step is still to come and is then lost; these two places have
-# nothing half done. Tests compare every way of going on with a run that was not stopped.
+# Lightning resumes by its counters. It expects checkpoints after a step, when that step's logging
+# and validation are still to come and would be lost. At these two places nothing is half done.
+# Tests compare every way of resuming with a run that was not stopped.
 
 
 def _begin_batch_again(loop: dict[str, Any], counted: bool) -> None:
-    """A batch was fetched and not begun: it is fetched again."""
+    """Make a batch that was fetched but not begun be fetched again."""
     loop["epoch_loop.batch_progress"]["is_last_batch"] = False
-    # Lightning takes a step that is begun for one that is done, and will count it.
+    # Lightning counts a begun step as done.
     loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= counted
 
 
 def _validate_again(loop: dict[str, Any]) -> None:
-    """A validation is due or was begun: it is begun anew."""
+    """Make a validation that is due or was begun start from its first batch."""
     begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     validation = loop["epoch_loop.val_loop.batch_progress"]
     validation |= {"total": dict(begun), "current": dict(begun), "is_last_batch": False}

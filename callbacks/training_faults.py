@@ -1,4 +1,4 @@
-"""What ends a run for reasons of its own, told with the clips that it was at."""
+"""Explains failures inside a training step, and names the clips of its batch."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -24,8 +24,8 @@ from vlynx_pl.io.files import atomic_file
 class TrainingFaults(Callback):
     """Stops before a gradient that is not finite reaches the adapter.
 
-    Explains a lack of memory, settings that Lightning refuses, and that another process of the run
-    has ended.
+    Also explains out-of-memory errors, settings that Lightning refuses, and the end of another
+    process of the run.
     """
 
     def __init__(self) -> None:
@@ -49,21 +49,21 @@ class TrainingFaults(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         if trainer.precision == "16-mixed":
-            return  # its scaler leaves such steps out
+            return  # its scaler skips such steps
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        # Of all ranks, which so stop together, since DDP has averaged them.
+        # DDP has averaged the gradients, so that all ranks stop together.
         if torch.nn.utils.get_total_norm(gradients).isfinite():
             self._clips = []
             return
-        kept = "nowhere, in a trial"
+        kept = "no file, since this is a fast_dev_run"
         if not is_fast_dev_run(trainer):
             name = f"not-finite-step-{trainer.global_step}-rank-{trainer.global_rank}.safetensors"
             _save(self._batch, path := run_folder(trainer) / name)
             kept = str(path)
         raise UserError(
             f"the gradient of step {trainer.global_step} is not finite, and the adapter was left "
-            f"as it was; it is of {', '.join(self._clips)} on this rank, whose last batch is kept "
-            f"in {kept}. Look at these clips (vlynx check); or lower model.learning_rate or give "
+            f"unchanged; it comes from {', '.join(self._clips)} on this rank, whose last batch is "
+            f"kept in {kept}. Check these clips (vlynx check), or lower model.learning_rate or set "
             "trainer.gradient_clip_val, in another folder with --run=FOLDER"
         )
 
@@ -105,12 +105,12 @@ class TrainingFaults(Callback):
 
 
 def _is_of_settings(exception: BaseException, begun: bool) -> bool:
-    """Whether a library itself refused what it was told, and not a program of ours or a user's."""
+    """Whether a library refused its settings, as opposed to a bug in our code or a user's."""
     if isinstance(exception, UserError) or not isinstance(exception, Exception):
         return False
     *_, (frame, _) = walk_tb(exception.__traceback__)
     raised_in = str(frame.f_globals["__name__"])
-    # Callbacks of Lightning's look for what they want when they first need it.
+    # Lightning's callbacks check some settings only when they first need them.
     before = ("lightning.", "torch.distributed.")
     return raised_in.startswith(("lightning.pytorch.callbacks.",) if begun else before)
 
@@ -118,7 +118,7 @@ def _is_of_settings(exception: BaseException, begun: bool) -> bool:
 def _is_lack_of_memory(exception: BaseException) -> bool:
     if isinstance(exception, torch.OutOfMemoryError | MemoryError):
         return True
-    # Of the allocator of the CPU, oneDNN and cuBLAS.
+    # From the CPU allocator, oneDNN and cuBLAS.
     said = ("can't allocate memory", "could not create a primitive", "CUBLAS_STATUS_ALLOC_FAILED")
     return _says(exception, *said)
 
@@ -132,13 +132,12 @@ def _says(exception: BaseException, *texts: str) -> bool:
 
 
 def _names(batch: Any) -> list[str]:
-    """Of the clips or episodes."""
     names = batch["clips"] if isinstance(batch, Mapping) else [each["name"] for each in batch]
     return list(map(str, names))
 
 
 def _save(batch: Any, path: Path) -> None:
-    """Pictures or tokens as tensors, and what they are."""
+    """Save the frames or tokens of a batch, and the names of its clips."""
     tensors = dict(_tensors(batch))
     with atomic_file(path) as unfinished:
         save_file(tensors, unfinished, {"clips": json.dumps(_names(batch))})

@@ -1,4 +1,4 @@
-"""What all tests share: the shipped miniature, never a download."""
+"""Fixtures for all tests: the shipped miniature backbone, never a download."""
 
 import copy
 import sys
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlynx_pl.backbones import VideoBackbone, load_backbone
@@ -35,15 +37,31 @@ def loaded() -> VideoBackbone:
 
 @pytest.fixture
 def backbone(loaded) -> VideoBackbone:
-    """The miniature without adapters, in float32; a new one for each test."""
+    """The miniature without adapters, in float32; each test gets its own copy."""
     return copy.deepcopy(loaded)
 
 
 def published_backbone(model: str) -> VideoBackbone:
-    """One of the paper's models on the meta device: real shapes, no weights."""
+    """A model of the paper on the meta device: real shapes without weights."""
     with torch.device("meta"):
         built = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**published(model)))
     return LlavaOnevisionBackbone(model, built, None)
+
+
+def quiet_trainer(folder: Path, *callbacks: Callback, **options) -> Trainer:
+    """A trainer on the CPU that prints nothing and writes what its callbacks write."""
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    return Trainer(
+        **{
+            "accelerator": "cpu",
+            "default_root_dir": folder,
+            "callbacks": list(callbacks),
+            "enable_checkpointing": any(isinstance(one, Checkpoint) for one in callbacks),
+            "num_sanity_val_steps": 0,
+            **quiet,
+            **options,
+        }
+    )
 
 
 @pytest.fixture
@@ -55,7 +73,7 @@ def videos() -> torch.Tensor:
 
 @pytest.fixture
 def vlynx(monkeypatch, capsys):
-    """Runs the command line in this process: (arguments) → (exit code, output and errors)."""
+    """A function that runs the command line here: arguments → exit code, output and errors."""
     monkeypatch.chdir(REPOSITORY)
 
     def run(*arguments: str | Path) -> tuple[int, str]:

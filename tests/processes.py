@@ -1,6 +1,6 @@
-"""Processes of tests: copies of one that has imported everything and computed nothing.
+"""Processes for tests: forks of a server that has imported everything and computed nothing.
 
-What runs in them is a function of a module, with arguments that can be pickled.
+They run a module-level function with arguments that can be pickled.
 """
 
 import os
@@ -32,19 +32,19 @@ APART.set_forkserver_preload(
         "vlynx_pl.tuning",
     ]
 )
-PATIENCE_S = 1800  # against hanging for ever; no test depends on it
+PATIENCE_S = 1800  # against hanging forever; no test depends on it
 
 
 def begin(function: Callable[..., object], *arguments: Any) -> ForkServerProcess:
-    """Start a process, which hears all signals."""
+    """Start a process that receives all signals."""
     start_server()
-    process = APART.Process(target=_hearing, args=(function, arguments))
+    process = APART.Process(target=_unblocked, args=(function, arguments))
     process.start()
     return process
 
 
 def ended(*processes: ForkServerProcess) -> list[int | None]:
-    """Exit codes of processes that end by themselves."""
+    """Wait for processes and return their exit codes."""
     for process in processes:
         process.join(PATIENCE_S)
         process.kill()
@@ -53,16 +53,16 @@ def ended(*processes: ForkServerProcess) -> list[int | None]:
 
 
 def together(function: Callable[..., object], ranks: int, *arguments: Any) -> list[int | None]:
-    """Exit codes of processes that each call ``function(rank, *arguments)``."""
+    """Call ``function(rank, *arguments)`` in one process per rank; return the exit codes."""
     return ended(*[begin(function, rank, *arguments) for rank in range(ranks)])
 
 
 def wait_until(
     holds: Callable[[], object],
-    otherwise: Callable[[], str] = lambda: "waited in vain",
+    otherwise: Callable[[], str] = lambda: "timed out",
     pause_s: float = 0.05,
 ) -> None:
-    """Wait until something holds; raises TimeoutError where it truly never does."""
+    """Wait until ``holds()``; raise TimeoutError with ``otherwise()`` if it never does."""
     for _ in range(int(PATIENCE_S / pause_s)):  # a suspended machine does not count
         if holds():
             return
@@ -71,14 +71,14 @@ def wait_until(
 
 
 def meet(rank: int, ranks: int, file: str | Path) -> None:
-    """Make this process one of so many that meet in a new file, as Lightning's ddp expects it."""
+    """Join a process group through a new file, and set the variables that Lightning expects."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{file}", rank=rank, world_size=ranks
     )
     os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
 
-def _hearing(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server's is for readers
+def _unblocked(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server's mask is for readers
     torch.set_num_threads(1)  # as in the tests' own process; another number rounds otherwise
     function(*arguments)

@@ -1,4 +1,4 @@
-"""What is shipped under experiments/: every configuration parses, and says what it is to."""
+"""The configurations under experiments/: each is accepted and sets what it should."""
 
 import pytest
 import yaml
@@ -17,7 +17,7 @@ MODALITIES, TUNED, EVALUATED = names("align"), names("tune"), names("eval")
 
 @pytest.fixture
 def assembled(vlynx):
-    """The configuration that a command assembles, and what of it classes are made with."""
+    """A function: command → its configuration, and the arguments of its model and data."""
 
     def assemble(*command):
         code, out = vlynx(*command, "--print_config")
@@ -29,7 +29,7 @@ def assembled(vlynx):
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_an_alignment_on_the_toy_world(assembled, modality):
+def test_align_on_the_toy_world(assembled, modality):
     config, model, data = assembled("align", modality)
     assert config["backbone"]["init_args"]["path"] == "experiments/miniature"
     assert config["run"] == f"runs/{modality}-miniature-toyworld"
@@ -40,7 +40,7 @@ def test_an_alignment_on_the_toy_world(assembled, modality):
 
 @pytest.mark.parametrize(("backbone", "rate"), [("llava_ov_0.5b", 2e-5), ("llava_ov_7b", 5e-4)])
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_an_alignment_of_ones_own_data_has_the_papers_schedule(assembled, modality, backbone, rate):
+def test_align_on_own_data_has_the_schedule_of_the_paper(assembled, modality, backbone, rate):
     config, model, data = assembled("align", modality, "--backbone", backbone, "--data=/d/mine/")
     assert config["backbone"]["init_args"]["path"].startswith("llava-hf/llava-onevision-qwen2-")
     assert config["run"] == f"runs/{modality}-{backbone}-mine"
@@ -63,7 +63,7 @@ def reader_of(data):
 
 
 @pytest.mark.parametrize("task", TUNED)
-def test_a_tuning_on_the_toy_world(assembled, task):
+def test_tune_on_the_toy_world(assembled, task):
     config, model, data = assembled("tune", task)
     reader = reader_of(data)
     aligned = f"runs/{reader.modality}-miniature-toyworld/adapters/vision-{reader.modality}"
@@ -75,7 +75,7 @@ def test_a_tuning_on_the_toy_world(assembled, task):
 
 
 @pytest.mark.parametrize("task", TUNED)
-def test_a_tuning_on_ones_own_data_has_the_papers_schedule(assembled, task):
+def test_tune_on_own_data_has_the_schedule_of_the_paper(assembled, task):
     given = ["--data=/d/mine", "--annotations=/a", "--backbone=llava_ov_7b", "--aligned=/al"]
     config, model, data = assembled("tune", task, *given)
     reader = reader_of(data)
@@ -87,7 +87,7 @@ def test_a_tuning_on_ones_own_data_has_the_papers_schedule(assembled, task):
 
 
 @pytest.mark.parametrize("task", [*TUNED, *EVALUATED])
-def test_an_evaluation_on_the_toy_world(assembled, task):
+def test_eval_on_the_toy_world(assembled, task):
     config, model, data = assembled("eval", task)
     reader = reader_of(data)
     tuned = reader.tuned_on or task
@@ -113,7 +113,7 @@ def test_every_benchmark_has_a_configuration():
     assert configured == {f"datamodules.benchmarks.{name}" for name in scored}
 
 
-def test_what_is_given_comes_last_and_is_passed_on(assembled, tmp_path):
+def test_given_options_take_precedence(assembled, tmp_path):
     (tmp_path / "mine.yaml").write_text("model: {init_args: {lora: {rank: 4, alpha: 4}}}\n")
     more = [f"--config={tmp_path}/mine.yaml", "--model.lora.rank=2", "--trainer.max_epochs", "9"]
     config, model, _ = assembled("align", "3d", "--seed=7", "--runs=mine", *more)
@@ -127,7 +127,7 @@ def test_what_is_given_comes_last_and_is_passed_on(assembled, tmp_path):
     assert config["run"] == "there/eval-mlvu" and modalities_of(model) == {}
 
 
-def test_what_has_nothing_to_tune_on_is_tuned_on_another_task(assembled):
+def test_a_benchmark_without_training_questions_is_tuned_on_another_task(assembled):
     assert assembled("tune", "mlvu") == assembled("tune", "llava_video")
 
 
@@ -142,12 +142,12 @@ def test_what_has_nothing_to_tune_on_is_tuned_on_another_task(assembled):
         ),
     ],
 )
-def test_an_unknown_name_gets_those_that_are_there(vlynx, command, message):
+def test_an_unknown_name_is_answered_with_the_known_ones(vlynx, command, message):
     code, said = vlynx(*command.split())
     assert code == 1 and f"Error: experiments/{message}" in said
 
 
-def test_elsewhere_it_says_where_to_run(vlynx, tmp_path, monkeypatch):
+def test_outside_the_checkout_it_says_where_to_run(vlynx, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, said = vlynx("align", "3d")
     assert code == 1 and "run vlynx where experiments/ is" in said
@@ -157,7 +157,7 @@ def test_elsewhere_it_says_where_to_run(vlynx, tmp_path, monkeypatch):
     ("content", "message"),
     [("data: [", "mine.yaml, line 1"), ("data: {init_args: {}}", "names no benchmark that says")],
 )
-def test_a_task_of_ones_own_needs_a_benchmark(vlynx, tmp_path, monkeypatch, content, message):
+def test_a_users_task_needs_a_benchmark(vlynx, tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments" / "tune").mkdir(parents=True)
     (tmp_path / "experiments" / "tune" / "mine.yaml").write_text(content)
@@ -183,12 +183,11 @@ def test_a_recipe_changes_the_losses_and_nothing_else(vlynx, recipe):
     assert config == wanted
 
 
-@pytest.mark.parametrize("task", TUNED)
-def test_pave_takes_the_place_of_the_method_in_every_task(assembled, task):
+def test_the_pave_baseline_changes_the_streams_and_nothing_else(assembled):
     given = "--model.streams.modalities={a: b}", "--config=experiments/tune/baselines/pave.yaml"
-    plain, pave = assembled("tune", task)[0], assembled("tune", task, *given)[0]
+    plain, pave = assembled("tune", "scanqa")[0], assembled("tune", "scanqa", *given)[0]
     model, other = pave.pop("model"), plain.pop("model")
-    assert pave == plain, "all but the model is the task's"
+    assert pave == plain
     settings, kept = model["init_args"], other["init_args"]
     assert kept.pop("streams")["class_path"] == "vlynx_pl.streams.AlignedStreams"
     streams = settings.pop("streams")

@@ -1,4 +1,4 @@
-"""What tests of callbacks share."""
+"""Data for the tests of callbacks."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.datamodules.conftest import write_scannet_scene
 
 @pytest.fixture
 def data(tmp_path) -> Path:
-    """Three scenes and ScanQA's annotations of them; the test split names a fourth."""
+    """Three scenes with annotations of ScanQA; the test split also names a missing scene."""
     root = tmp_path / "data"
     for number in range(3):
         write_scannet_scene(root / "scans" / f"scene000{number}_00", range(4))

@@ -27,7 +27,7 @@ def warnings(video: InterfaceGap, before: InterfaceGap, **after: float) -> list[
     return health_warnings(gaps, 0.2, "β")
 
 
-def test_healthy_tokens_are_not_warned_about(video):
+def test_healthy_tokens_cause_no_warning(video):
     assert warnings(video, video, sample_variance=2.1, effective_rank=1.7) == []
     poor = replace(video, sample_variance=0.5, effective_rank=1.1)
     assert warnings(video, poor, sample_variance=0.2, effective_rank=1.0) == []
@@ -44,7 +44,7 @@ def test_each_sign_of_collapse_is_named_with_a_remedy(video):
     assert warnings(video, richer, sample_variance=2.1) == []
 
 
-def test_senses_near_video_are_advised_to_be_tuned_without_alignment_too(video):
+def test_the_advice_for_a_modality_near_video_is_to_tune_without_alignment_too(video):
     near, far = (replace(video, attention=times * video.attention) for times in (1.4, 1.6))
     (note,) = advice({"video": video, "before": near, "after": video}, "ego")
     assert "(L_attn 0.35, RGB video 0.25)" in note
@@ -62,7 +62,7 @@ def test_the_table_shows_layer_groups_distances_and_health(video):
     assert summary(gaps)["after"]["stat"] == 3.0
 
 
-def test_a_reference_without_variety_has_a_table_too(video):
+def test_a_reference_without_variance_has_a_table_too(video):
     still = replace(video, sample_variance=0.0, effective_rank=0.0)
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(table({"video": still, "before": video, "after": video}, "3d"))

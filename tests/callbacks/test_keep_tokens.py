@@ -1,16 +1,15 @@
-"""A second epoch and a second run neither decode nor encode."""
+"""Later epochs and other runs neither decode nor encode."""
 
 import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import Trainer
 
 from callbacks import KeepTokens
 from datamodules import Depth, DepthDataModule
 from datamodules.benchmarks import ScanQA
-from tests.conftest import MINIATURE
+from tests.conftest import MINIATURE, quiet_trainer
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.io.errors import UserError
@@ -20,7 +19,7 @@ from vlynx_pl.tuning import InstructionTuning
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How often a scene was read, and how often frames were encoded."""
+    """Counts how often a scene is read and frames are encoded."""
     counts = {"read": 0, "encoded": 0}
     read, encode = Depth.streams, AlignedStreams.encode
 
@@ -57,16 +56,7 @@ def fit(backbone, root, folder, epochs, stream="3d"):
         batch_size=2,
         num_workers=0,
     )
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        callbacks=[KeepTokens(folder)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+    trainer = quiet_trainer(None, KeepTokens(folder), max_epochs=epochs)
     trainer.fit(module, datamodule=module_data)
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
@@ -90,19 +80,16 @@ def test_a_second_run_reads_nothing_and_learns_the_same(data, tmp_path, counted)
 def test_a_changed_file_is_read_again(backbone, data, tmp_path, counted):
     fit(backbone, data, tmp_path / "store", epochs=1)
     encoded = counted["encoded"]
-    picture = next((data / "scans" / "scene0000_00" / "color").iterdir())
-    shutil.copy(picture, tmp_path / "copy")
-    picture.unlink()
-    shutil.copy(tmp_path / "copy", picture)
+    image = next((data / "scans" / "scene0000_00" / "color").iterdir())
+    shutil.copy(image, tmp_path / "copy")
+    image.unlink()
+    shutil.copy(tmp_path / "copy", image)
     fit(load_backbone(str(MINIATURE), "float32"), data, tmp_path / "store", epochs=1)
     assert counted["encoded"] == encoded + 1
 
 
-def test_a_store_that_does_not_fit_on_the_disk_is_refused_before_it_is_begun(
-    backbone,
-    data,
-    tmp_path,
-    monkeypatch,
+def test_a_store_too_large_for_the_disk_is_refused_before_it_is_begun(
+    backbone, data, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     with pytest.raises(UserError, match=r"about 0\.00 GB, 0 GB are free; give KeepTokens another"):
@@ -121,6 +108,6 @@ def test_a_damaged_entry_is_made_again(data, tmp_path, counted):
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_a_sense_that_the_data_has_not_is_named(backbone, data, tmp_path):
+def test_a_stream_that_the_data_lack_is_named(backbone, data, tmp_path):
     with pytest.raises(UserError, match="the data has no stream 'sound', only video, 3d"):
         fit(backbone, data, tmp_path / "store", epochs=1, stream="sound")

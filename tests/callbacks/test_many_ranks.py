@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 
 from callbacks import AlignmentReport, AnswerScores, RunCheckpoint, interruptible_barrier
-from datamodules.benchmarks import AVUT
-from datamodules.loading.order import Batches
-from datamodules.samples import Episode, Question
-from tests.conftest import MINIATURE
+from datamodules import DepthDataModule
+from datamodules.benchmarks import ScanQA
+from datamodules.loading.reading import ReadEpisode
+from tests.conftest import MINIATURE, quiet_trainer
+from tests.datamodules.conftest import write_scannet_scene
 from tests.processes import meet, together
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
@@ -25,196 +25,140 @@ from vlynx_pl.backbones import load_backbone
 from vlynx_pl.guidance import estimate_guidance
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import PREEMPTED, note_signals
+from vlynx_pl.metrics import Protocol
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
-ROOMS = 5
-BATCH = 3
+SCENES = [3, 1, 4, 0, 2]  # in the order of the annotations, which is not that of names
+EVERY = sorted(f"scene000{i}_00" for i in SCENES)
 
 
-def noise(seed, *shape):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (*shape, 3, 64, 64), dtype=torch.uint8, generator=generator)
+def right(answered):
+    return [100.0 * (answer.text in answer.references) for answer in answered]
 
 
-def note(path, name):
-    with path.open("a") as log:
-        log.write(f"{name}\n")
+class Scenes(ScanQA):
+    """ScanQA's files, scored without Java."""
+
+    protocol = Protocol("Scenes", "scenes", lambda answered: {"scenes/right": 0.0}, right)
 
 
-def noted(path):
-    return sorted(path.read_text().split()) if path.exists() else []
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Eight scenes, questions about five of them, and one question about a missing scene."""
+    root = tmp_path_factory.mktemp("world")
+    for number in range(8):
+        write_scannet_scene(root / "scans" / f"scene000{number}_00", [30 * number, 30 * number + 9])
+    for part, numbers in (("train", range(3)), ("val", range(3, 8))):
+        listed = "".join(f"scene000{number}_00\n" for number in numbers)
+        (root / f"scannetv2_{part}.txt").write_text(listed)
+    records = [
+        {
+            "scene_id": f"scene000{scene}_00",
+            "question_id": f"{scene}-{9 - i}",
+            "question": f"Which is {i}?",
+            "answers": ["grey"],
+        }
+        for scene in [*SCENES, 9]
+        for i in range(1 if scene == 9 else 2)
+    ]
+    for split, these in (("train", records[:2]), ("val", records), ("test_w_obj", records)):
+        (root / f"ScanQA_v1.0_{split}.json").write_text(json.dumps(these))
+    return root
 
 
-class Read(list):
-    """Items that are read when they are asked for."""
-
-    def __init__(self, names, read):
-        super().__init__(names)
-        self.read = read
-
-    def __getitem__(self, index):
-        return self.read(super().__getitem__(index))
+def world_data(root, **options):
+    return DepthDataModule(
+        root, frames=2, frame_size=(64, 64), batch_size=3, num_workers=0, **options
+    )
 
 
-class Rooms(LightningDataModule):
-    """Episodes of noise, shared by ranks as the contract of the loaders says, and a broken one."""
+class Log:
+    """Lines that several processes append to a file."""
 
-    benchmark = SimpleNamespace(rules=lambda: AVUT.protocol)
-    test_split = "test"
-    preprocessing = {"frames": 2}  # noqa: RUF012
-    drawing = {}  # noqa: RUF012
+    def __init__(self, path):
+        self.path = path
 
-    def __init__(self, log):
-        super().__init__()
-        self.log, self.unread = log, set()
-        # Not in the order of their names, nor of their questions' ids.
-        self.names = [f"room{i}" for i in (3, 1, 4, 0, 2)]
+    def note(self, *words):
+        with self.path.open("a") as file:
+            file.write(" ".join(map(str, words)) + "\n")
 
-    def asked(self, name, count=2):
-        labels = {"task": "Audio"}
-        return tuple(
-            Question(f"{name}-{9 - i}", f"Which is {i}?", ("A",), labels=labels)
-            for i in range(count)
-        )
-
-    def episodes(self, part):
-        return [Episode(name, {}, self.asked(name)) for name in self.names]
-
-    def failed_episodes(self, part):
-        return [Episode("broken", {}, self.asked("broken", 1))]
-
-    def skip_streams_for(self, names):
-        self.unread = set(names)
-
-    def loaded(self, part, names):
-        note(self.log, f"shown-{part}-{len(names)}")
-        return {}
-
-    def read(self, name, unread=frozenset()):
-        loaded = {"name": name, "streams": {}, "tokens": {}, "times": {}}
-        if name not in unread:
-            note(self.log, f"read-{name}")
-            loaded["streams"] = {"video": noise(int(name[-1]), 2)}
-            loaded["times"] = {"video": (0.0, float(name[-1]))}
-        return loaded | {"questions": self.asked(name)}
-
-    def loader(self, names, read, batch_size=BATCH, **options):
-        trainer = self.trainer
-        share = Batches(
-            len(names), batch_size, rank=trainer.global_rank, ranks=trainer.world_size, **options
-        )
-        return torch.utils.data.DataLoader(
-            Read(names, read), batch_sampler=share, collate_fn=self.gather
-        )
-
-    def gather(self, episodes):
-        return episodes
-
-    def train_dataloader(self):
-        return self.loader(["room0", "room1"], self.read)
-
-    def val_dataloader(self):
-        return self.loader(self.names, partial(self.read, unread=frozenset(self.unread)))
-
-    test_dataloader = val_dataloader
-
-    def transfer_batch_to_device(self, batch, device, dataloader_idx):
-        return batch
+    def of(self, kind):
+        """The second words of all lines that begin with ``kind``."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        return sorted(line.split()[1] for line in lines if line.startswith(kind))
 
 
 class Asking(InstructionTuning):
-    """Notes what it is asked, whether under autocast, and lets things happen then."""
+    """Notes what it is asked, and lets events happen after the answer."""
 
     def __init__(self, backbone, log, events=None, max_new_tokens=3, seed=0):
         super().__init__(
-            backbone, "avut", lora=Lora(2, 16), max_new_tokens=max_new_tokens, learning_rate=0.0
+            backbone,
+            "scanqa",
+            AlignedStreams({"3d": "base"}),
+            lora=Lora(2, 16),
+            max_new_tokens=max_new_tokens,
+            learning_rate=0.0,
         )
-        self.log_path, self.events = log, events or {}
-        torch.manual_seed(seed)
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                parameter.data.normal_(std=0.3)
+        self.notes, self.events = log, events or {}
+        randomise(self, seed)
 
     def answers(self, episode):
-        note(self.log_path, f"{episode['name']}-{torch.is_autocast_enabled('cpu')}")
+        self.notes.note("asked", episode["name"])
+        self.notes.note("autocast", torch.is_autocast_enabled("cpu"))
         said = super().answers(episode)
         self.events.get(episode["name"], lambda: None)()
         return said
 
 
-class Clips(Rooms):
-    """Clips of noise: held-out ones in batches, the last of them uneven, and reference videos."""
-
-    def reference_names(self):
-        return [f"video{i}" for i in range(5)]
-
-    def reference_dataloader(self, positions=None):
-        names = [self.reference_names()[position] for position in positions]
-        for name in names:
-            note(self.log, name)
-        return [{"frames": noise(20 + int(name[-1]), 1, 1 + int(name[-1]) % 2)} for name in names]
-
-    def report(self):
-        return {}
-
-    def clip(self, name):
-        note(self.log, name)
-        return noise(int(name[-1]), 2)
-
-    def gather(self, clips):
-        return {"frames": torch.stack(clips) if clips else torch.empty(0, 1, 3, 64, 64)}
-
-    def train_dataloader(self):
-        return self.loader(self.names[:2], self.clip, 2)
-
-    def val_dataloader(self):
-        return self.loader([*self.names, "room5", "room6"], self.clip)
+def randomise(module, seed=0):
+    torch.manual_seed(seed)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.3)
 
 
 class Run:
-    """Sessions in one folder."""
+    """Sessions in one folder, each by one process or by two."""
 
-    def __init__(self, folder):
-        self.folder, self.meetings = folder, 0
-
-    @property
-    def backbone(self):
-        """Loaded by each process for itself."""
-        return load_backbone(str(MINIATURE), "float32")
-
-    def trainer(self, ranks, *callbacks, **options):
-        return Trainer(
-            accelerator="cpu",
-            devices=ranks,
-            strategy="ddp" if ranks > 1 else "auto",
-            callbacks=[RunCheckpoint(), *callbacks],
-            default_root_dir=self.folder,
-            use_distributed_sampler=False,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            **options,
-        )
+    def __init__(self, folder, world):
+        self.folder, self.world, self.sessions = folder, world, 0
 
     def session(self, work, ranks=1):
-        """Run processes to their end; gives their exit codes, and what was asked and read."""
-        log = self.folder.with_suffix(f".log{self.meetings}")
-        place = self.folder.with_suffix(f".meet{self.meetings}")
-        self.meetings += 1
-        return together(self._of_a_rank, ranks, work, ranks, place, log), noted(log)
+        """Run processes to their end; return their exit codes and their log."""
+        self.sessions += 1
+        log = Log(self.folder.with_suffix(f".log{self.sessions}"))
+        meeting = self.folder.with_suffix(f".meeting{self.sessions}")
+        return together(self._process, ranks, work, ranks, meeting, log), log
 
-    def _of_a_rank(self, rank, work, ranks, place, log):
+    def _process(self, rank, work, ranks, meeting, log):
         note_signals()
+        read = ReadEpisode.__call__
+
+        def noting(self, media):
+            episode = read(self, media)
+            if not episode["streams"]:
+                log.note("unread", media.name)
+            return episode
+
+        ReadEpisode.__call__ = noting
         for name in ("answer_scores.draw_answers", "alignment_report.save_figure"):
-            target, function = name.split(".")
-            setattr(import_module(f"callbacks.{target}"), function, lambda *_: None)
+            module, function = name.split(".")
+            setattr(import_module(f"callbacks.{module}"), function, lambda *_: None)
         if ranks > 1:
-            meet(rank, ranks, place)
+            meet(rank, ranks, meeting)
+        trainer = partial(
+            quiet_trainer,
+            self.folder,
+            devices=ranks,
+            strategy="ddp" if ranks > 1 else "auto",
+            use_distributed_sampler=False,
+        )
         try:
-            work(self, rank, ranks, log)
+            work(self, trainer, rank, log)
         except UserError as error:
-            self.folder.with_suffix(f".said{rank}").write_text(str(error))
+            self.folder.with_suffix(f".error{rank}").write_text(str(error))
             raise
         finally:
             self.folder.with_suffix(f".ended{rank}").touch()
@@ -228,104 +172,121 @@ class Run:
 
     @property
     def unfinished(self):
-        return sorted(path.name for path in self.folder.glob("*.unfinished*"))
+        return sorted(self.folder.glob("*.unfinished*"))
 
 
 @pytest.fixture
-def run(tmp_path):
-    return Run(tmp_path / "run")
+def run(tmp_path, world):
+    return Run(tmp_path / "run", world)
 
 
-def examining(run, rank, ranks, log, events=None, **settings):
-    """``vlynx test``; what happens is by rank and room."""
-    module = Asking(run.backbone, log, (events or {}).get(rank), **settings)
-    run.trainer(ranks, AnswerScores()).test(module, Rooms(log), verbose=False)
-
-
-def fitting(run, rank, ranks, log, events=None):
-    module = Asking(run.backbone, log, (events or {}).get(rank))
-    trainer = run.trainer(
-        ranks, AnswerScores(), max_epochs=1, limit_val_batches=0, precision="bf16-mixed"
+def answering(run, trainer, rank, log, events=None, fit=False, **settings):
+    """Run ``vlynx test``, or a fit; events are by rank and scene."""
+    module = Asking(
+        load_backbone(str(MINIATURE), "float32"), log, (events or {}).get(rank), **settings
     )
-    trainer.fit(module, datamodule=Rooms(log))
+    data = world_data(
+        run.world,
+        objective="tuning",
+        benchmark=Scenes(run.world),
+        on_bad_sample="skip",
+        max_bad_share=1.0,
+    )
+    if fit:
+        options = {"max_epochs": 1, "limit_val_batches": 0, "precision": "bf16-mixed"}
+        trainer(RunCheckpoint(), AnswerScores(), **options).fit(module, datamodule=data)
+    else:
+        trainer(RunCheckpoint(), AnswerScores()).test(module, data, verbose=False)
 
 
 def stop():
     signal.raise_signal(signal.SIGTERM)
 
 
-def asked(log):
-    return sorted(line.partition("-")[0] for line in log if line.startswith("room"))
-
-
-EVERY = [f"room{i}" for i in range(ROOMS)]
+STOPPED = {0: {"scene0004_00": stop}}  # in the first of two batches
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, world):
     """A test by one process that nothing disturbed."""
-    run = Run(tmp_path_factory.mktemp("whole") / "run")
-    codes, log = run.session(examining)
-    assert codes == [0] and asked(log) == EVERY
+    run = Run(tmp_path_factory.mktemp("whole") / "run", world)
+    codes, log = run.session(answering)
+    assert codes == [0] and log.of("asked") == EVERY
     return run
 
 
 def same(run, whole):
+    assert run.unfinished == []
     names = ("predictions-test.jsonl", "scores-test.json")
     return all((run.folder / n).read_bytes() == (whole.folder / n).read_bytes() for n in names)
 
 
-def test_rows_are_in_the_order_of_the_data_and_say_what_they_were_answered_from(whole):
-    rows = whole.rows()
-    order = [f"room{i}" for i in (3, 1, 4, 0, 2) for _ in range(2)]
-    assert [row["clip"] for row in rows] == [*order, "broken"]
-    assert [row["id"][-1] for row in rows] == ["9", "8"] * ROOMS + ["9"]
-    assert [row["times"] for row in rows[::2]] == [
-        *({"video": [0, i]} for i in (3, 1, 4, 0, 2)),
-        {},
-    ]
-    assert len({row["prediction"] for row in rows}) > 2, "else the order would not show"
-    scores = whole.json("scores-test.json")
-    assert (scores["avut/n_total"], scores["avut/n_failed"]) == (11, 1)
-    assert whole.unfinished == []
+def test_two_processes_write_the_files_of_one_in_the_order_of_the_data(run, whole):
+    codes, log = run.session(answering, ranks=2)
+    assert codes == [0, 0] and log.of("asked") == EVERY
+    assert same(run, whole)
+    rows = run.rows()
+    assert [row["id"] for row in rows] == [f"{i}-{n}" for i in SCENES for n in (9, 8)] + ["9-9"]
+    assert len({row["prediction"] for row in rows}) > 2, "otherwise the order would not show"
+    scores = run.json("scores-test.json")
+    assert (scores["scenes/n_total"], scores["scenes/n_failed"]) == (11, 1)
 
 
-def test_two_processes_write_the_very_files_of_one(run, whole):
-    codes, log = run.session(examining, ranks=2)
-    assert codes == [0, 0] and asked(log) == EVERY
-    assert same(run, whole) and run.unfinished == []
-    assert log.count("shown-test-6") == 1, "one process draws the sheet, of all rooms"
+def test_after_a_fit_each_process_answers_its_share_in_the_precision_of_the_fit(
+    run, world, tmp_path
+):
+    alone = Run(tmp_path / "alone", world)
+    for one, ranks in ((alone, 1), (run, 2)):
+        codes, log = one.session(partial(answering, fit=True), ranks)
+        assert codes == [0] * ranks and log.of("asked") == EVERY
+        assert set(log.of("autocast")) == {"True"}
+    assert run.rows("val") == alone.rows("val")
+    assert run.json("scores-val.json") == alone.json("scores-val.json")
 
 
-def test_after_fitting_each_process_answers_its_share_in_the_precision_of_the_fit(run, tmp_path):
-    runs = {1: Run(tmp_path / "alone"), 2: run}
-    for ranks, one in runs.items():
-        codes, log = one.session(fitting, ranks)
-        assert codes == [0] * ranks and asked(log) == EVERY
-        assert {line.split("-")[1] for line in log if line.startswith("room")} == {"True"}
-    assert run.rows("val") == runs[1].rows("val")
-    assert run.json("scores-val.json") == runs[1].json("scores-val.json")
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_was_answered_is_neither_asked_nor_read_again(run, whole, ranks):
+    codes, log = run.session(partial(answering, events=STOPPED))
+    assert codes == [PREEMPTED] and log.of("asked") == EVERY[1:2] + EVERY[3:]
+    assert len(run.unfinished) == 1
+    codes, log = run.session(answering, ranks)
+    assert codes == [0] * ranks and log.of("asked") == ["scene0000_00", "scene0002_00"]
+    assert log.of("unread") == EVERY[1:2] + EVERY[3:]
+    assert same(run, whole)
 
 
-def test_what_was_answered_is_neither_read_nor_asked_again(run, whole):
-    codes, log = run.session(partial(examining, events={0: {"room4": stop}}))
-    first = ["room1", "room3", "room4"]  # of the first batch, after which it looked
-    assert codes == [PREEMPTED] and asked(log) == first
-    assert run.unfinished == ["answers-test.0.unfinished.jsonl"]
-    codes, log = run.session(examining)
-    assert codes == [0] and asked(log) == ["room0", "room2"]
-    assert [line for line in log if line.startswith("read")] == ["read-room0", "read-room2"]
-    assert same(run, whole) and run.unfinished == []
+@pytest.mark.slow
+def test_after_a_fit_answering_goes_on_too(run):
+    codes, _ = run.session(partial(answering, fit=True, events=STOPPED))
+    assert codes == [PREEMPTED] and len(run.unfinished) == 1
+    codes, log = run.session(partial(answering, fit=True))
+    assert codes == [0] and log.of("asked") == ["scene0000_00", "scene0002_00"]
+    assert len(run.rows("val")) == 11 and run.unfinished == []
 
 
-def test_another_number_of_processes_goes_on(run, whole):
-    codes, _ = run.session(partial(examining, events={0: {"room4": stop}}))
-    codes, log = run.session(examining, ranks=2)
-    assert codes == [0, 0] and asked(log) == ["room0", "room2"]
-    assert same(run, whole) and run.unfinished == []
+@pytest.mark.parametrize("other", [{"max_new_tokens": 2}, {"seed": 1}])
+def test_answers_made_with_other_settings_are_not_used(run, world, tmp_path, other):
+    run.session(partial(answering, events=STOPPED))
+    codes, log = run.session(partial(answering, **other), ranks=2)
+    assert codes == [0, 0] and log.of("asked") == EVERY
+    fresh = Run(tmp_path / "fresh", world)
+    fresh.session(partial(answering, **other))
+    assert same(run, fresh)
 
 
-def stop_when_it_waits():
+def test_a_changed_question_and_one_without_an_answer_are_asked_again(run, whole):
+    run.session(partial(answering, events=STOPPED))
+    [kept] = run.unfinished
+    lines = [line for line in kept.read_text().splitlines() if line]
+    assert "Which is 0?" in lines[2] and "scene0001" in lines[2] and "scene0004" in lines[-1]
+    lines[2] = lines[2].replace("Which", "What")
+    kept.write_text("\n".join(lines[:-1]))
+    codes, log = run.session(answering)
+    assert codes == [0] and log.of("asked") == [name for name in EVERY if "3" not in name]
+    assert same(run, whole)
+
+
+def stop_while_waiting():
     interruptible_barrier.time = SimpleNamespace(sleep=lambda _: stop())
 
 
@@ -336,98 +297,67 @@ def stop_after(file):
 
 
 @pytest.mark.slow
-def test_a_process_that_waits_for_one_that_was_stopped_hears_that_it_shall_stop_too(run, whole):
+def test_a_process_that_waits_for_a_stopped_one_stops_too(run, whole):
     last = partial(stop_after, run.folder.with_suffix(".ended0"))
-    # Rank 0 answers all of its share and waits for rank 1, which has room1 and room2.
-    events = {0: {"room0": stop_when_it_waits}, 1: {"room1": last}}
-    codes, log = run.session(partial(examining, events=events), 2)
-    assert codes == [PREEMPTED, 0] and asked(log) == ["room0", "room1", "room3", "room4"]
+    # Rank 0 answers all of its share and waits for rank 1, which is stopped after it.
+    events = {0: {"scene0000_00": stop_while_waiting}, 1: {"scene0001_00": last}}
+    codes, log = run.session(partial(answering, events=events), 2)
+    assert codes == [PREEMPTED, 0] and log.of("asked") == EVERY[:2] + EVERY[3:]
     assert len(run.unfinished) == 2
-    codes, log = run.session(examining)
-    assert codes == [0] and asked(log) == ["room2"]
-    assert same(run, whole) and run.unfinished == []
-
-
-@pytest.mark.slow
-def test_a_process_that_waits_for_one_that_ended_says_where_to_look(run):
-    codes, _ = run.session(partial(examining, events={1: {"room1": partial(os._exit, 9)}}), 2)
-    assert codes == [1, 9]
-    said = run.folder.with_suffix(".said0").read_text()
-    assert "another process of this run has ended; see what it said" in said
-    assert "Every answer so far is in" in said
-
-
-@pytest.mark.slow
-def test_after_a_fit_answering_goes_on_too(run):
-    codes, log = run.session(partial(fitting, events={0: {"room4": stop}}))
-    assert codes == [PREEMPTED] and run.unfinished == ["answers-val.0.unfinished.jsonl"]
-    codes, log = run.session(fitting)
-    assert codes == [0] and asked(log) == ["room0", "room2"]
-    assert len(run.rows("val")) == 11 and run.unfinished == []
-
-
-@pytest.mark.slow
-def test_when_all_is_answered_there_are_only_scores_to_write(run, whole):
-    codes, _ = run.session(partial(examining, events={0: {"room2": stop}}))
-    assert codes == [PREEMPTED]
-    codes, log = run.session(examining)
-    assert codes == [0] and log == ["shown-test-6"] and same(run, whole)
-
-
-@pytest.mark.parametrize("other", [{"max_new_tokens": 2}, {"seed": 1}])
-def test_answers_that_were_made_with_other_settings_are_not_used(run, tmp_path, other):
-    run.session(partial(examining, events={0: {"room4": stop}}))
-    codes, log = run.session(partial(examining, **other), ranks=2)
-    assert codes == [0, 0] and asked(log) == EVERY
-    afresh = Run(tmp_path / "afresh")
-    afresh.session(partial(examining, **other))
-    assert same(run, afresh) and run.unfinished == []
-
-
-def test_a_question_that_was_changed_or_lacks_an_answer_is_asked_again(run, whole):
-    run.session(partial(examining, events={0: {"room4": stop}}))
-    kept = run.folder / "answers-test.0.unfinished.jsonl"
-    lines = kept.read_text().splitlines(keepends=True)
-    assert "Which is 1?" in lines[4] and "room1" in lines[4] and "room4" in lines[-1]
-    lines[4] = lines[4].replace("Which", "What")
-    kept.write_text("".join(lines[:-1]))
-    codes, log = run.session(examining)
-    assert codes == [0] and asked(log) == ["room0", "room1", "room2", "room4"]
+    codes, log = run.session(answering)
+    assert codes == [0] and log.of("asked") == ["scene0002_00"]
     assert same(run, whole)
 
 
-def measuring(run, rank, ranks, log, checkpoint=None, **settings):
+@pytest.mark.slow
+def test_a_process_that_waits_for_an_ended_one_says_where_to_look(run):
+    events = {1: {"scene0001_00": partial(os._exit, 9)}}
+    codes, _ = run.session(partial(answering, events=events), 2)
+    assert codes == [1, 9]
+    error = run.folder.with_suffix(".error0").read_text()
+    assert "another process of this run has ended; see what it said" in error
+    assert "Every answer so far is in" in error
+
+
+class Measured(InterfaceAlignment):
+    """Notes each clip that is encoded without an adapter: RGB videos, and frames before a fit."""
+
+    def encode(self, frames, adapter):
+        if adapter is None:
+            for clip in frames:
+                self.notes.note("measured", clip.float().mean().item())
+        return super().encode(frames, adapter)
+
+
+def measuring(run, trainer, rank, log, checkpoint=None, stopped=False, **settings):
     torch.manual_seed(0)
-    backbone = run.backbone
-    module = InterfaceAlignment(backbone, "3d", lora=Lora(2, 4), learning_rate=0.0)
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.data.normal_(std=0.3)
-    module.use_guidance(estimate_guidance(backbone, [noise(9, 1, 2)]))
+    backbone = load_backbone(str(MINIATURE), "float32")
+    module = Measured(backbone, "3d", lora=Lora(2, 4), learning_rate=0.0)
+    module.notes = log
+    randomise(module)
+    noise = torch.randint(0, 256, (1, 2, 3, 64, 64), dtype=torch.uint8)
+    module.use_guidance(estimate_guidance(backbone, [noise]))
+    if stopped:
+        stop()
 
     def save(trainer, _):
         if trainer.current_epoch == 1:
             trainer.save_checkpoint(run.folder / "1.ckpt")
 
-    callbacks = AlignmentReport(**settings), LambdaCallback(on_train_epoch_start=save)
-    trainer = run.trainer(ranks, *callbacks, max_epochs=2, limit_val_batches=0)
-    trainer.fit(module, datamodule=Clips(log), ckpt_path=checkpoint, weights_only=True)
+    report = AlignmentReport(**settings)
+    callbacks = RunCheckpoint(), report, LambdaCallback(on_train_epoch_start=save)
+    made = trainer(*callbacks, max_epochs=2, limit_val_batches=0)
+    made.fit(module, datamodule=world_data(run.world), ckpt_path=checkpoint, weights_only=True)
 
 
-def stopped(*arguments):
-    stop()
-    measuring(*arguments)
-
-
-@pytest.mark.parametrize("settings", [{}, {"max_batches": 2}])
-def test_two_processes_measure_what_one_does(run, tmp_path, settings):
-    alone = Run(tmp_path / "alone")
-    videos = [f"video{i}" for i in range(settings.get("max_batches", 5))]
-    for one, ranks in ((alone, 1), (run, 2)):
-        codes, log = one.session(partial(measuring, **settings), ranks)
-        assert codes == [0] * ranks
-        assert [name for name in log if name.startswith("video")] == videos
-        assert ("room6" in log) == (not settings), "it is in the third batch"
+@pytest.mark.parametrize(("settings", "count"), [({}, 3 + 5), ({"max_batches": 1}, 1 + 3)])
+def test_two_processes_measure_what_one_does(run, world, tmp_path, settings, count):
+    alone = Run(tmp_path / "alone", world)
+    (code, log), (codes, logs) = (
+        one.session(partial(measuring, **settings), ranks) for one, ranks in ((alone, 1), (run, 2))
+    )
+    assert code == [0] and codes == [0, 0]
+    assert len(log.of("measured")) == count and log.of("measured") == logs.of("measured")
     wanted, found = alone.json("report.json"), run.json("report.json")
     for when in ("video", "before", "after"):
         for name, figure in wanted[when].items():
@@ -440,13 +370,12 @@ def test_what_was_measured_before_fitting_is_not_measured_again(run):
     first = run.json("report.json")
     again = partial(measuring, checkpoint=run.folder / "1.ckpt")
     codes, log = run.session(again)
-    assert codes == [0] and not any(name.startswith("video") for name in log)
-    assert log.count("room6") == 1, "it is measured after fitting alone"
+    assert codes == [0] and log.of("measured") == []
     assert run.json("report.json") == first
-    assert "video0" in run.session(partial(again, max_batches=2))[1]
+    assert len(run.session(partial(again, max_batches=1))[1].of("measured")) == 1 + 3
 
 
 @pytest.mark.slow
-def test_measuring_stops_when_it_is_asked_to(run):
-    assert run.session(stopped)[0] == [PREEMPTED]
-    assert list(run.folder.parent.glob("run/*")) == []
+def test_measuring_stops_when_asked_to(run):
+    assert run.session(partial(measuring, stopped=True))[0] == [PREEMPTED]
+    assert list(run.folder.glob("*")) == []

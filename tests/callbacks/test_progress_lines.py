@@ -1,4 +1,4 @@
-"""The lines that a batch job's log has of a fit and of a test, and which process writes them."""
+"""The lines of a fit and of a test in the log of a batch job, and which process writes them."""
 
 import re
 import time
@@ -9,57 +9,43 @@ from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacks import ProgressLines
+from tests.conftest import quiet_trainer
 
 
 class Line(LightningModule):
-    """y = w x, with a clock that a step moves by 10 s, and a batch of validation by 25 s."""
+    """y = w x, with a clock: a training step takes 10 s, and any other batch 25 s."""
 
-    def __init__(self, clock) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.clock = clock
+        self.now = 500.0
 
     def training_step(self, batch, batch_idx):
-        self.clock.now += 10
+        self.now += 10
         loss = (self.weight * batch - batch).square().mean()
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch, batch_idx):
-        self.clock.now += 25
+        self.now += 25
         self.log("val/loss", batch.mean() * 0 + 0.125)
 
     def test_step(self, batch, batch_idx):
-        self.clock.now += 25
+        self.now += 25
 
     def configure_optimizers(self):
         return torch.optim.SGD([self.weight], 0.1)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 500.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def line(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock)
-    return Line(clock)
+    module = Line()
+    monkeypatch.setattr(time, "monotonic", lambda: module.now)
+    return module
 
 
-def trainer(**options) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[ProgressLines()],
-        **options,
-    )
+def trainer(**options):
+    return quiet_trainer(None, ProgressLines(), enable_progress_bar=True, **options)
 
 
 def batches(count: int) -> DataLoader:
@@ -67,12 +53,12 @@ def batches(count: int) -> DataLoader:
 
 
 def said(capsys) -> list[str]:
-    """The lines on stderr, without what Lightning says of the machine."""
+    """The lines on stderr, without Lightning's remarks about the machine."""
     wanted = ("Training", "Epoch", "Validation", "Testing")
     return [text for text in capsys.readouterr().err.splitlines() if text.startswith(wanted)]
 
 
-def test_a_fit_is_told_by_step_time_left_epoch_and_figures(line, capsys):
+def test_a_fit_is_logged_by_step_time_left_epoch_and_metrics(line, capsys):
     trainer(max_epochs=2).fit(line, batches(8), batches(3))
     lines = said(capsys)
     assert [re.sub(r"loss 0\.\d+|loss \S+e-\d+", "loss …", text) for text in lines] == [
@@ -94,7 +80,7 @@ def test_a_fit_is_told_by_step_time_left_epoch_and_figures(line, capsys):
     assert "val/loss 0.125" in lines[5]
 
 
-def test_lines_go_on_where_a_run_was_resumed(line, capsys, tmp_path):
+def test_a_resumed_run_counts_on(line, capsys, tmp_path):
     first = trainer(max_epochs=1)
     first.fit(line, batches(8))
     first.save_checkpoint(tmp_path / "step.ckpt")
@@ -105,7 +91,7 @@ def test_lines_go_on_where_a_run_was_resumed(line, capsys, tmp_path):
     assert lines[2].startswith("Training: step 14 of 16, 1 min 0 s, 20 s left, ")
 
 
-def test_a_test_is_told(line, capsys):
+def test_a_test_is_logged(line, capsys):
     trainer().test(line, batches(6), verbose=False)
     assert said(capsys) == [
         "Testing: 0 of 6",
@@ -115,7 +101,7 @@ def test_a_test_is_told(line, capsys):
     ]
 
 
-def test_endless_data_have_no_time_left(line, capsys):
+def test_data_of_unknown_length_have_no_time_left(line, capsys):
     class Endless(IterableDataset):
         def __iter__(self):
             return iter(torch.ones(7, 1))
@@ -126,7 +112,7 @@ def test_endless_data_have_no_time_left(line, capsys):
     assert re.fullmatch(r"Training: step 6, 1 min 0 s, epoch 1 of 1, train/loss \S+", lines[2])
 
 
-def test_other_ranks_say_nothing(line, capsys, monkeypatch):
+def test_other_ranks_write_nothing(line, capsys, monkeypatch):
     monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))
     trainer(max_epochs=1).fit(line, batches(8), batches(3))
     trainer().test(line, batches(3), verbose=False)

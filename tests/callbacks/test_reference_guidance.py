@@ -1,36 +1,36 @@
-"""A guidance pass is not repeated where it fits, ranks share it, and a stopped one starts again."""
+"""A guidance that fits is not computed again, ranks share the pass, a stopped one starts again."""
 
 import signal
-from functools import partial
 
 import pytest
 import torch
-from lightning import LightningDataModule, Trainer
+from lightning import LightningDataModule
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from callbacks import ReferenceGuidance
-from tests.conftest import MINIATURE
+from tests.conftest import MINIATURE, quiet_trainer
 from tests.processes import meet, together
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.io.interruption import PREEMPTED, Interrupted, forget_signals, note_signals
+from vlynx_pl.io.interruption import PREEMPTED, note_signals
 
 TENSORS = ("keys", "values", "token_mean", "token_var")
 COUNT = 7
+ALL = list(range(COUNT))
 LENGTHS = [1 + position % 2 for position in range(COUNT)]
 
 
 class Videos(LightningDataModule):
-    """Noise in the place of reference videos; notes what is read, and lets things happen then."""
+    """Reference videos of noise; notes what is read, and sends a signal while one is read."""
 
-    def __init__(self, log, events=None, count=COUNT, frames=20):
+    def __init__(self, log, stop_at=None, count=COUNT, frames=20):
         super().__init__()
-        self.log, self.events, self.count = log, events or {}, count
+        self.log, self.stop_at, self.count = log, stop_at, count
         self.preprocessing = {"frames": frames, "frame_size": (64, 64)}
 
     def reference_names(self):
@@ -42,11 +42,11 @@ class Videos(LightningDataModule):
     def read(self, position):
         with self.log.open("a") as log:
             log.write(f"{position} ")
-        self.events.get(position, lambda: None)()
+        if position == self.stop_at:
+            signal.raise_signal(signal.SIGUSR1)
         generator = torch.Generator().manual_seed(position)
         shape = (1, LENGTHS[position % COUNT], 3, 64, 64)
-        frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        return {"frames": frames, "clips": self.reference_names()[position]}
+        return {"frames": torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)}
 
     def train_dataloader(self):
         return []
@@ -58,43 +58,41 @@ class Run:
     def __init__(self, folder, module):
         self.folder, self.module = folder, module
         self.log = folder.with_suffix(".read")
+        self.path = folder / "guidance.safetensors"
 
-    def session(self, events=None, ranks=1, trial=False, count=COUNT, frames=20, **settings):
-        """Go on until the guidance is there; gives it and the positions read for it."""
+    def session(self, ranks=1, fast=False, stop_at=None, count=COUNT, frames=20, **settings):
+        """Fit without a step; return the module's guidance and the positions read for it."""
         self.log.write_text("")
-        trainer = Trainer(
-            accelerator="cpu",
+        trainer = quiet_trainer(
+            self.folder,
+            ReferenceGuidance(**settings),
             devices=ranks,
             strategy="ddp" if ranks > 1 else "auto",
-            callbacks=[ReferenceGuidance(**settings)],
             limit_train_batches=0,
-            default_root_dir=self.folder,
-            fast_dev_run=trial,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+            fast_dev_run=fast,
         )
-        trainer.fit(self.module, datamodule=Videos(self.log, events, count, frames))
+        trainer.fit(self.module, datamodule=Videos(self.log, stop_at, count, frames))
         return self.module.guidance, self.read()
 
     def read(self):
         return sorted(map(int, self.log.read_text().split()))
 
-    def two_ranks(self, **arguments):
-        """A session of two processes; gives their exit codes and the positions read."""
-        meeting = self.folder.with_suffix(f".meet{len(list(self.folder.parent.iterdir()))}")
-        return together(of_a_rank, 2, self.folder, meeting, arguments), self.read()
+    def processes(self, ranks=2, **arguments):
+        """A session of several processes; return their exit codes and the positions read."""
+        meeting = self.folder.with_suffix(f".meeting{len(list(self.folder.parent.iterdir()))}")
+        codes = together(of_a_rank, ranks, ranks, self.folder, meeting, arguments)
+        return codes, self.read()
 
     @property
     def guidance(self):
-        return InterfaceGuidance.load(self.folder / "guidance.safetensors")
+        return InterfaceGuidance.load(self.path)
 
 
-def of_a_rank(rank, folder, meeting, arguments):
+def of_a_rank(rank, ranks, folder, meeting, arguments):
     note_signals()
-    meet(rank, 2, meeting)
-    guidance, _ = Run(folder, new_module()).session(ranks=2, **arguments)
+    if ranks > 1:
+        meet(rank, ranks, meeting)
+    guidance, _ = Run(folder, new_module()).session(ranks, **arguments)
     assert guidance.num_videos == arguments.get("count", COUNT)
     torch.save(guidance.token_mean, folder.with_suffix(f".of{rank}"))
 
@@ -115,26 +113,10 @@ def run(tmp_path, module):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, module):
-    """The guidance of a pass that nothing disturbed."""
+    """The guidance of a pass that was not disturbed."""
     guidance, read = Run(tmp_path_factory.mktemp("whole") / "run", module).session()
-    assert read == list(range(COUNT))
+    assert read == ALL
     return guidance
-
-
-@pytest.fixture
-def signals():
-    """Signals are noted, as in a run."""
-    wanted = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = [signal.getsignal(number) for number in wanted]
-    note_signals()
-    yield
-    for number, handler in zip(wanted, before, strict=True):
-        signal.signal(number, handler)
-    forget_signals()
-
-
-def fail():
-    raise RuntimeError("killed")
 
 
 def same(found, wanted):
@@ -143,64 +125,36 @@ def same(found, wanted):
     return all(torch.equal(getattr(found, name), getattr(wanted, name)) for name in TENSORS)
 
 
-def close(found, wanted):
-    assert found.source == wanted.source
-    assert (found.num_frames, found.num_videos) == (sum(LENGTHS), COUNT)
+@pytest.mark.parametrize(("ranks", "stop_at"), [(1, 2), (2, 2), (2, 3)])
+def test_a_stopped_pass_starts_again_and_gives_the_same(run, whole, ranks, stop_at):
+    codes, read = run.processes(ranks, stop_at=stop_at)
+    # All processes stop together, and only the first ends with the code.
+    assert codes == [PREEMPTED, 0][:ranks] and read == ALL[: 3 if ranks == 1 else 4]
+    assert not list(run.folder.glob("*"))
+    codes, read = run.processes(ranks)
+    assert codes == [0] * ranks and read == ALL, "each video is read by one process"
+    assert (run.guidance.num_frames, run.guidance.num_videos) == (sum(LENGTHS), COUNT)
     for name in TENSORS:
-        assert_close(getattr(found, name), getattr(wanted, name), atol=1e-7, rtol=1e-6)
-
-
-def test_a_stopped_pass_starts_again_and_gives_the_same(run, signals, whole):
-    ask = partial(signal.raise_signal, signal.SIGUSR1)
-    with pytest.raises(Interrupted, match="Run the same command again to go on") as stop:
-        run.session({2: ask})
-    assert stop.value.code == PREEMPTED and run.read() == [0, 1, 2]
-    forget_signals()
-    guidance, read = run.session()
-    assert read == list(range(COUNT))
-    assert same(guidance, whole) and same(run.guidance, whole)
-    assert [path.name for path in run.folder.iterdir()] == ["guidance.safetensors"]
-
-
-def test_a_killed_pass_leaves_nothing_that_is_used(run, whole):
-    with pytest.raises(RuntimeError, match="killed"):
-        run.session({5: fail})
-    guidance, read = run.session()
-    assert read == list(range(COUNT)) and same(guidance, whole)
-
-
-def test_two_processes_give_the_guidance_of_one_and_each_reads_its_own(run, whole):
-    codes, read = run.two_ranks()
-    assert codes == [0, 0] and read == list(range(COUNT))
-    close(run.guidance, whole)
-    for rank in range(2):
+        assert_close(getattr(run.guidance, name), getattr(whole, name), atol=1e-7, rtol=1e-6)
+    for rank in range(ranks):
         mean = torch.load(run.folder.with_suffix(f".of{rank}"))
         assert torch.equal(mean, run.guidance.token_mean), "all ranks have the same"
 
 
-@pytest.mark.parametrize("position", [2, 3])
-def test_when_one_process_is_asked_to_stop_both_stop_and_both_start_again(run, position):
-    ask = partial(signal.raise_signal, signal.SIGUSR1)
-    codes, read = run.two_ranks(events={position: ask})
-    assert codes == [PREEMPTED, 0] and read == [0, 1, 2, 3]
-    codes, read = run.two_ranks()
-    assert codes == [0, 0] and read == list(range(COUNT))
-    assert run.guidance.num_videos == COUNT
-
-
-def test_a_process_without_any_video_waits_for_the_others(run):
-    codes, read = run.two_ranks(count=1)
+def test_a_process_without_a_video_waits_for_the_others(run):
+    codes, read = run.processes(count=1)
     assert codes == [0, 0] and read == [0]
     assert run.guidance.num_videos == 1 and run.guidance.keys.isfinite().all()
 
 
-def test_a_guidance_of_the_run_that_fits_is_used_and_no_video_is_read(run):
+def test_a_guidance_in_the_run_folder_that_fits_is_used_and_no_video_is_read(run, whole):
     first, _ = run.session()
-    written = (run.folder / "guidance.safetensors").stat().st_mtime_ns
+    assert same(first, whole)
+    written = run.path.stat().st_mtime_ns
     again, read = run.session()
     assert read == [] and same(again, first)
-    assert (run.folder / "guidance.safetensors").stat().st_mtime_ns == written
-    assert run.two_ranks() == ([0, 0], [])
+    assert run.path.stat().st_mtime_ns == written
+    assert run.processes() == ([0, 0], [])
 
 
 @pytest.mark.parametrize(
@@ -210,7 +164,9 @@ def test_a_guidance_of_the_run_that_fits_is_used_and_no_video_is_read(run):
         ({"max_batches": 3}, "its clip 4 is room3/0,20, here it is none"),
     ],
 )
-def test_a_guidance_of_the_run_that_does_not_fit_is_computed_anew(run, caplog, changed, reason):
+def test_a_guidance_in_the_run_folder_that_does_not_fit_is_computed_anew(
+    run, caplog, changed, reason
+):
     run.session()
     with caplog.at_level("INFO"):
         _, read = run.session(**changed)
@@ -227,33 +183,34 @@ def test_a_guidance_of_another_backbone_is_computed_anew(run, caplog):
         other.newline[0] += 1
     with caplog.at_level("INFO"):
         _, read = Run(run.folder, InterfaceAlignment(other, "3d", lora=Lora(4, 8))).session()
-    assert read == list(range(COUNT)) and "its fingerprint is" in caplog.text
+    assert read == ALL and "its fingerprint is" in caplog.text
 
 
-def of_nans(path):
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def with_nans(path):
     with safe_open(path, "pt") as file:
         notes = file.metadata()
     tensors = load_file(path)
     save_file(tensors | {"keys": tensors["keys"] * float("nan")}, path, notes)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda path: path.write_bytes(path.read_bytes()[:1000]), of_nans]
-)
-def test_a_damaged_guidance_of_the_run_is_computed_anew(run, whole, caplog, damage):
+@pytest.mark.parametrize("damage", [cut_off, with_nans])
+def test_a_damaged_guidance_in_the_run_folder_is_computed_anew(run, whole, caplog, damage):
     run.session()
-    path = run.folder / "guidance.safetensors"
-    damage(path)
+    damage(run.path)
     with caplog.at_level("INFO"):
         guidance, read = run.session()
-    assert f"{path} does not fit this run and is computed anew" in caplog.text
-    assert read == list(range(COUNT)) and same(guidance, whole) and same(run.guidance, whole)
+    assert f"{run.path} does not fit this run and is computed anew" in caplog.text
+    assert read == ALL and same(guidance, whole) and same(run.guidance, whole)
 
 
 def test_a_given_guidance_may_be_of_any_videos(run, tmp_path, module):
-    Run(tmp_path / "other", module).session(frames=8, max_batches=2)
-    path = tmp_path / "other" / "guidance.safetensors"
-    guidance, read = run.session(path=str(path))
+    other = Run(tmp_path / "other", module)
+    other.session(frames=8, max_batches=2)
+    guidance, read = run.session(path=str(other.path))
     assert read == [] and guidance.num_videos == 2 and run.guidance.num_videos == 2
 
 
@@ -263,14 +220,14 @@ def test_no_reference_video_is_an_error(run):
 
 
 def test_a_fast_dev_run_reads_one_video_and_leaves_no_files(run):
-    guidance, read = run.session(trial=True)
+    guidance, read = run.session(fast=True)
     assert read == [0] and guidance.num_videos == 1
     assert not run.folder.exists()
 
 
 @pytest.fixture
 def floors(module, monkeypatch):
-    """A module that wants a floor of attention gaps; gives those it was given."""
+    """The attention floors that the module, whose objective wants one, was given."""
     given = []
     monkeypatch.setattr(module.objective, "attn_floor", True)
     monkeypatch.setattr(
@@ -281,7 +238,7 @@ def floors(module, monkeypatch):
 
 @torch.no_grad()
 def direct_gaps(run, guidance, count):
-    """Measured by a module of its own, one video after the other."""
+    """The mean gaps, measured by another module, one video after the other."""
     module = new_module()
     module.use_guidance(guidance)
     videos = Videos(run.log, count=count)
@@ -289,36 +246,25 @@ def direct_gaps(run, guidance, count):
     return sum(gaps) / count
 
 
-def test_a_floor_is_the_gaps_of_videos_and_a_resumed_run_measures_the_same(run, floors):
+def test_the_floor_is_the_gaps_of_videos_and_a_resumed_run_measures_the_same(run, floors):
     guidance, read = run.session()
-    assert read == sorted([*range(COUNT)] * 2), "once for the guidance, once for the gaps"
+    assert read == sorted(ALL * 2), "once for the guidance, once for the gaps"
     with torch.no_grad():  # the adapter has no part in it
         for parameter in run.module.parameters():
             if parameter.requires_grad:
                 parameter.normal_()
     run.module.train()
-    _, read = run.session()
-    assert read == list(range(COUNT)), "the guidance is there"
+    assert run.session()[1] == ALL, "the guidance is there"
     first, again = floors
     assert torch.equal(first, again) and not first.requires_grad
     assert_close(first, direct_gaps(run, guidance, COUNT))
 
 
-def test_a_floor_is_of_the_first_videos_alone_whatever_guidance_is_given(run, whole, floors):
-    path = run.folder.with_suffix(".safetensors")
+def test_the_floor_is_of_the_first_videos_whatever_guidance_is_given(run, tmp_path, whole, floors):
+    path = tmp_path / "given.safetensors"
     whole.save(path)
     guidance, read = run.session(path=str(path), count=40)
     assert read == list(range(32))
     assert_close(floors, [direct_gaps(run, guidance, 32)])
-
-
-def test_a_floor_needs_videos(run, whole, floors):
-    path = run.folder.with_suffix(".safetensors")
-    whole.save(path)
     with pytest.raises(UserError, match="attn_floor=true needs reference videos"):
         run.session(path=str(path), count=0)
-
-
-def test_without_a_floor_nothing_is_measured(run, floors, module, monkeypatch):
-    monkeypatch.setattr(module.objective, "attn_floor", False)
-    assert run.session()[1] == list(range(COUNT)) and floors == []

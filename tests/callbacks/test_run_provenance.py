@@ -1,4 +1,4 @@
-"""A run says where it comes from whenever it starts, goes on or is tested."""
+"""A run records its provenance whenever it starts, goes on or is tested."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from callbacks import Provenance
 from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
-from tests.conftest import MINIATURE
+from tests.conftest import MINIATURE, quiet_trainer
 from vlynx_pl.adapters import Lora
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.runs.provenance import last_session, sessions
@@ -20,7 +20,7 @@ from vlynx_pl.tuning import InstructionTuning
 
 @pytest.fixture
 def run(data, tmp_path):
-    """Fits, or tests, in a run folder; a scene of the val split is missing and skipped."""
+    """A function that fits or tests in a run folder; one val scene is missing and skipped."""
     folder = tmp_path / "run"
     annotations = data / "ScanQA_v1.0_val.json"
     records = json.loads(annotations.read_text())
@@ -41,17 +41,8 @@ def run(data, tmp_path):
             on_bad_sample="skip",
             max_bad_share=0.5,
         )
-        trainer = Trainer(
-            accelerator="cpu",
-            default_root_dir=folder,
-            callbacks=[Provenance(), ModelCheckpoint(folder, save_last=True)],
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            limit_val_batches=0,
-            **options,
-        )
+        saving = ModelCheckpoint(folder, save_last=True)
+        trainer = quiet_trainer(folder, Provenance(), saving, limit_val_batches=0, **options)
         module = InstructionTuning(
             backbone, "scanqa", AlignedStreams({"3d": "base"}), lora=Lora(2, 16)
         )
@@ -63,7 +54,7 @@ def run(data, tmp_path):
     return go
 
 
-def test_every_start_is_an_entry(run):
+def test_every_start_adds_an_entry(run):
     (run.folder / "config.yaml").write_text("seed_everything: 42\n")
     backbone = run(max_epochs=1)
     [began] = sessions(run.folder)
@@ -87,7 +78,7 @@ def test_every_start_is_an_entry(run):
     assert len(sessions(run.folder)) == 3
 
 
-def test_a_trial_leaves_nothing(run):
+def test_a_fast_dev_run_writes_nothing(run):
     run(fast_dev_run=True)
     run("test", fast_dev_run=True)
     assert sessions(run.folder) == []

@@ -1,4 +1,4 @@
-"""What may be wrong with annotation files beyond damaged bytes: fields, numbers and paths."""
+"""Damages of annotation files beyond bytes: fields, numbers and paths."""
 
 import copy
 import json
@@ -9,12 +9,12 @@ from tests.robustness.inputs import OUTSIDE
 
 
 def field_missing(random, original, others):
-    """A field or an item is not there."""
+    """A field or an item is missing."""
     return _edited(random, original, "remove")
 
 
 def field_twice(random, original, others):
-    """A field stands twice, or an item comes again."""
+    """A field or an item is repeated."""
     text = original.content.decode()
     names = list(re.finditer(r'"\w+": ', text))
     if not names or random.random() < 0.5:
@@ -24,19 +24,19 @@ def field_twice(random, original, others):
 
 
 def field_extra(random, original, others):
-    """A field that nobody knows."""
+    """There is an unknown field."""
     return _edited(random, original, "add")
 
 
 def wrong_type(random, original, others):
-    """Something of another type, or null."""
+    """A value is of another type, or null."""
     junk = [None, True, -1, 0.5, [], [[]], [None], {}, {"a": 1}, [{}]]
     texts = ["", " ", "A", "\0", "\ud800", "<image>", "<a>", "[]", "__UNDISCLOSED__"]
     return _edited(random, original, "replace", junk + texts)
 
 
 def absurd_number(random, original, others):
-    """Numbers that no field can have."""
+    """A number is one that no field can have."""
     numbers = [float("nan"), float("inf"), -float("inf"), 10**30, 10**400, -(2**63), 1e308, 2**64]
     if random.random() < 0.2:  # more digits than Python reads
         return re.sub(rb": -?\d+", b": " + b"9" * 5000, original.content, count=3)
@@ -44,7 +44,7 @@ def absurd_number(random, original, others):
 
 
 def nested(random, original, others):
-    """Brackets within brackets."""
+    """Brackets are nested deeply."""
     depth = random.choice((500, 900, 5_000, 1_000_000))
     inner = random.choice(("[", '{"a":')) * depth
     if random.random() < 0.3:
@@ -54,7 +54,8 @@ def nested(random, original, others):
 
 
 def very_long(random, original, others):
-    """A text of 300 characters to 50 MB; one in ten, since they take a second each."""
+    """A text has 300 characters or more."""
+    # Few of 50 MB, which take a second each.
     length = 50_000_000 if random.random() < 0.1 else random.choice((300, 5_000, 100_000))
     if original.media and random.random() < 0.5:
         return original.content.replace(random.choice(original.media).encode(), b"a" * length, 1)
@@ -62,7 +63,7 @@ def very_long(random, original, others):
 
 
 def encoding(random, original, others):
-    """Not UTF-8, or with a mark before it."""
+    """The file is not UTF-8, or begins with a byte order mark."""
     text = original.content.decode()
     at = random.randrange(len(text))
     broken = text[:at].encode() + b"\xff\xfe\xe9" + text[at:].encode()
@@ -71,7 +72,7 @@ def encoding(random, original, others):
 
 
 def hostile_path(random, original, others):
-    """A medium that lies elsewhere, or has an impossible name."""
+    """A path leads elsewhere, or is impossible."""
     ways_out = [f"{'../' * depth}outside/secret" for depth in range(1, 6)]
     name = random.choice(
         [
@@ -98,7 +99,7 @@ ON_ANNOTATIONS: Final = {
     "encoding": encoding,
     "hostile path": hostile_path,
 }
-"""Name of a damage → what does it."""
+"""Name of a damage → its function."""
 
 
 def _edited(random, original, action, junk=("?",)):

@@ -1,4 +1,4 @@
-"""Annotation files in every official layout, and the media that they name."""
+"""Annotation files in every official layout, with the media that they name."""
 
 from functools import partial
 from pathlib import Path, PurePath
@@ -14,7 +14,7 @@ _VIEWS = ("aria01_214-1", "cam01")
 
 
 def annotations() -> list[Original]:
-    """A file or two of every benchmark, with the media that it names."""
+    """Return up to two files of every benchmark."""
     clip = encode(".mp4", ("libx264", {}), None, fps=2)
     return [original for official in OFFICIAL.values() for original in _files(official, clip)]
 
@@ -35,5 +35,5 @@ def _files(official: Official, clip: bytes) -> list[Original]:
             files[f"media/{name}"] = clip
     stems = sorted({PurePath(name).stem for named in media for name in named.values()})
     lean = official._replace(files=dict.fromkeys(official.files), options=dict(official.options))
-    ask = partial(readings.ask, official=lean)  # is sent to another process
+    ask = partial(readings.ask, official=lean)  # small, since it is sent to another process
     return [Original("annotations", name, files, (ask,), tuple(stems)) for name in read[:2]]

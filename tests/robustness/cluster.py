@@ -1,7 +1,7 @@
-"""A SLURM of one node on this machine, for as long as a test needs it.
+"""A temporary SLURM cluster of one node on this machine.
 
-Its three daemons, their configuration and all they write lie in one folder, and its ports are its
-own, so that it neither sees nor disturbs another SLURM.
+Its three daemons, their configuration and everything they write are in one folder, and it uses
+ports of its own, so that it does not interfere with another SLURM.
 """
 
 import os
@@ -22,10 +22,10 @@ from tests.processes import wait_until
 _PACKAGES: Final = ("slurm-wlm", "munge")  # Debian's
 _PROGRAMS: Final = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "scancel")
 _PATH: Final = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-_OTHERS: Final = ("SLURM_", "SBATCH_", "SRUN_")  # variables, of jobs of another SLURM
+_OTHERS: Final = ("SLURM_", "SBATCH_", "SRUN_")  # prefixes of variables of another SLURM
 _POLL: Final = 0.2  # s
-# Two partitions, that a job of the one can preempt jobs of the other, as many clusters have them.
-# A busy machine may take its time to answer and to save.
+# As on many clusters, jobs of one partition can preempt jobs of the other. Timeouts are long, since
+# a busy machine may be slow to answer and to save.
 _CONFIGURATION: Final = """\
 ClusterName=trial
 SlurmctldHost={host}(127.0.0.1)
@@ -56,30 +56,25 @@ MessageTimeout=60
 ReturnToService=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 State=UNKNOWN
 PartitionName=usual Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE
 PartitionName=urgent Nodes=ALL PriorityTier=2 PreemptMode=OFF
 """
 
 
 class Cluster:
-    """A SLURM to submit jobs to.
+    """A cluster to submit jobs to; it writes into an existing folder."""
 
-    Args:
-        folder: for everything it writes; must exist.
-        cpus: that jobs may take, whatever the machine has.
-    """
-
-    def __init__(self, folder: Path, cpus: int = 4) -> None:
-        self.folder, self.cpus = folder, cpus
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         configuration = f"SLURM_CONF={folder}/slurm.conf"
-        self._mark = configuration.encode()  # of all processes that are the cluster's
+        self._mark = configuration.encode()  # in the environment of all its processes
         own = dict(item for item in os.environ.items() if not item[0].startswith(_OTHERS))
         self.environment = own | {"PATH": _PATH, "SLURM_CONF": configuration.partition("=")[2]}
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     def run(self, *command: str, **variables: str) -> str:
-        """What a command of SLURM prints; raises RuntimeError if it fails."""
+        """Return what a command of SLURM prints; raise RuntimeError if it fails."""
         environment = self.environment | variables
         done = subprocess.run(
             command,
@@ -94,12 +89,12 @@ class Cluster:
         return done.stdout.strip()
 
     def job(self, job: str) -> dict[str, str]:
-        """What SLURM knows of a job: JobState, ExitCode, Restarts, ..."""
+        """Return what SLURM knows about a job: JobState, ExitCode, Restarts, ..."""
         shown = self.run("scontrol", "--oneliner", "show", "job", job)
         return dict(item.split("=", 1) for item in shown.split() if "=" in item)
 
     def wait_for_state(self, job: str, state: str) -> dict[str, str]:
-        """Wait until a job is in a state; what SLURM then knows of it."""
+        """Wait until a job is in a state; return what SLURM then knows about it."""
         wait_until(
             lambda: self.job(job)["JobState"] == state,
             lambda: f"job {job} is {self.job(job)['JobState']}, not {state}\n{self.last_words()}",
@@ -108,14 +103,14 @@ class Cluster:
         return self.job(job)
 
     def last_words(self) -> str:
-        """The ends of the daemons' logs."""
+        """Return the ends of the daemons' logs."""
         logs = sorted(self.folder.glob("*.log"))
         return "\n".join(
             f"{log.name}: ...{log.read_text(errors='replace')[-1500:]}" for log in logs
         )
 
     def start(self) -> None:
-        """Start its daemons and wait for them."""
+        """Start the daemons and wait until they are up."""
         for name in ("state", "spool"):
             (self.folder / name).mkdir()
         key = self.folder / "munge.key"
@@ -127,14 +122,13 @@ class Cluster:
                 host=socket.gethostname().partition(".")[0],
                 ports=_free_ports(2),
                 user=pwd.getpwuid(os.getuid()).pw_name,
-                cpus=self.cpus,
             )
         )
         munge = {"key-file": key} | {
             f"{name}-file": self.folder / f"munge.{name}" for name in ("pid", "log", "seed")
         }
         options = [f"--{name}={path}" for name, path in munge.items()]
-        # --force: it warns of folders that others may write into, such as /tmp.
+        # --force: accept folders that others may write into, such as /tmp.
         socket_path = self.folder / "munge.socket"
         self._daemon("munged", "--foreground", "--force", f"--socket={socket_path}", *options)
         wait_until(socket_path.exists, self.last_words, _POLL)
@@ -143,7 +137,7 @@ class Cluster:
         wait_until(self._is_up, self.last_words, _POLL)
 
     def _daemon(self, *command: str) -> None:
-        # A session of its own: Ctrl-C in a terminal is not for them.
+        # In a new session, so that Ctrl-C in a terminal does not reach them.
         with (self.folder / f"{command[0]}.output.log").open("wb") as log:
             daemon = subprocess.Popen(
                 command,
@@ -162,8 +156,8 @@ class Cluster:
             return False  # slurmctld does not answer yet
 
     def end(self) -> None:
-        """End everything that it started, jobs too."""
-        # SLURM's steps outlive its daemons, so everything is ended that knows the configuration.
+        """Kill everything that it started, including jobs."""
+        # Job steps outlive the daemons, so every process with this configuration is killed.
         while found := self._processes():
             for process in found:
                 with suppress(ProcessLookupError):
@@ -182,7 +176,7 @@ class Cluster:
 
 
 def install() -> str:
-    """Install Debian's SLURM if there is none; gives the reason why there can be none."""
+    """Install Debian's SLURM if it is missing; return the reason if that is impossible."""
     missing = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
     if not missing:
         return ""
@@ -198,7 +192,7 @@ def install() -> str:
         )
         if done.returncode:
             reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-            return f"{by_hand} does not succeed: {reason}"
+            return f"{by_hand} fails: {reason}"
     return ""
 
 

@@ -1,7 +1,7 @@
-"""Runs of ``vlynx`` on a miniature world, each in a process that begins at once and may be halted.
+"""Runs of ``vlynx`` on a miniature world, each in a process of its own that may be halted.
 
-Importing takes a process longer than a small run, so each is a copy of one that has imported
-everything and computed nothing.
+Since importing takes longer than a small run, each process is forked from a server that has
+imported everything.
 """
 
 import json
@@ -26,25 +26,25 @@ _OPTIONS: Final = {
     "model.lora.dropout": 0.1,
     "checkpoint.minutes": 0,
     "trainer.max_epochs": EPOCHS,
-    "trainer.log_every_n_steps": 7,  # not the last step, where Lightning saves what is logged
+    "trainer.log_every_n_steps": 7,  # not the last step, at which Lightning saves logs
 }
 
 
 class Ended(NamedTuple):
-    """Exit code and output of a command."""
+    """The exit code and the output of a command."""
 
     code: int
     said: str
 
 
 class Session:
-    """A running ``vlynx``, which leads a process group of its own.
+    """A running ``vlynx`` in its own process group.
 
     Args:
-        command: its command line, with a :class:`tests.robustness.places.Halt`.
-        log: what it prints.
-        halt: the file of its Halt.
-        place: where it is to halt, if anywhere.
+        command: a command line with the callback :class:`tests.robustness.places.Halt`.
+        log: file for its output.
+        halt: the file given to Halt.
+        place: where to halt, if anywhere.
     """
 
     def __init__(self, command: Sequence[str], log: Path, halt: Path, place: str = "") -> None:
@@ -57,11 +57,11 @@ class Session:
         self.pid = self._process.pid
 
     def wait_until_halted(self) -> None:
-        """Return when it is at its place."""
+        """Return when it has reached its place."""
         self._wait_for(".reached")
 
     def ask(self, number: int) -> None:
-        """Send a signal that asks it to stop, while it halts."""
+        """Send the halted process a signal that asks it to stop."""
         os.kill(self.pid, number)
         self._wait_for(".asked")
 
@@ -69,10 +69,10 @@ class Session:
         file = self._halt.with_suffix(suffix)
         wait_until(lambda: file.exists() or self._process.exitcode is not None)
         if not file.exists():
-            raise RuntimeError(f"it ended before: ...{self.said[-3000:]}")
+            raise RuntimeError(f"it ended earlier: ...{self.said[-3000:]}")
 
     def end(self) -> Ended:
-        """Let it go on, and wait until all its processes have ended."""
+        """Let it continue, and wait until all its processes have ended."""
         self._halt.with_suffix(".reached").unlink(missing_ok=True)
         try:
             wait_until(lambda: self._process.exitcode is not None and not self.processes())
@@ -88,7 +88,7 @@ class Session:
         self._process.join()
 
     def processes(self) -> dict[int, int]:
-        """Its process and those that it began (loader workers, ranks), each with its parent."""
+        """Return process → parent of its process and of those it started (workers, ranks)."""
         found = {}
         for entry in Path("/proc").glob("[0-9]*"):
             try:
@@ -102,7 +102,7 @@ class Session:
 
     @property
     def said(self) -> str:
-        """All that it has printed."""
+        """Everything that it has printed."""
         return self._log.read_text(errors="replace")
 
 
@@ -125,8 +125,8 @@ class Runs:
     """Runs on a world, one after another.
 
     Args:
-        folder: empty; runs are written into it.
-        data: the world.
+        folder: an empty folder for the runs.
+        data: folder of the world.
     """
 
     def __init__(self, folder: Path, data: Path) -> None:
@@ -134,7 +134,7 @@ class Runs:
         self._sessions: list[Session] = []
 
     def begin(self, run: Path, place: str = "", **options: Any) -> Session:
-        """Start an alignment, or the ``kind`` in ``options``, and wait until it halts."""
+        """Start an alignment, or another ``kind``, and wait until it halts at the place."""
         command = self.command(run, **options)
         log, halt = self.folder / f"{len(self._sessions)}.log", self.folder / "place.halt"
         session = Session(command, log, halt, place)
@@ -144,11 +144,11 @@ class Runs:
         return session
 
     def whole(self, run: Path, **options: Any) -> Ended:
-        """A session from its beginning to its end."""
+        """Run a session to its end."""
         return self.begin(run, **options).end()
 
     def undisturbed(self, kind: str = "alignment", dropout: float = 0.1) -> Path:
-        """A run that nothing happens to."""
+        """Return the folder of a run that was not disturbed."""
         run = self.folder / f"undisturbed-{kind}-{dropout}"
         if not run.exists():
             ended = self.whole(run, kind=kind, **{"model.lora.dropout": dropout})
@@ -161,7 +161,7 @@ class Runs:
             session.kill()
 
     def command(self, run: Path, kind: str = "alignment", **options: Any) -> list[str]:
-        """The command line of a run, the same every time; adapters are of the undisturbed one."""
+        """Return the command line of a run; adapters come from the undisturbed alignment."""
         callbacks = {"tests.robustness.places.Halt": {"file": str(self.folder / "place.halt")}}
         options = {"run": run, "data.root": self.data, **_OPTIONS, **options}
         if kind == "alignment":

@@ -1,4 +1,4 @@
-"""What the robustness tests share: options, figures for a table, a miniature world and its runs."""
+"""Options, result tables, a miniature world and its runs for the robustness tests."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from vlynx_pl.io.interruption import forget_signals
 
 def pytest_addoption(parser):
     group = parser.getgroup("robustness")
-    group.addoption("--kills", type=int, default=50, help="of tests marked crash, all together")
-    group.addoption("--seed", type=int, default=0, help="of damaged inputs and of kills")
+    group.addoption("--kills", type=int, default=50, help="number of kills in tests marked crash")
+    group.addoption("--seed", type=int, default=0, help="for damaged inputs and kills")
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +32,9 @@ def seed(request) -> int:
 
 @pytest.fixture
 def note(request):
-    """Adds to a table that is printed at the end: (its title, first column, other columns).
+    """A function that adds to a table printed at the end: (title, first column, other columns).
 
-    Numbers of one row are summed up, and of all rows at the end.
+    Integers are summed over calls with the same row, and over all rows in the last one.
     """
 
     def add(title: str, row: str, cells: dict[str, Any]) -> None:
@@ -54,7 +54,7 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def _is_last(report) -> bool:
-    """Properties come with every phase of a test."""
+    """Whether it is the last of a test's reports, all of which have its properties."""
     return getattr(report, "when", "") == "teardown"
 
 
@@ -83,9 +83,9 @@ def _drawn(title, rows) -> str:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
-    """Seven scenes to train on, which make no whole number of batches; two to validate on.
+    """Seven scenes to train on, not a multiple of the batch size, and two to validate on.
 
-    Each differs from the others, so that a run that reads them in another order ends otherwise.
+    All scenes differ, so that a run that reads them in another order gets another result.
     """
     root = tmp_path_factory.mktemp("world")
     for number in range(9):
@@ -108,7 +108,7 @@ def world(tmp_path_factory) -> Path:
             for i in range(1 + scene % 3)
         ]
         (root / f"ScanQA_v1.0_{file}.json").write_text(json.dumps(records))
-        if split != "test":  # which are those of val
+        if split != "test":  # the scenes of val
             listed = "".join(f"scene000{scene}_00\n" for scene in scenes)
             (root / f"scannetv2_{split}.txt").write_text(listed)
     return root
@@ -116,7 +116,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def runs(world, tmp_path_factory):
-    """Runs of the command line on the world."""
+    """The command line's runs on the world."""
     made = Runs(tmp_path_factory.mktemp("runs"), world)
     yield made
     made.close()
@@ -124,9 +124,9 @@ def runs(world, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(world, tmp_path_factory):
-    """(stage, ranks) → folder of a run in this process that was not stopped.
+    """A function: (stage, ranks) → folder of a run that was not stopped, made in this process.
 
-    It never saved between validations.
+    It saved no checkpoint between validations.
     """
     made: dict[tuple, Path] = {}
 
@@ -142,8 +142,8 @@ def undisturbed(world, tmp_path_factory):
 
 @pytest.fixture
 def own_process(monkeypatch):
-    """For runs in this process: its signal handlers are put back, and no disk is waited for."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no test pulls the plug
+    """For runs in this process: restores its signal handlers, and skips fsync."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no test cuts the power
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]
     yield

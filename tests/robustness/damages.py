@@ -1,8 +1,8 @@
-"""What may have happened to a file: cut off, overwritten, mixed up, or made by someone hostile.
+"""Damages of files: cut off, overwritten, mixed up, or made by someone hostile.
 
-A damage is a function of a random generator, the original and the other originals, and gives the
-bytes of the damaged file. Formats are damaged where their fields are, since flipped bits rarely
-hit those.
+A damage is a function of a random generator, the original and the other originals. It returns the
+bytes of the damaged file. Fields of a format are damaged on purpose, since random bits rarely hit
+them.
 """
 
 import re
@@ -29,7 +29,7 @@ def cut_off(random, original, others):
 
 
 def flipped_in_header(random, original, others):
-    """Some bits are flipped where a file says what it holds."""
+    """Some bits of the header are flipped."""
     data = bytearray(original.content)
     start = max(data.find(b"moov"), 0)
     for _ in range(random.choice((1, 2, 8, 32))):
@@ -46,7 +46,7 @@ def flipped(random, original, others):
 
 
 def zeroed(random, original, others):
-    """A block is zero, or the file is empty."""
+    """A block is zeroed, or the file is empty."""
     data = original.content
     if random.random() < 0.1:
         return b""
@@ -59,20 +59,20 @@ def other_content(random, original, others):
 
 
 def swapped(random, original, others):
-    """Two parts have changed places."""
+    """Two parts are swapped."""
     data = original.content
     a, b, c, d = sorted(random.randrange(len(data) + 1) for _ in range(4))
     return data[:a] + data[c:d] + data[b:c] + data[a:b] + data[d:]
 
 
 def appended(random, original, others):
-    """More follows: noise, the file again, or another file."""
+    """Noise, the file itself or another file is appended."""
     data = original.content
     return data + random.choice((random.randbytes(5000), data, random.choice(others).content))
 
 
 def absurd_header(random, original, others):
-    """Fields say what cannot be."""
+    """Fields have impossible values."""
     data = original.content
     suffix = PurePath(original.name).suffix
     fields = [field for field in FIELDS.get(suffix, ()) if field[0] in data]
@@ -100,7 +100,7 @@ def _absurd_text(random, data):
 
 
 def _with_checksum(data):
-    """A PNG's header with the checksum that belongs to it, or nobody would look at it."""
+    """Correct the checksum of a PNG's header, without which no reader looks at it."""
     at = data.find(b"IHDR")
     if at < 0 or not data.startswith(b"\x89PNG"):
         return data
@@ -109,11 +109,11 @@ def _with_checksum(data):
 
 
 def hostile_container(random, original, others):
-    """A text that makes some readers open the files which it names."""
+    """A text that makes some readers open the files it names."""
     target = random.choice(
         (f"{OUTSIDE}/secret.mp4", "../outside/secret.mp4", "../../outside/secret.mp4")
     )
-    picture = random.choice((f"{OUTSIDE}/secret.png", "../../../outside/secret.png"))
+    image = random.choice((f"{OUTSIDE}/secret.png", "../../../outside/secret.png"))
     return random.choice(
         (
             f"ffconcat version 1.0\nfile '{target}'\n",
@@ -126,14 +126,14 @@ def hostile_container(random, original, others):
             f"[playlist]\nFile1={target}\nNumberOfEntries=1\n",
             f"# VobSub index file, v7\nid: en, index: 0\ntimestamp: 00:00:01, filepos: 0\n{target}",
             "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 24\n"
-            f"({picture}) (r) file 1000 string readstring\n%%EOF\n",
-            f"<svg xmlns='http://www.w3.org/2000/svg'><image href='{picture}'/></svg>",
+            f"({image}) (r) file 1000 string readstring\n%%EOF\n",
+            f"<svg xmlns='http://www.w3.org/2000/svg'><image href='{image}'/></svg>",
         )
     ).encode()
 
 
 def hostile_material(random, original, others):
-    """A mesh that names files of materials, textures and comments."""
+    """A mesh that names files of materials or textures."""
     data = original.content
     target = random.choice(("../outside/secret", "../../outside/secret", f"{OUTSIDE}/secret"))
     if original.name.endswith(".obj"):
@@ -154,7 +154,7 @@ _BINARY: Final = _ANY | {"absurd header": absurd_header}
 DAMAGES: Final = {
     "video": _BINARY | {"hostile playlist": hostile_container},
     "sound": _BINARY | {"hostile playlist": hostile_container},
-    "picture": _BINARY | {"hostile script": hostile_container},
+    "image": _BINARY | {"hostile script": hostile_container},
     "matrix": _ANY | {"absurd numbers": absurd_header},
     "list of scenes": _ANY | {"hostile path": hostile_path},
     ".sens": _BINARY,
@@ -162,4 +162,4 @@ DAMAGES: Final = {
     "frame cache": _BINARY,
     "annotations": _ANY | ON_ANNOTATIONS,
 }
-"""Kind of input → name of a damage → what does it."""
+"""Kind of input → name of a damage → its function."""

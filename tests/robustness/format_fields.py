@@ -1,13 +1,13 @@
-"""Where formats say what they hold, to be overwritten with absurd values.
+"""Fields of file formats, to be overwritten with absurd values.
 
-Suffix → fields as (what stands before them, bytes from its end, bytes, byte order).
+FIELDS: suffix → fields as (marker, offset from its end in bytes, width in bytes, byte order).
 """
 
 from typing import Final, Literal
 
 
 def _fields(order: Literal["big", "little"], *groups) -> list[tuple[bytes, int, int, str]]:
-    """Of groups (markers, offsets, widths), each marker with each offset and width."""
+    """Combine each marker of a group (markers, offsets, widths) with each offset and width."""
     return [
         (marker if isinstance(marker, bytes) else _element(marker), offset, width, order)
         for markers, offsets, widths in groups
@@ -18,7 +18,7 @@ def _fields(order: Literal["big", "little"], *groups) -> list[tuple[bytes, int, 
 
 
 def _element(name: int) -> bytes:
-    """The name of an element of Matroska, which its length and its value follow."""
+    """Return the ID of a Matroska element, which precedes its length and its value."""
     return name.to_bytes((name.bit_length() + 7) // 8, "big")
 
 

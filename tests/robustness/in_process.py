@@ -1,4 +1,4 @@
-"""Runs in this process, or in one a rank, that stop at a place; without the command line."""
+"""Runs that stop at a place, in this process or one process per rank, without the command line."""
 
 import json
 import os
@@ -30,7 +30,7 @@ STAGES = ("alignment", "tuning")
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing is saved any more."""
+    """Stands for SIGKILL: nothing is saved afterwards."""
 
 
 def die(module):
@@ -38,7 +38,7 @@ def die(module):
 
 
 def ask(*numbers):
-    """Signals that ask the run to stop."""
+    """Return an act that sends this process signals."""
 
     def act(module):
         for number in numbers:
@@ -48,11 +48,11 @@ def ask(*numbers):
 
 
 class Watch(Places):
-    """Acts at one place, and keeps what was seen and how the run ended.
+    """Acts at one place, and records the batches and how the run ended.
 
     Args:
-        place: a run is asked to stop in a batch, and dies elsewhere.
-        act: does something else, with the module.
+        place: where to act. Within a batch the run is asked to stop; elsewhere it is killed.
+        act: what to do instead, with the module.
     """
 
     def __init__(self, place="", act=None) -> None:
@@ -104,7 +104,7 @@ def session(
     losses=(),
     **trainer,
 ):
-    """One process from its start to its end: what a command would do."""
+    """Do in this process what one command would do."""
     forget_signals()
     torch.manual_seed(0)
     run.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def session(
 
 
 def sessions(ranks, *arguments, **options):
-    """A session of so many processes."""
+    """Run a session with one process per rank."""
     if ranks == 1:
         session(*arguments, **options)
         return

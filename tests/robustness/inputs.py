@@ -1,4 +1,4 @@
-"""An undamaged input: a folder of files, one of which is to be damaged, and how it is read."""
+"""Undamaged inputs: a folder of files, one of which will be damaged, and its readings."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,18 +6,18 @@ from shutil import rmtree
 from typing import Final, NamedTuple
 
 OUTSIDE: Final = "OUTSIDE"
-"""Stands in damaged files for the absolute path of a folder that no reader may open."""
+"""In damaged files, stands for the absolute path of a folder that no reader may open."""
 
 
 class Original(NamedTuple):
     """A folder and its readings.
 
     Args:
-        kind: one of ``damages.DAMAGES``.
+        kind: a key of ``damages.DAMAGES``.
         name: the file to damage.
-        files: path in the folder → content, of all files.
-        readings: ways to read the folder.
-        media: names of media in an annotation file, as they stand there.
+        files: path in the folder → content.
+        readings: functions that read the folder.
+        media: the names of media in an annotation file, as written there.
     """
 
     kind: str
@@ -28,18 +28,18 @@ class Original(NamedTuple):
 
     @property
     def content(self) -> bytes:
-        """Of the file to damage."""
+        """The content of the file to damage."""
         return self.files[self.name]
 
     def write(self, folder: Path, outside: Path, content: bytes | None = None) -> None:
-        """Write the folder anew, with other content of the file if given."""
+        """Write the folder anew, with other content for the file if given."""
         if folder.exists():
             rmtree(folder)
         write_files(folder, self.files)
         if content is not None:
             own = content.replace(OUTSIDE.encode(), str(outside).encode())
             (folder / self.name).write_bytes(own)
-        if self.media:  # ways out that a name may take
+        if self.media:  # links that a name may follow to the outside
             for name, target in {
                 "link": outside,
                 "linked": outside / "secret",
@@ -51,7 +51,7 @@ class Original(NamedTuple):
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
-    """Path in the folder → content, of all files."""
+    """Return path in the folder → content of all files."""
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

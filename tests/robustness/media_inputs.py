@@ -1,4 +1,4 @@
-"""Undamaged videos and files of sound."""
+"""Undamaged videos and audio files."""
 
 import struct
 from fractions import Fraction
@@ -11,29 +11,29 @@ import numpy as np
 
 from tests.robustness import readings
 from tests.robustness.inputs import Original
-from tests.robustness.scene_inputs import picture
+from tests.robustness.scene_inputs import image
 
 _H, _W, _FRAMES, _FPS = 48, 64, 24, 12
 _RATE = 48_000  # Hz
 
 
 def video(suffix, codec="libx264", sound: str | None = "aac", **options) -> bytes:
-    """Two seconds of a moving pattern, with a tone."""
+    """Return two seconds of a moving pattern with a tone."""
     return encode(suffix, (codec, {"g": "8", **options}), sound)
 
 
-def encode(suffix, pictures, sound, fps=_FPS) -> bytes:
-    """A file of 24 pictures (codec and its options), 2 s of a tone (codec), or both."""
+def encode(suffix, frames, sound, fps=_FPS) -> bytes:
+    """Return a file of 24 frames (codec and its options), 2 s of a tone (codec), or both."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"a{suffix}"
         with av.open(str(path), "w") as file:
             tracks = []
-            if pictures:
-                codec, options = pictures
-                seen = file.add_stream(codec, rate=fps, options={"threads": "1", **options})
-                seen.height, seen.width = _H, _W
-                seen.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
-                tracks.append(seen)
+            if frames:
+                codec, options = frames
+                track = file.add_stream(codec, rate=fps, options={"threads": "1", **options})
+                track.height, track.width = _H, _W
+                track.pix_fmt = "rgb8" if codec == "gif" else "yuv420p"
+                tracks.append(track)
             if sound:
                 tracks.append(file.add_stream(sound, rate=_RATE, layout="mono"))
             for track in tracks:
@@ -64,7 +64,7 @@ def _tone(track):
 
 
 def videos() -> list[Original]:
-    """Files of many containers, one rotated."""
+    """Return a video in every container, and a rotated one."""
     plain = video(".mp4", bf="3")
     fast = {"deadline": "realtime", "cpu-used": "8"}
     made = {
@@ -89,21 +89,21 @@ def videos() -> list[Original]:
 
 
 def _company(plain):
-    """Good videos beside the one that is damaged, and for the reference."""
+    """Return good videos beside the damaged one, and reference videos."""
     return dict.fromkeys(
         ("media/a.mp4", "media/z.mp4", "reference/a.mp4", "reference/b.mp4"), plain
     )
 
 
 def _rotated(data):
-    """By 90 degrees: the matrix of the track header (ISO/IEC 14496-12, 8.3.2)."""
+    """Rotate an MP4 by 90 degrees with the matrix of its track header (ISO/IEC 14496-12, 8.3.2)."""
     at = data.index(b"tkhd") + 44
     turn = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, _H << 16, 0, 1 << 30)
     return data[:at] + turn + data[at + len(turn) :]
 
 
 def sounds() -> list[Original]:
-    """Files of sound alone, one with a cover."""
+    """Return an audio file of every codec, and one with a cover image."""
     codecs = {
         "wav": "pcm_s16le", "mp3": "libmp3lame", "flac": "flac", "ogg": "libopus", "m4a": "aac"
     }  # fmt: skip
@@ -119,11 +119,11 @@ def sounds() -> list[Original]:
 
 
 def _with_cover(data):
-    """An ID3v2.3 tag with a picture in place of the encoder's tag."""
+    """Replace the encoder's tag of an MP3 with an ID3v2.3 tag that holds an image."""
     if data.startswith(b"ID3"):
         size = sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))
         data = data[10 + size :]
-    frame = b"\0image/jpeg\0\3\0" + picture("JPEG")
+    frame = b"\0image/jpeg\0\3\0" + image("JPEG")
     tag = b"APIC" + struct.pack(">I2x", len(frame)) + frame
     size = bytes(len(tag) >> shift & 127 for shift in (21, 14, 7, 0))
     return b"ID3\3\0\0" + size + tag + data

@@ -1,4 +1,4 @@
-"""The places of a run: a callback that acts at one of them, from inside or from outside."""
+"""The places of a run at which tests stop it, from within the process or from outside."""
 
 import os
 import sys
@@ -11,9 +11,9 @@ from vlynx_pl.io.interruption import asked_to_stop
 
 
 class Places(Callback):
-    """Calls :meth:`at` with the name of every place; must be the first callback to be at it first.
+    """Calls :meth:`at` with the name of every place that the run reaches.
 
-    A batch is ``<epoch>.<number>``.
+    Batches are named ``<epoch>.<number>``. It must be the first callback, to act before others.
     """
 
     def at(self, place: str, trainer) -> None:
@@ -53,11 +53,11 @@ class Places(Callback):
 
 
 class Halt(Places):
-    """Waits at the place that a file names; also before a file of the run gets its name.
+    """Waits at the place that a file names, which may be ``writing <name of a file>``.
 
     Args:
-        file: when the run is there, it is renamed to ``.reached``, and when that is removed, the
-            run goes on. A signal that asks the run to stop is told by a file ``.asked``.
+        file: holds the place. It is renamed to ``.reached`` when the run is there, and the run
+            continues when that is removed. A file ``.asked`` tells that the run was asked to stop.
     """
 
     def __init__(self, file: str) -> None:

@@ -1,10 +1,11 @@
-"""How damaged inputs are read: through the same public readers and data modules as in a run.
+"""Readings of damaged inputs, through the public readers and data modules that runs use.
 
-A reading gets a folder and returns if everything in it is well, as far as can be told; what is
-left out by a policy is raised, so that it counts as refused.
+A reading is given a folder, and returns if everything in it looks right. It raises what a data
+module would skip, so that it counts as refused.
 """
 
-from pathlib import Path
+import json
+from pathlib import Path, PurePosixPath
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -12,6 +13,7 @@ import torch
 
 from datamodules.audio import AudioDataModule
 from datamodules.base import ModalityDataModule
+from datamodules.benchmarks import AVSD, Benchmark
 from datamodules.depth import DepthDataModule
 from datamodules.ego import EgoDataModule
 from datamodules.high_frame_rate import HighFrameRateDataModule
@@ -23,7 +25,7 @@ from datamodules.media.sampling import Uniform
 from datamodules.media.scannet import open_scene
 from datamodules.media.scannet_frames import colour_frames, depth_frames
 from datamodules.media.video import Request, read_video
-from datamodules.samples import BadSample, Frames
+from datamodules.samples import BadSample, Episode, Frames
 from tests.datamodules.benchmarks.official_layouts import Official
 
 SIZE = (32, 32)
@@ -32,7 +34,7 @@ _SKIPPING: dict[str, Any] = {"on_bad_sample": "skip", "max_bad_share": 1.0}
 
 
 def see_and_hear(folder: Path, name: str, sound: bool) -> None:
-    """A video's slow and fast frames and its sound, from one opening."""
+    """Read a video's frames at two rates and its sound, all at once."""
     requests = [Request(Uniform(5), SIZE), Request(Uniform(20), (16, 16))]
     recording = read_video(folder / name, requests, sound=sound)
     for frames, count in zip(recording.streams, (5, 20), strict=True):
@@ -43,28 +45,28 @@ def see_and_hear(folder: Path, name: str, sound: bool) -> None:
 
 
 def hear(folder: Path, name: str) -> None:
-    """The sound of an audio file or a video."""
+    """Read the sound of an audio file or a video."""
     _check_sound(read_sound(folder / name))
 
 
 def align_sound(folder: Path, name: str) -> None:
-    """Sound for alignment, bad files skipped."""
+    """Align on sound, with bad files skipped."""
     _align(AudioDataModule(folder / "media", **_skipping(folder)), folder / name)
 
 
 def align_fast_frames(folder: Path, name: str) -> None:
-    """Fast frames for alignment, bad files skipped."""
+    """Align on high-frame-rate video, with bad files skipped."""
     _align(HighFrameRateDataModule(folder / "media", **_skipping(folder)), folder / name)
 
 
 def align_depth(folder: Path, name: str) -> None:
-    """Depth for alignment, bad scenes and frames skipped."""
+    """Align on depth, with bad scenes and frames skipped."""
     data = DepthDataModule(folder / "media", encoding="turbo+normals", **_SMALL, **_SKIPPING)
     _align(data, (folder / name).parents[1])
 
 
 def align_listed(folder: Path, name: str) -> None:
-    """Depth of the scenes of a list, bad ones skipped."""
+    """Align on the scenes of a list, with bad ones skipped."""
     data = DepthDataModule(folder / "media", **_SMALL, **_SKIPPING)
     data.setup("fit")
     for bad in data.bad_samples:
@@ -72,15 +74,15 @@ def align_listed(folder: Path, name: str) -> None:
 
 
 def see_scene(folder: Path, name: str) -> None:
-    """Everything in a scene."""
+    """Read everything in a scene."""
     scene = open_scene((folder / name).parents[1])
-    pictures = depth_frames(scene, scene.frames, encoding="turbo+normals", normal_frame="world")
-    _check_frames(Frames(pictures, ()), 2 * len(scene.frames))
+    depth = depth_frames(scene, scene.frames, encoding="turbo+normals", normal_frame="world")
+    _check_frames(Frames(depth, ()), 2 * len(scene.frames))
     _check_frames(Frames(colour_frames(scene, scene.frames), ()), len(scene.frames))
 
 
 def export_recording(folder: Path, name: str) -> None:
-    """A .sens recording into a scene's folder, and that again."""
+    """Export a .sens recording into a scene's folder, and read that."""
     scene = open_scene(prepare_scannet(folder / name, folder / "out", None))
     colour_frames(scene, scene.frames)
     for frame in scene.frames:
@@ -88,14 +90,14 @@ def export_recording(folder: Path, name: str) -> None:
 
 
 def render_mesh(folder: Path, name: str) -> None:
-    """Depth of a scene from a mesh."""
+    """Render the depth of a scene from a mesh, and read that."""
     scene = open_scene(prepare_depth_from_mesh(folder / name, folder / "scene", folder / "out"))
     for frame in scene.frames:
         assert scene.read_depth(frame).isfinite().all()
 
 
 def load_entry(folder: Path, name: str) -> None:
-    """An entry of a frame cache; a damaged one is made again with a warning, and is well then."""
+    """Load an entry of a frame cache; a damaged one is made again, once, with a warning."""
     frames = {
         name: Frames(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), (0.0, 1.0, 2.0, 3.0))
         for name in ("video", "audio")
@@ -113,8 +115,10 @@ def load_entry(folder: Path, name: str) -> None:
 
 
 def ask(folder: Path, official: Official) -> None:
-    """A benchmark's questions with the media that they name, bad ones skipped."""
+    """Read a benchmark's questions and the media that they name, with bad ones skipped."""
     benchmark = official.reopen(folder / "annotations")
+    for episode in benchmark.episodes(official.split):
+        _check_episode(episode, official.reader)
     modality: type[ModalityDataModule] = HighFrameRateDataModule
     if official.reader.__name__ in {"ScanQA", "SQA3D"}:
         modality = DepthDataModule
@@ -130,12 +134,26 @@ def ask(folder: Path, official: Official) -> None:
             raise bad
 
 
+def _check_episode(episode: Episode, reader: type[Benchmark]) -> None:
+    """Assert that paths stay inside, nothing is empty, and answers are among the options."""
+    assert episode.questions
+    for path in map(PurePosixPath, episode.media.values()):
+        assert path.parts and not path.is_absolute() and ".." not in path.parts
+    for question in episode.questions:
+        json.dumps(question.__dict__ | {"labels": 0})
+        assert question.prompt.encode() and all(answer.strip() for answer in question.answers)
+        if reader is AVSD:
+            assert "__UNDISCLOSED__" not in [answer for _, answer in question.history]
+        if question.options:
+            assert set(question.answers) <= set("ABCDE"[: len(question.options)])
+
+
 def _skipping(folder: Path) -> dict[str, Any]:
     return {**_SMALL, **_SKIPPING, "reference_root": folder / "reference"}
 
 
 def _align(data: ModalityDataModule, damaged: Path) -> None:
-    """What is bad must be listed, and what is left must be well."""
+    """Assert that only the damaged recording is listed as bad, and raise that."""
     data.setup("fit")
     data.report()
     for batch in (*data.train_dataloader(), *data.val_dataloader(), *data.reference_dataloader()):
@@ -147,10 +165,10 @@ def _align(data: ModalityDataModule, damaged: Path) -> None:
 
 
 def _check_frames(frames: Frames, count: int) -> None:
-    pictures, times = frames
-    assert pictures.dtype == torch.uint8 and pictures.ndim == 4, (pictures.dtype, pictures.shape)
-    assert pictures.shape[:2] == (count, 3) and len(times) in {0, count}, (pictures.shape, times)
-    pictures.sum()  # it may be mapped and not yet read
+    pixels, times = frames
+    assert pixels.dtype == torch.uint8 and pixels.ndim == 4, (pixels.dtype, pixels.shape)
+    assert pixels.shape[:2] == (count, 3) and len(times) in {0, count}, (pixels.shape, times)
+    pixels.sum()  # a memory-mapped tensor is read only now
 
 
 def _check_sound(sound: Sound) -> None:

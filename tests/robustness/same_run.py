@@ -1,4 +1,4 @@
-"""What two finished runs should have in common and have not."""
+"""Compares everything that two finished runs have made."""
 
 import csv
 import json
@@ -12,14 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 _OWN: Final = {"config.yaml", "provenance.json", "checkpoints", "tensorboard"}
-"""What names folders and processes, or when it was written; not compared."""
+"""Not compared, since they hold paths, processes or dates."""
 
 
 def differences(run: Path, whole: Path, within: float = 0.0) -> list[str]:
-    """What is unlike in a run and the one that it should be like; each begins with the file.
+    """Return the first difference in each file of a run; each text begins with the file's name.
 
     Args:
-        within: how far numbers may be apart, as a share of them where they are above 1.
+        run: the run to check.
+        whole: the run that it should equal.
+        within: tolerance for numbers, absolute and relative.
     """
     files, others = _files(run), _files(whole)
     wrong = [f"{name} is missing" for name in sorted(others - files)]
@@ -39,7 +41,7 @@ def _files(run: Path) -> set[str]:
 
 
 def _content(path):
-    """What is compared of a file; without what is by chance in every run, such as an order."""
+    """Return what is compared of a file, without what differs between any two runs."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             return {"notes": file.metadata()} | load_file(path)
@@ -47,19 +49,19 @@ def _content(path):
         head, *rows = csv.reader(path.read_text().splitlines())
         numbers = [[float(cell) if cell else None for cell in row] for row in rows]
         step = head.index("step")
-        # A row has figures of one kind, which may be written before or after another's.
+        # Rows of training and of validation may come in either order.
         return [head, sorted(numbers, key=lambda row: ([c is None for c in row], row[step], row))]
-    if path.name.startswith("seen-"):  # what is done again counts, and must be the last of its kind
+    if path.name.startswith("seen-"):  # of a repeated step, the last line counts
         return {tuple(row[:2]): row for row in map(json.loads, path.read_text().splitlines())}
     if path.suffix == ".json" and isinstance(known := json.loads(path.read_bytes()), dict):
-        known.pop("provenance", None)  # of the session that wrote it
-        # Sorted, since PEFT writes a set.
+        known.pop("provenance", None)
+        # PEFT writes a set in any order.
         return {key: sorted(v) if key == "target_modules" else v for key, v in known.items()}
     return None if path.suffix == ".png" else path.read_bytes()
 
 
 def _unlike(one, other, within, place):
-    """Where two contents are not alike."""
+    """Yield the differences between two contents."""
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         for key in one:
             yield from _unlike(one[key], other[key], within, f"{place}, {key}")

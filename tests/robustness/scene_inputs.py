@@ -1,4 +1,4 @@
-"""Undamaged scenes, recordings and meshes, and an entry of the frame cache."""
+"""Undamaged scenes, recordings, meshes and entries of the frame cache."""
 
 import io
 import struct
@@ -15,8 +15,8 @@ from tests.robustness import readings
 from tests.robustness.inputs import Original, read_files
 
 
-def picture(form: str) -> bytes:
-    """Noise, 32x24."""
+def image(form: str) -> bytes:
+    """Return an image of noise, 32x24."""
     buffer = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
     Image.fromarray(pixels).save(buffer, form)
@@ -24,7 +24,7 @@ def picture(form: str) -> bytes:
 
 
 def scene(place: str) -> dict[str, bytes]:
-    """A ScanNet scene of three frames."""
+    """Return a ScanNet scene of three frames."""
     with TemporaryDirectory() as folder:
         intrinsic = write_scannet_scene(Path(folder, place)) / "intrinsic"
         camera = [[32, 0, 15.5, 0], [0, 32, 11.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
@@ -33,13 +33,13 @@ def scene(place: str) -> dict[str, bytes]:
 
 
 def scenes() -> list[Original]:
-    """Files of a ScanNet scene among others, and the list of those to train on."""
+    """Return the files of a ScanNet scene among others, and the list of training scenes."""
     files: dict[str, bytes] = {}
     for number in range(3):
         files |= scene(f"media/scene000{number}_00")
     damaged = {
-        "color/20.jpg": "picture",
-        "depth/20.png": "picture",
+        "color/20.jpg": "image",
+        "depth/20.png": "image",
         "pose/20.txt": "matrix",
         "intrinsic/intrinsic_depth.txt": "matrix",
     }
@@ -58,9 +58,9 @@ def scenes() -> list[Original]:
 
 
 def recording() -> list[Original]:
-    """A ScanNet recording in SensReader's layout, version 4."""
+    """Return a ScanNet recording in SensReader's layout, version 4."""
     depth = zlib.compress((np.arange(12 * 16, dtype="<u2") * 7 + 1000).tobytes())
-    colour = picture("JPEG")
+    colour = image("JPEG")
     cameras = [np.diag([width, width, 1.0, 1.0]) for width in (32, 16)]
     matrices = np.stack([cameras[0], np.eye(4), cameras[1], np.eye(4)]).astype("<f4")
     data = struct.pack("<IQ3s", 4, 3, b"toy") + matrices.tobytes()
@@ -73,7 +73,7 @@ def recording() -> list[Original]:
 
 
 def meshes() -> list[Original]:
-    """A wall two metres before the camera."""
+    """Return a wall two metres from the camera in every mesh format."""
     x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-2, 2, 6), np.linspace(-2, 2, 6)))
     corners = np.stack([x, y, np.full_like(x, 2)], -1).astype("<f4")  # (36, 3)
     first = np.arange(30)[np.arange(30) % 6 < 5]
@@ -108,7 +108,7 @@ def meshes() -> list[Original]:
 
 
 def cache_entry() -> list[Original]:
-    """An entry of a frame cache."""
+    """Return an entry of a frame cache."""
     with TemporaryDirectory() as folder:
         readings.load_entry(Path(folder), "")
         (path,) = Path(folder).rglob("*.safetensors")

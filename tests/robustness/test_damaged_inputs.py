@@ -1,18 +1,18 @@
-"""Damaged files and annotations are read as in a run: each is read well, or refused by a BadSample.
+"""Damaged files and annotations are either read well or refused with a BadSample.
 
-None may crash, hang, or make a reader open what is outside of its folder.
+They are read as in a run. None may crash or hang a reader, or make it open a file outside its
+folder.
 """
 
 import ctypes
 import os
-import subprocess
 from pathlib import Path
 from random import Random
 from typing import get_args
 
 import pytest
 
-from datamodules.samples import BadSample, Trouble
+from datamodules.samples import Trouble
 from tests.robustness.annotation_inputs import annotations
 from tests.robustness.damages import DAMAGES
 from tests.robustness.inputs import write_files
@@ -33,7 +33,7 @@ def originals():
 
 @pytest.fixture(scope="module")
 def read(tmp_path_factory):
-    """Reads an original, damaged if there is content; what goes wrong is kept under a name."""
+    """A function that reads an original, with other content if given; failures are kept by name."""
     world = tmp_path_factory.mktemp("world")
     folder, outside = world / "input", world / "outside"
     secrets = {"secret.mp4": video(".mp4"), "secret": video(".mp4")}
@@ -65,12 +65,12 @@ def test_undamaged_inputs_are_read_well(kind, originals, read):
                 assert read(original, reading, "undamaged") == Outcome("well"), original.name
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(30, marks=pytest.mark.fuzz)])
+@pytest.mark.parametrize("count", [1, pytest.param(25, marks=pytest.mark.fuzz)])
 @pytest.mark.parametrize(("kind", "damage"), DAMAGED)
 def test_damaged_inputs_are_read_or_refused(kind, damage, count, seed, originals, read, note):
     counts, wrong = dict.fromkeys(VERDICTS, 0), []
     of_kind = [original for original in originals if original.kind == kind]
-    for number in range(count):
+    for number in range(3 * count if kind == "annotations" else count):
         random = Random(f"{seed} {kind} {damage} {number}")
         original = random.choice(of_kind)
         content = DAMAGES[kind][damage](random, original, originals)
@@ -83,10 +83,6 @@ def test_damaged_inputs_are_read_or_refused(kind, damage, count, seed, originals
     assert not wrong, "\n\n".join(wrong)
 
 
-def refuse_without_a_word(folder):
-    raise BadSample(folder)
-
-
 def fail(folder):
     raise KeyError("planted")
 
@@ -95,11 +91,7 @@ def crash(folder):
     ctypes.string_at(0)
 
 
-def wait_for_ever(folder):
-    ctypes.CDLL(None).pause()
-
-
-def go_round(folder):
+def loop(folder):
     while True:
         pass
 
@@ -109,40 +101,28 @@ def grow(folder):
 
 
 def open_outside(folder):
-    return Path(folder.parent, "secret").read_bytes()
+    return Path(folder.parent, "outside", "secret").read_bytes()
 
 
-def start_a_program(folder):
-    subprocess.run(["true"], check=True)
-
-
-def test_every_way_to_go_wrong_is_seen(tmp_path):
-    """Planted readings, the last of which is well, so that a new process has begun for it."""
-    (tmp_path / "secret").touch()
-    (tmp_path / "input").mkdir()
+def test_every_way_to_go_wrong_is_noticed(tmp_path):
+    """The last reading is well, since a new process has started for it."""
+    for name in ("outside", "input"):
+        (tmp_path / name).mkdir()
+    secret = tmp_path / "outside" / "secret"
+    secret.touch()
     reader = Reader(tmp_path / "log", cpu=2)
     for reading, verdict, detail in (
-        (refuse_without_a_word, "crashed", "says too little"),
         (fail, "crashed", "KeyError: 'planted'"),
         (grow, "crashed", "MemoryError"),
         (open_outside, "opened outside", "secret"),
-        (start_a_program, "opened outside", "subprocess.Popen"),
         (crash, "died", "Segmentation fault"),
-        (go_round, "too slow", "in go_round"),
-        (wait_for_ever, "too slow", "in wait_for_ever"),
+        (loop, "too slow", "in loop"),
         (os.fspath, "well", ""),
     ):
-        reader.polls = 30 if reading is wait_for_ever else 18_000
         outcome = reader.read(reading, tmp_path / "input")
         assert outcome.verdict == verdict and detail in outcome.detail, (reading, outcome)
     reader.close()
-
-
-def test_c_libraries_cannot_open_the_canary_unseen(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "secret").write_text("secret")
-    canary = Canary(tmp_path)
-    assert canary.opened() == []
-    os.close(ctypes.CDLL(None).open(os.fsencode(tmp_path / "a" / "secret"), os.O_RDONLY))
-    assert canary.opened() == [str(tmp_path / "a" / "secret")]
+    canary = Canary(tmp_path / "outside")
+    os.close(ctypes.CDLL(None).open(os.fsencode(secret), os.O_RDONLY))  # unseen by Python
+    assert canary.opened() == [str(secret)]
     canary.close()

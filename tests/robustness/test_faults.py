@@ -1,7 +1,7 @@
-"""The faults of long runs on the command line: what the user sees, and what is left.
+"""Faults of long runs on the command line: what the user sees, and what is left.
 
-When the cause is gone, the same command is given again; what it makes is compared with a run that
-nothing happened to.
+When the cause is gone, the same command is given again, and its result is compared with that of an
+undisturbed run.
 """
 
 import os
@@ -35,11 +35,11 @@ class Fault(NamedTuple):
     """What happens to a run, and what is expected of it.
 
     Args:
-        provoke: gives how the command then ended.
-        code: of its exit.
-        says: pattern of its message.
-        again: options of the same command afterwards; None, if it ended well.
-        ends: whether the run then ends as if nothing had happened to it; else it fails again.
+        provoke: runs the command into the fault and returns how it ended.
+        code: expected exit code.
+        says: pattern of the expected message.
+        again: options for the same command afterwards; None if the first one ended well.
+        ends: whether the run then ends like an undisturbed one; otherwise it fails again.
     """
 
     provoke: Callable[[Runs, Path], Ended]
@@ -50,7 +50,7 @@ class Fault(NamedTuple):
 
 
 def asked(runs, run, number, place, times=1, **options):
-    """A signal that comes at a place."""
+    """Send a signal at a place."""
     session = runs.begin(run, place, **options)
     session.ask(number)
     if times == 2:
@@ -59,7 +59,7 @@ def asked(runs, run, number, place, times=1, **options):
 
 
 def unfinished(runs, run):
-    """Make a run that was stopped in its sixth step, with two checkpoints."""
+    """Copy a run that was stopped in its sixth step, with two checkpoints."""
     former = runs.folder / "stopped"
     if not former.exists():
         asked(runs, former, _TERM, "in batch 1.2")
@@ -67,14 +67,14 @@ def unfinished(runs, run):
 
 
 def disk_full(runs, run):
-    """No file may grow beyond a size that a checkpoint has."""
+    """Limit the size of files to less than that of a checkpoint."""
     session = runs.begin(run, "before batch 1.1")
     resource.prlimit(session.pid, resource.RLIMIT_FSIZE, (600_000, 600_000))
     return session.end()
 
 
 def read_only(runs, run):
-    """Root heeds no permissions, but what is mounted."""
+    """Root ignores permissions, but not a read-only mount."""
     unfinished(runs, run)
     root = os.getuid() == 0
     if root:
@@ -95,7 +95,7 @@ def read_only(runs, run):
 
 
 def data_gone(runs, run):
-    """As when a mount is lost."""
+    """Move the data away, as if a mount were lost."""
     session = runs.begin(run, "in batch 0.2")
     away = runs.data.rename(runs.folder / "away")
     try:
@@ -105,7 +105,7 @@ def data_gone(runs, run):
 
 
 def second_run(runs, run):
-    """The first goes on undisturbed."""
+    """Start a second run in the folder of one that continues undisturbed."""
     first = runs.begin(run, "in batch 0.2")
     second = Session(runs.command(run), runs.folder / "second.log", runs.folder / "second.halt")
     ended = second.end()
@@ -119,7 +119,7 @@ def other_settings(runs, run):
 
 
 def damaged(runs, run, count):
-    """The newest checkpoints lose their second halves, and are removed afterwards."""
+    """Cut the newest checkpoints in half, and remove all if the run then fails."""
     unfinished(runs, run)
     for path in sorted((run / "checkpoints").iterdir())[-count:]:
         os.truncate(path, path.stat().st_size // 2)
@@ -130,7 +130,7 @@ def damaged(runs, run, count):
 
 
 def clock_back(runs, run):
-    """The older checkpoint seems to be the newer one."""
+    """Give the older checkpoint the newer date."""
     unfinished(runs, run)
     older, newer = sorted((run / "checkpoints").iterdir())
     os.utime(older, (time.time() + 3600, time.time() + 3600))
@@ -139,7 +139,7 @@ def clock_back(runs, run):
 
 
 def worker_hangs(runs, run):
-    """Opening a pipe that nobody writes to never ends."""
+    """Replace files by pipes without a writer, which hang whoever opens them."""
     session = runs.begin(run, "in batch 0.1", **{"data.num_workers": 1, "data.timeout": 20})
     scene = (runs.data / "scannetv2_train.txt").read_text().split()[0]
     depth = runs.data / "scans" / scene / "depth"
@@ -155,7 +155,7 @@ def worker_hangs(runs, run):
 
 
 def worker_killed(runs, run):
-    """As the system does when memory runs out; the server that workers are forked from stays."""
+    """Kill a worker, as the system does when memory runs out, but not its fork server."""
     session = runs.begin(run, "in batch 0.1", **{"data.num_workers": 1})
     processes = session.processes()
     for process, parent in processes.items():
@@ -165,7 +165,7 @@ def worker_killed(runs, run):
 
 
 def out_of_memory(runs, run):
-    """The process may have no more memory than it has."""
+    """Limit the memory of the process to what it has."""
     session = runs.begin(run, "before batch 0.0")
     pages = int(Path(f"/proc/{session.pid}/statm").read_text().split()[0])
     size = pages * resource.getpagesize()
@@ -174,12 +174,12 @@ def out_of_memory(runs, run):
 
 
 def not_finite(runs, run):
-    """Its cause is a setting, so that the same command cannot go on."""
+    """Set a learning rate with which the same command must fail again."""
     return runs.whole(run, **{"model.learning_rate": 1e30})
 
 
 def rank_killed(runs, run, rank):
-    """One of two processes is gone, and the other may not wait for it."""
+    """Kill one of two processes, for which the other must not wait forever."""
     session = runs.begin(run, "in batch 1.0", **_RANKS)
     started = [session.pid, *filter(_is_second, session.processes())]
     os.kill(started[rank], signal.SIGKILL)
@@ -245,7 +245,7 @@ IN_EVERY_TEST: Final = {"SIGTERM in a step"}
         for name in FAULTS
     ],
 )
-def test_a_fault_is_one_message_and_the_same_command_goes_on(name, runs, note):
+def test_a_fault_is_one_message_and_the_same_command_resumes(name, runs, note):
     fault, run = FAULTS[name], runs.folder / name.replace(" ", "-")
     code, said = fault.provoke(runs, run)
     telling = [line for line in said.splitlines() if re.search(fault.says, line)]
@@ -259,7 +259,7 @@ def test_a_fault_is_one_message_and_the_same_command_goes_on(name, runs, note):
 
 
 def left(run) -> str:
-    """What a run folder holds that tells how far the run has come, or what happened to it."""
+    """List what a run folder holds about the run's progress and the fault."""
     steps = sorted(int(path.stem.partition("-")[2]) for path in run.glob("checkpoints/step-*"))
     found = [f"checkpoints of steps {', '.join(map(str, steps))}"] if steps else []
     names = [str(path.relative_to(run)) for path in run.rglob("*")]
@@ -267,7 +267,7 @@ def left(run) -> str:
 
 
 def ended_as(fault, runs, run) -> str:
-    """Whether a run ended as the one that nothing happened to, in all that it made."""
+    """Give the same command again, and compare the run with the undisturbed one."""
     options = fault.again or {}
     if fault.again is not None and (ended := runs.whole(run, **options)).code:
         return f"fails again, exit code {ended.code}"
@@ -276,5 +276,5 @@ def ended_as(fault, runs, run) -> str:
         options.get("kind", "alignment"), options.get("model.lora.dropout", 0.1)
     )
     if wrong := differences(run, whole, within):
-        return f"ends otherwise: {'; '.join(wrong)}"
+        return f"ends differently: {'; '.join(wrong)}"
     return f"ends as if undisturbed, within {within:.0e}" if within else "ends as if undisturbed"

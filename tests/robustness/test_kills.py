@@ -1,6 +1,6 @@
-"""Runs that are killed (SIGKILL, loader workers and all) and started again, at many places.
+"""Runs that are killed with SIGKILL, workers included, at many places and started again.
 
-Each must end like the run that nobody killed, in all that it made.
+Each must make exactly what an undisturbed run makes.
 """
 
 import re
@@ -15,22 +15,22 @@ from tests.robustness.commands import BATCHES, EPOCHS
 from tests.robustness.same_run import differences
 from vlynx_pl.runs.run_folder import is_finished
 
-_KILLS: Final = 5  # of one run
+_KILLS: Final = 5  # per run, at most
 RESULTS: Final = {
     "alignment": ("vision-3d", "report.json"),
     "tuning": ("llm-scanqa", "scores-val.json"),
 }
-"""What is run → its adapter, and what it writes last."""
+"""Kind of run → its adapter, and the file that it writes last."""
 VARIANTS: Final = [
     ("alignment", {"checkpoint.minutes": 0}),
-    ("alignment", {"checkpoint.minutes": 1000, "data.num_workers": 2}),  # steps are done again
+    ("alignment", {"checkpoint.minutes": 1000, "data.num_workers": 2}),  # steps are repeated
     ("tuning", {"checkpoint.minutes": 0}),
     ("tuning", {"checkpoint.minutes": 1000}),
 ]
 
 
 def places(kind, options):
-    """The names of all places of a run, in order."""
+    """Yield the names of all places of a run, in order."""
     adapter, last = RESULTS[kind]
     yield "start"
     if kind == "alignment":
@@ -49,13 +49,13 @@ def places(kind, options):
         yield f"end of epoch {epoch}"
         yield f"writing {adapter}"
         if epoch == 0:
-            yield "start"  # of a run that goes on
+            yield "start"  # of a resumed run
     yield "end of training"
     yield f"writing {last}"
 
 
 def planned(kills, seed):
-    """Runs and the places where each is killed, so many together, spread over all places."""
+    """Yield runs and the places where each is killed, spread over all places."""
     random = Random(seed)
     everywhere = [list(places(*variant)) for variant in VARIANTS]
     cells = [(v, n) for v, known in enumerate(everywhere) for n in range(len(known))]
@@ -76,9 +76,7 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize(("kind", "options", "killed_at"), [few, *marked])
 
 
-def test_a_killed_run_ends_like_one_that_nobody_killed(
-    kind, options, killed_at, runs, note, request
-):
+def test_a_killed_run_ends_like_an_undisturbed_one(kind, options, killed_at, runs, note, request):
     run = runs.folder / re.sub(r"\W+", "-", request.node.name)
     for place in killed_at:
         runs.begin(run, place, kind=kind, **options).kill()

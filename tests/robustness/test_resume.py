@@ -1,4 +1,4 @@
-"""A run that is stopped anywhere and started again ends as if it had not been."""
+"""A run that is stopped at any place and started again ends as if it had not been stopped."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from vlynx_pl.runs.checkpoints import newest_checkpoint
 slow = pytest.mark.slow
 pytestmark = pytest.mark.usefixtures("own_process")
 
-ASKED = "in batch 1.1"  # to stop, by a signal; at all others a run dies
+ASKED = "in batch 1.1"  # stopped by a signal; at all other places the run is killed
 MID_EPOCH = "after batch 1.1"
 PLACES = (
     "before batch 0.0",
@@ -38,7 +38,7 @@ def stopped_and_resumed(ranks, world, run, stage, place, **options):
 
 
 def steps(run):
-    """Epoch and number of every batch that was trained on, again and again."""
+    """Return the epoch and number of every batch trained on, repetitions included."""
     return [json.loads(line)[:2] for line in (run / "seen-0.jsonl").read_text().splitlines()]
 
 
@@ -49,13 +49,13 @@ def steps(run):
         *(pytest.param("alignment", place, marks=slow) for place in PLACES if place not in SOME),
     ],
 )
-def test_a_run_goes_on_as_if_it_had_not_been_stopped(place, stage, undisturbed, world, tmp_path):
+def test_a_resumed_run_ends_like_an_undisturbed_one(place, stage, undisturbed, world, tmp_path):
     stopped_and_resumed(1, world, tmp_path, stage, place)
     assert not differences(tmp_path, undisturbed(stage))
 
 
 @pytest.mark.parametrize("stage", ["alignment", pytest.param("tuning", marks=slow)])
-def test_a_run_may_be_stopped_again_and_again(stage, undisturbed, world, tmp_path):
+def test_a_run_may_be_stopped_many_times(stage, undisturbed, world, tmp_path):
     for place in PLACES:
         sessions(1, world, tmp_path, stage, place)
     sessions(1, world, tmp_path, stage)
@@ -65,12 +65,12 @@ def test_a_run_may_be_stopped_again_and_again(stage, undisturbed, world, tmp_pat
 @pytest.mark.parametrize(
     ("stage", "place"), [("alignment", MID_EPOCH), ("tuning", "in validation 1.0")]
 )
-def test_workers_read_on_where_they_were(place, stage, undisturbed, world, tmp_path):
+def test_loader_workers_resume_in_mid_epoch(place, stage, undisturbed, world, tmp_path):
     stopped_and_resumed(1, world, tmp_path, stage, place, workers=2)
     assert not differences(tmp_path, undisturbed(stage))
 
 
-# Ranks are copies of a fork server, so each of them starts another one for its workers.
+# Each rank starts a fork server of its own for its workers.
 @pytest.mark.parametrize(
     ("stage", "place", "workers"),
     [
@@ -80,7 +80,7 @@ def test_workers_read_on_where_they_were(place, stage, undisturbed, world, tmp_p
         pytest.param("tuning", MID_EPOCH, 2, marks=slow),
     ],
 )
-def test_two_ranks_go_on_together(stage, place, workers, undisturbed, world, tmp_path):
+def test_two_ranks_resume_together(stage, place, workers, undisturbed, world, tmp_path):
     stopped_and_resumed(2, world, tmp_path, stage, place, workers=workers)
     assert not differences(tmp_path, undisturbed(stage, 2))
 
@@ -91,7 +91,10 @@ def test_two_ranks_go_on_together(stage, place, workers, undisturbed, world, tmp
         pytest.param({"val_check_interval": 2}, marks=slow),
         {"val_check_interval": 2, "check_val_every_n_epoch": None},
         pytest.param({"accumulate_grad_batches": 2}, marks=slow),
-        {"accumulate_grad_batches": 2, "val_check_interval": 1},  # validates amid summing up
+        {
+            "accumulate_grad_batches": 2,
+            "val_check_interval": 1,
+        },  # validates between accumulated batches
     ],
     ids=str,
 )
@@ -116,21 +119,21 @@ def test_an_epoch_without_validation(place, trainer, count, stage, undisturbed, 
     assert len(steps(tmp_path)) == count, "no step is done twice"
 
 
-def test_steps_since_the_last_checkpoint_are_done_again_alike(undisturbed, world, tmp_path):
+def test_steps_after_the_last_checkpoint_are_repeated_exactly(undisturbed, world, tmp_path):
     stopped_and_resumed(1, world, tmp_path, "alignment", MID_EPOCH, minutes=1000)
     assert not differences(tmp_path, undisturbed("alignment"))
-    assert steps(tmp_path).count([1, 0]) == 2  # the checkpoint before was at 1, 0
+    assert steps(tmp_path).count([1, 0]) == 2  # the last checkpoint was at 1, 0
 
 
 @pytest.mark.parametrize("stage", ["alignment", pytest.param("tuning", marks=slow)])
-def test_another_number_of_ranks_takes_over_in_the_middle(stage, undisturbed, world, tmp_path):
-    exact = {"dropout": 0.0}  # which each rank draws for itself
+def test_another_number_of_ranks_resumes_in_mid_epoch(stage, undisturbed, world, tmp_path):
+    exact = {"dropout": 0.0}  # each rank draws its own masks
     sessions(1, world, tmp_path, stage, "after batch 0.1", **exact)
     sessions(2, world, tmp_path, stage, "after batch 1.1", **exact)
     sessions(1, world, tmp_path, stage, **exact)
     alone = undisturbed(stage, **exact)
     assert_near(tmp_path, alone)
-    # Of every batch, the ranks together saw what one alone does, once.
+    # The ranks together saw every sample of each batch once.
     lines = [json.loads(x) for file in tmp_path.glob("seen-*") for x in file.open()]
     for epoch, number, _, wanted in map(json.loads, (alone / "seen-0.jsonl").open()):
         shares = {tuple(each[3]) for each in lines if each[:2] == [epoch, number]}
@@ -140,12 +143,12 @@ def test_another_number_of_ranks_takes_over_in_the_middle(stage, undisturbed, wo
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_two_ranks_learn_what_one_does(stage, undisturbed):
+def test_two_ranks_learn_the_same_as_one(stage, undisturbed):
     assert_near(undisturbed(stage, 2, dropout=0.0), undisturbed(stage, dropout=0.0))
 
 
 def assert_near(run, whole):
-    """All but which rank saw what."""
+    """Compare everything except which rank saw which sample."""
     wrong = differences(run, whole, within=1e-4)
     assert all(what.startswith("seen-") for what in wrong), wrong
     one, other = (load_file(each / "trained.safetensors") for each in (run, whole))
@@ -153,20 +156,20 @@ def assert_near(run, whole):
         torch.testing.assert_close(one[name], other[name], atol=1e-5, rtol=0)
 
 
-def test_other_losses_are_of_all_ranks_too(undisturbed):
-    """Parts of a batch are of two samples and of one, and of one and of none."""
+def test_other_losses_are_summed_over_ranks_too(undisturbed):
+    """Two ranks have two samples and one of a batch, or one and none."""
     losses = (("attn_floor", True), ("stat_scale", "relative"))
     runs = [undisturbed("alignment", ranks, dropout=0.0, losses=losses) for ranks in (1, 2)]
     alone, together = (load_file(run / "trained.safetensors") for run in runs)
     plain = load_file(undisturbed("alignment", dropout=0.0) / "trained.safetensors")
     assert all(not torch.equal(alone[name], plain[name]) for name in plain)
     apart = torch.cat([(together[name] - alone[name]).abs().flatten() for name in plain])
-    # Where a hinge leaves hardly any gradient, AdamW makes steps of its rounding.
+    # Where the hinge leaves almost no gradient, AdamW amplifies rounding errors.
     assert apart.mean() < 1e-7 and apart.max() < 1e-4
     assert not [w for w in differences(*runs, within=1e-4) if w.startswith("metrics.csv")]
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(undisturbed, world, tmp_path):
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(undisturbed, world, tmp_path):
     sessions(1, world, tmp_path, "alignment", MID_EPOCH)
     newest, before = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
     whole = newest.read_bytes()
@@ -175,12 +178,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(undisturbed, 
     assert found == before
     assert str(newest) in wrong
     sessions(1, world, tmp_path, "alignment", "before batch 1.2", minutes=1000)
-    # It has gone on from the one before and saved, where the damaged one was a later step.
+    # That session saved an earlier step than that of the damaged checkpoint.
     sessions(1, world, tmp_path, "alignment")
     assert not differences(tmp_path, undisturbed("alignment"))
 
 
-def test_a_run_does_not_go_on_with_other_data(world, tmp_path):
+def test_a_run_does_not_resume_with_other_data(world, tmp_path):
     root = shutil.copytree(world, tmp_path / "data")
     sessions(1, root, tmp_path / "run", "tuning", MID_EPOCH)
     annotations = root / "ScanQA_v1.0_train.json"

@@ -1,4 +1,4 @@
-"""The comparison of two runs sees the smallest difference."""
+"""The comparison of two runs reports the smallest difference."""
 
 import json
 
@@ -12,69 +12,57 @@ WEIGHTS = "adapters/vision-3d/adapter_model.safetensors"
 CONFIG = "adapters/vision-3d/adapter_config.json"
 METRICS = "step,loss,val\n0,2.5,\n1,1.5,\n1,,3.5\n"
 REPORT = '{"after": [0.5, {"stat": 1.0}], "provenance": "%s"}'
+STEP = 2.0**-20
+
+
+def write(run, name, content):
+    (run / name).parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, str):
+        (run / name).write_text(content)
+    else:
+        save_file({"w": content}, run / name, {"videos": "y"})
 
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two runs that differ by chance only."""
+    """Two runs that differ only in what never is the same."""
     for run, metrics, modules in (
         ("run", METRICS, ["fc1", "fc2"]),
         ("whole", "step,loss,val\n1,,3.5\n0,2.5,\n1,1.5,\n", ["fc2", "fc1"]),
     ):
         for name, content in {
             CONFIG: json.dumps({"r": 4, "target_modules": modules}),
+            WEIGHTS: torch.ones(1),
             "metrics.csv": metrics,
             "report.json": REPORT % run,
             "predictions-test.jsonl": "{}\n{}\n",
             "config.yaml": run,
             f".report.json.{run}.unfinished": "",
         }.items():
-            (tmp_path / run / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / run / name).write_text(content)
-        write_weights(tmp_path / run, 1.0)
+            write(tmp_path / run, name, content)
     assert differences(tmp_path / "run", tmp_path / "whole") == []
     return tmp_path / "run", tmp_path / "whole"
 
 
-def write_weights(run, value, notes="y"):
-    tensors = {"a": torch.zeros(2), "w": torch.tensor([value])}
-    save_file(tensors, run / WEIGHTS, {"videos": notes})
-
-
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "within"),
     [
-        (CONFIG, '{"target_modules": ["fc1", "fc2"]}'),
-        ("metrics.csv", METRICS.replace("1,1.5,", "1,,1.5")),
-        ("metrics.csv", METRICS + "1,1.5,\n"),
-        ("predictions-test.jsonl", "{}\n"),
-        ("report.json", REPORT.replace("1.0", "null")),
-        ("report.json", None),
+        (CONFIG, '{"target_modules": ["fc1", "fc2"]}', 1e-5),
+        ("metrics.csv", METRICS.replace("1,1.5,", "1,,1.5"), 1e-5),
+        ("metrics.csv", METRICS + "1,1.5,\n", 1e-5),
+        ("metrics.csv", METRICS.replace("1.5", repr(1.5 + STEP)), 0.0),
+        ("predictions-test.jsonl", "{}\n", 1e-5),
+        ("report.json", REPORT.replace("1.0", "null"), 1e-5),
+        ("report.json", REPORT.replace("1.0", repr(1 + STEP)), 0.0),
+        ("extra.json", "{}", 1e-5),
+        (WEIGHTS, torch.ones(2), 1.0),
+        (WEIGHTS, torch.ones(1) + STEP, 0.0),
     ],
 )
-def test_what_differs_is_named_once(name, content, runs):
-    (runs[0] / name).unlink()
-    if content is not None:
-        (runs[0] / name).write_text(content)
+def test_a_difference_is_reported_once(name, content, within, runs):
+    write(runs[0], name, content)
     for one, other in (runs, runs[::-1]):
-        [wrong] = differences(one, other, within=1e-5)
+        [wrong] = differences(one, other, within)
         assert wrong.startswith(name)
-
-
-def test_numbers_are_the_same_to_the_last_bit_or_within_what_is_given(runs):
-    write_weights(runs[0], 1 + 2.0**-20)
-    (runs[0] / "report.json").write_text(REPORT.replace("1.0", repr(1 + 2.0**-20)))
-    (runs[0] / "metrics.csv").write_text(METRICS.replace("1.5", repr(1.5 + 2.0**-20)))
-    wrong = differences(*runs)
-    assert [what.partition(",")[0] for what in wrong] == [WEIGHTS, "metrics.csv", "report.json"]
-    assert differences(*runs, within=1e-5) == []
-    write_weights(runs[0], 1 + 2.0**-14)
-    assert len(differences(*runs, within=1e-5)) == 1
-
-
-def test_notes_and_shapes_of_tensors_count(runs):
-    write_weights(runs[0], 1.0, "z")
-    [wrong] = differences(*runs)
-    assert wrong == f"{WEIGHTS}, notes, videos differs: 'z' and not 'y'"
-    save_file({"a": torch.zeros(1), "w": torch.ones(1)}, runs[0] / WEIGHTS, {"videos": "y"})
-    assert differences(*runs, within=1.0) == [f"{WEIGHTS}, a has another shape or type"]
+    if within == 0:
+        assert differences(*runs, within=1e-5) == []

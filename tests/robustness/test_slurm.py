@@ -1,7 +1,7 @@
-"""Real jobs of a real SLURM are stopped, and make what a job makes that was not stopped.
+"""Jobs of a real SLURM that are stopped make exactly what an undisturbed job makes.
 
-Two processes align depth of the miniature world. Their job is asked to stop by the signal that
-SLURM sends before a time limit, preempted by an urgent job, cancelled and submitted again.
+Two processes align depth of the miniature world. Their job gets the signal that SLURM sends before
+a time limit, is preempted by an urgent job, and is cancelled and submitted again.
 """
 
 import json
@@ -29,7 +29,7 @@ _OPTIONS = (
 def cluster(tmp_path):
     if reason := install():
         pytest.skip(reason)
-    # Else nothing would end the daemons.
+    # Otherwise nothing would end the daemons.
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", 143))
     (tmp_path / "slurm").mkdir()
     cluster = Cluster(tmp_path / "slurm")
@@ -42,10 +42,10 @@ def cluster(tmp_path):
 
 
 class Job:
-    """A run of alignment on two processes, submitted with the script that users submit.
+    """An alignment on two processes, submitted with the script for users.
 
     Args:
-        cluster: where it runs.
+        cluster: where to submit it.
         data: folder of the media.
         run: folder of the run.
         place: where it halts.
@@ -75,7 +75,7 @@ class Job:
             RUN=str(run),
             VLYNX=VLYNX,
             ARGS="",
-            MASTER_ADDR="127.0.0.1",  # the name of this machine may have no address
+            MASTER_ADDR="127.0.0.1",  # the host name may not resolve
             OMP_NUM_THREADS="1",
         )
 
@@ -88,13 +88,13 @@ class Job:
             self.halt.write_text(place)
 
     def start_again(self, place) -> None:
-        """Start it now, and not when SLURM starts what was requeued, minutes later."""
+        """Start a requeued job now, rather than minutes later."""
         self._expect_start(place)
-        # SLURM takes a start in the second of the requeue for one that was revoked by it.
+        # SLURM would take a start within the second of the requeue for the revoked one.
         self.cluster.run("scontrol", "update", f"JobId={self.id}", "StartTime=now+2")
 
     def stop(self, *command, state, requeued) -> dict[str, str]:
-        """Have a command stop it at its place; it saves, says so, and is in this state then."""
+        """Stop it with a command at its place; it must save, say so, and reach this state."""
         self._wait_for(".reached", {"PENDING", "RUNNING"})
         self.check_start()
         self.cluster.run(*command)
@@ -114,11 +114,11 @@ class Job:
         wait_until(is_there, lambda: f"no {suffix}: ...{self.words()[-4000:]}", 0.5)
 
     def check_start(self) -> None:
-        """See that it began where it stood."""
+        """Assert that it resumed from its newest checkpoint."""
         assert self._begun in self.words()
 
     def words(self) -> str:
-        """What the log says since the last start."""
+        """Return the log since the last start."""
         return self._log_text()[self._told :]
 
     def _log_text(self) -> str:
@@ -126,7 +126,7 @@ class Job:
 
 
 @pytest.mark.slurm
-def test_a_stopped_job_goes_on_and_makes_the_same(cluster, world, tmp_path, note):
+def test_a_stopped_job_resumes_and_makes_the_same(cluster, world, tmp_path, note):
     def tell(what, state, code):
         note("Jobs of SLURM", what, {"SLURM says": state, "exit code": code})
 

@@ -1,6 +1,6 @@
-"""Readings in a process of its own, which may crash, hang, grow or open what it should not.
+"""Runs readings in another process, and notices if one crashes, hangs or opens other files.
 
-The process serves many readings; when it dies or hangs, the next reading gets a new one.
+The process serves many readings. If it dies or hangs, the next reading gets a new one.
 """
 
 import ctypes
@@ -28,6 +28,8 @@ BAD: Final = ("crashed", "died", "too slow", "opened outside")
 Reading = Callable[[Path], object]
 
 _POLL_S: Final = 0.1
+_POLLS: Final = 18_000
+_MEMORY: Final = 4 << 30  # bytes that a process may hold beyond what it has at the start
 _IN_OPEN: Final = 0x20  # linux/inotify.h
 _EVENT: Final = struct.Struct("iIII")  # watch, mask, cookie, length of the name that follows
 _OF_PYTHON: Final = ("/dev", "/proc", "/sys", sys.prefix, sys.base_prefix, str(REPOSITORY))
@@ -35,14 +37,14 @@ _STARTS: Final = {"subprocess.Popen", "os.system", "os.posix_spawn", "os.exec", 
 
 
 class Outcome(NamedTuple):
-    """What became of a reading."""
+    """The result of a reading."""
 
-    verdict: str  # "well", a BadSample's trouble, or one of BAD
+    verdict: str  # "well", the trouble of a BadSample, or one of BAD
     detail: str = ""
 
 
 class Canary:
-    """Tells what was opened in a folder, by any process and by C libraries too (inotify)."""
+    """Reports what any process, or any C library, opens in a folder (inotify)."""
 
     def __init__(self, folder: Path) -> None:
         self._system = ctypes.CDLL(None, use_errno=True)
@@ -57,7 +59,7 @@ class Canary:
         return watch
 
     def opened(self) -> list[str]:
-        """What was opened since the last call."""
+        """Return the paths opened since the last call."""
         try:
             events = os.read(self._file, 1 << 16)
         except BlockingIOError:
@@ -75,29 +77,25 @@ class Canary:
 
 
 class Reader:
-    """A process that reads what it is told, within limits.
+    """A process that runs readings within limits.
 
     Args:
-        log: file for what it and its libraries print.
-        cpu: seconds of processor time that a reading may take, so that a busy machine is no hang.
-        polls: how often at most it is looked for an answer, ten times a second.
-        memory: bytes that it may hold beyond what it has at the beginning.
-        libraries: to import before the first reading, since that takes seconds.
+        log: file for the output of the process.
+        cpu: seconds of processor time that a reading may take. Processor time, since on a busy
+            machine a reading may take long without hanging.
+        libraries: to import before the first reading, which takes seconds.
     """
 
-    def __init__(
-        self, log: Path, cpu=60.0, polls=18_000, memory=4 << 30, libraries: tuple[str, ...] = ()
-    ) -> None:
-        self.log, self.cpu, self.polls, self.memory = log, cpu, polls, memory
-        self.libraries = libraries
+    def __init__(self, log: Path, cpu=60.0, libraries: tuple[str, ...] = ()) -> None:
+        self.log, self.cpu, self.libraries = log, cpu, libraries
         self._process = self._pipe = None
 
     def read(self, reading: Reading, folder: Path) -> Outcome:
-        """Have a folder read."""
+        """Run a reading on a folder."""
         if self._process is None:
             self._start()
         self._pipe.send((reading, folder))
-        return self._answer(self.cpu, self.polls)
+        return self._answer(self.cpu)
 
     def close(self) -> None:
         """End the process."""
@@ -109,24 +107,24 @@ class Reader:
     def _start(self) -> None:
         self.log.write_text("")
         self._pipe, other = APART.Pipe()
-        arguments = (other, self.log, self.memory, self.libraries)
+        arguments = (other, self.log, self.libraries)
         self._process = APART.Process(target=_serve, args=arguments, daemon=True)
         start_server()
         self._process.start()
         other.close()
-        if self._answer(math.inf, 18_000) != Outcome("ready"):
+        if self._answer(math.inf) != Outcome("ready"):
             raise RuntimeError(f"the reading process does not start:\n{self.log.read_text()}")
 
-    def _answer(self, cpu: float, polls: int) -> Outcome:
+    def _answer(self, cpu: float) -> Outcome:
         begun = self._cpu_seconds()
         try:
-            for _ in range(polls):
+            for _ in range(_POLLS):
                 if self._pipe.poll(_POLL_S):
                     return self._pipe.recv()
                 if self._cpu_seconds() - begun > cpu:
                     break
             verdict = "too slow"
-            self._process.terminate()  # which makes it print where it is
+            self._process.terminate()  # makes it print its stack
         except (EOFError, ConnectionResetError):
             verdict = "died"
         self._process.join()
@@ -136,7 +134,7 @@ class Reader:
         return Outcome(verdict, f"exit code {code}\n{said}")
 
     def _cpu_seconds(self) -> float:
-        """Processor time that the process has taken."""
+        """Return the processor time of the process."""
         try:
             stat = Path("/proc", str(self._process.pid), "stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
@@ -145,20 +143,20 @@ class Reader:
         return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-def _serve(pipe, log: Path, memory: int, libraries: tuple[str, ...]) -> None:
+def _serve(pipe, log: Path, libraries: tuple[str, ...]) -> None:
     with log.open("w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     faulthandler.enable()
-    faulthandler.register(signal.SIGTERM, chain=True)  # SIGTERM, also while C code hangs
+    faulthandler.register(signal.SIGTERM, chain=True)  # works while C code hangs
     torch.set_num_threads(1)
     for library in libraries:
         import_library(library)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     status = Path("/proc/self/status").read_text()
     held = 1024 * int(status.split("VmData:")[1].split()[0])
-    resource.setrlimit(resource.RLIMIT_DATA, (held + memory, held + memory))
+    resource.setrlimit(resource.RLIMIT_DATA, (held + _MEMORY, held + _MEMORY))
     watch = _Watch()
     sys.addaudithook(watch)
     pipe.send(Outcome("ready"))
@@ -174,7 +172,7 @@ def _serve(pipe, log: Path, memory: int, libraries: tuple[str, ...]) -> None:
                 bad.trouble if whole else "crashed",
                 str(bad) if whole else f"says too little: {bad}",
             )
-        except BaseException:  # noqa: BLE001  # panics of Rust are no Exception
+        except BaseException:  # noqa: BLE001  # a panic in Rust is not an Exception
             outcome = Outcome("crashed", traceback.format_exc())
         if strange := watch.end():
             outcome = Outcome("opened outside", f"{strange}\n{outcome}")
@@ -182,7 +180,7 @@ def _serve(pipe, log: Path, memory: int, libraries: tuple[str, ...]) -> None:
 
 
 class _Watch:
-    """Audit hook: what Python opens, starts or connects to that is none of its business."""
+    """Audit hook that records what Python opens, starts or connects to outside the folder."""
 
     def __init__(self) -> None:
         self._allowed: tuple[str, ...] | None = None

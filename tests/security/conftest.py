@@ -1,27 +1,23 @@
-"""Untrusted files: nothing in them is executed, and each that is bad is one message.
+"""Untrusted files: nothing in them is executed, and each bad one is a single message.
 
-What is in an adapter, a guidance, a cache, a checkpoint, a backbone or an annotation is data. The
-configuration of a run names classes, those of the folder where the command is run included: what is
-none of the right kind is not called, but its module is imported.
+Adapters, guidance, caches, checkpoints, backbones and annotations are data. A configuration names
+classes, also those of the current folder: a class of the wrong kind is never called, although its
+module is imported.
 """
 
 import io
 import os
 import pickle
 import struct
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.conftest import REPOSITORY
-from vlynx_pl.commands import cli
-
 DEEP = b"[" * 200_000
 LONG_HEADERS = [
     pytest.param(struct.pack("<Q", size) + b"{}", id=f"header of {size}")
-    for size in (2**63 + 1, 2**40, 99_000_000)
+    for size in (2**63 + 1, 99_000_000)
 ]
 ALIGNED = {
     "backbone": {
@@ -37,7 +33,7 @@ ALIGNED = {
 
 
 class PicklePayload:
-    """Leaves a marker where it is unpickled."""
+    """Makes the marker folder when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -48,7 +44,7 @@ class PicklePayload:
 
 @pytest.fixture(autouse=True)
 def marker(tmp_path) -> Path:
-    """What must not be there at the end of any test."""
+    """A folder that must not exist at the end of any test."""
     path = tmp_path / "executed"
     yield path
     assert not path.exists(), "something was executed"
@@ -65,23 +61,14 @@ def pickled(pickle_payload) -> bytes:
 
 
 def saved(what: object, **options: object) -> bytes:
-    """As torch saves it."""
+    """Return the bytes that torch.save writes."""
     buffer = io.BytesIO()
     torch.save(what, buffer, **options)
     return buffer.getvalue()
 
 
 @pytest.fixture
-def vlynx(monkeypatch, capsys):
-    """Runs the command line in this process: (arguments) → (exit code, output and errors)."""
-    monkeypatch.chdir(REPOSITORY)
+def vlynx(vlynx, monkeypatch):
+    """The command line, whose messages are not wrapped."""
     monkeypatch.setenv("COLUMNS", "300")
-
-    def run(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["vlynx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out + captured.err
-
-    return run
+    return vlynx

@@ -14,7 +14,7 @@ from vlynx_pl.backbones import BackboneError, load_backbone
 
 @pytest.fixture
 def copied(tmp_path) -> Path:
-    """The miniature in a folder that may be changed."""
+    """A copy of the miniature."""
     return shutil.copytree(MINIATURE, tmp_path / "backbone")
 
 
@@ -22,7 +22,7 @@ def rewrite(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_weights_of_a_backbone_that_are_a_pickle(copied, pickle_payload, pickled):
+def test_backbone_weights_that_are_a_pickle(copied, pickle_payload, pickled):
     weights = copied / "model.safetensors"
     weights.write_bytes(pickled)
     with pytest.raises(BackboneError, match="header too large"):
@@ -31,24 +31,19 @@ def test_weights_of_a_backbone_that_are_a_pickle(copied, pickle_payload, pickled
     (copied / "pytorch_model.bin").write_bytes(saved(pickle_payload))
     with pytest.raises(BackboneError, match=r"no file named model\.safetensors"):
         load_backbone(str(copied))
+    (copied / "pytorch_model.bin").rename(copied / "weights.bin")
+    index = {"metadata": {}, "weight_map": {"model.image_newline": "weights.bin"}}
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BackboneError, match="cannot be loaded"):
+        load_backbone(str(copied))
 
 
-def test_weights_that_are_not_there_are_not_made_up(copied):
+def test_missing_weights_are_not_initialised_at_random(copied):
     weights = load_file(copied / "model.safetensors")
     name = next(name for name in weights if name.endswith("q_proj.weight"))
     del weights[name]
     save_file(weights, copied / "model.safetensors", {"format": "pt"})
     with pytest.raises(BackboneError, match=r"lacks 1 weights, for example .*q_proj\.weight"):
-        load_backbone(str(copied))
-
-
-@pytest.mark.parametrize("torch_made", [True, False])
-def test_an_index_that_names_a_pickle(copied, pickle_payload, pickled, torch_made):
-    (copied / "model.safetensors").unlink()
-    (copied / "weights.bin").write_bytes(saved(pickle_payload) if torch_made else pickled)
-    index = {"metadata": {}, "weight_map": {"model.image_newline": "weights.bin"}}
-    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(BackboneError, match="cannot be loaded"):
         load_backbone(str(copied))
 
 
@@ -61,7 +56,9 @@ def test_an_index_that_names_a_pickle(copied, pickle_payload, pickled, torch_mad
         ("tokenizer_config.json", {"tokenizer_class": "Strange"}),
     ],
 )
-def test_a_backbones_own_code_is_not_run_nor_asked_for(copied, monkeypatch, marker, file, changes):
+def test_code_in_a_backbone_is_neither_run_nor_asked_about(
+    copied, monkeypatch, marker, file, changes
+):
     code = f"import os\nos.mkdir({str(marker)!r})\nclass Strange: pass\n"
     (copied / "strange.py").write_text(code)
     kinds = ("Config", "ModelForImageTextToText", "Processor", "VideoProcessor", "ImageProcessor")
@@ -79,10 +76,15 @@ def test_a_backbones_own_code_is_not_run_nor_asked_for(copied, monkeypatch, mark
 
 
 @pytest.mark.parametrize(
-    "file", ["config.json", "processor_config.json", "tokenizer.json", "generation_config.json"]
+    ("file", "content"),
+    [
+        ("config.json", DEEP),
+        ("processor_config.json", b"[1]"),
+        ("tokenizer.json", DEEP),
+        ("generation_config.json", b"[1]"),
+    ],
 )
-@pytest.mark.parametrize("content", [DEEP, b"[1]"])
-def test_a_file_of_a_backbone_that_is_none(copied, file, content):
+def test_damaged_settings_of_a_backbone(copied, file, content):
     (copied / file).write_bytes(content)
     with pytest.raises(BackboneError, match="cannot be loaded"):
         load_backbone(str(copied))
@@ -92,14 +94,14 @@ def test_a_file_of_a_backbone_that_is_none(copied, file, content):
     ("part", "sizes"),
     [("text_config", {"vocab_size": 7}), ("vision_config", {"intermediate_size": 7})],
 )
-def test_settings_of_a_backbone_that_are_not_those_of_its_weights(copied, part, sizes):
+def test_backbone_settings_that_do_not_fit_its_weights(copied, part, sizes):
     settings = json.loads((copied / "config.json").read_text())
     rewrite(copied / "config.json", **{part: settings[part] | sizes})
     with pytest.raises(BackboneError, match="cannot be loaded"):
         load_backbone(str(copied))
 
 
-def test_a_chat_template_reaches_nothing_of_python(copied, marker):
+def test_a_chat_template_cannot_reach_python(copied, marker):
     way_out = f"{{{{ cycler.__init__.__globals__.os.mkdir({str(marker)!r}) }}}}"
     (copied / "chat_template.jinja").write_text(way_out)
     tokenizer = load_backbone(str(copied)).tokenizer

@@ -1,7 +1,6 @@
-"""Files of a run folder that are damaged: each is one message, or is made again."""
+"""Damaged files in a run folder: each is one message, or is made again."""
 
 import csv
-from pathlib import Path
 
 import pytest
 
@@ -12,35 +11,20 @@ from vlynx_pl.metrics.answered import Answered, encoded
 from vlynx_pl.runs.metrics_log import MetricsLog
 from vlynx_pl.runs.provenance import add_session, last_session
 
-MADE_WITH = {"backbone": "b"}
-ASKED = encoded([Answered("a", "yes", ("yes",), labels={"kind": "b"}, times={"video": (0.5,)})])
-
-
-@pytest.fixture
-def kept(tmp_path) -> tuple[KeptAnswers, Path]:
-    """A whole answer in a file that fits."""
-    answers = KeptAnswers(tmp_path, "val", MADE_WITH)
-    path = tmp_path / "answers-val.0.unfinished.jsonl"
-    path.write_bytes(b'{"made_with": {"backbone": "b"}}\n' + ASKED)
-    assert answers.read().keys() == {"a"} and not answers.remove_others()
-    return answers, path
-
-
-@pytest.mark.parametrize("header", [b"{}", b"[]", b"\xff", b""])
-def test_answers_under_a_header_that_is_none(kept, header):
-    answers, path = kept
-    path.write_bytes(header + b"\n" + ASKED)
-    assert not answers.read()
-    assert answers.remove_others() == [path]
+ANSWER = Answered("a", "yes", ("yes",), labels={"kind": "b"}, times={"video": (0.5,)})
+LINE = encoded([ANSWER])
 
 
 @pytest.mark.parametrize(
-    "line", [ASKED[:-20], b"{}", b"null", b"\xff", ASKED.replace(b'"times"', b'"when"')]
+    "line", [LINE[:-20], b"{}", b"null", DEEP, b"\xff", LINE.replace(b'"times"', b'"when"')]
 )
-def test_answers_that_are_none_are_asked_again(kept, line):
-    answers, path = kept
-    path.write_bytes(b'{"made_with": {"backbone": "b"}}\n' + line + b"\n")
-    assert not answers.read()
+def test_damaged_kept_answers_are_asked_again(tmp_path, line):
+    kept = KeptAnswers(tmp_path, "val", {})
+    kept.keep([ANSWER])
+    assert kept.read().keys() == {"a"}
+    [path] = tmp_path.iterdir()
+    path.write_bytes(line + b"\n")
+    assert not kept.read()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +37,7 @@ def test_answers_that_are_none_are_asked_again(kept, line):
         b"step,\xff\n1,2\n",
     ],
 )
-def test_metrics_that_are_none_are_neither_read_nor_written_over(tmp_path, content):
+def test_damaged_metrics_are_neither_read_nor_overwritten(tmp_path, content):
     (tmp_path / "metrics.csv").write_bytes(content)
     with pytest.raises(UserError, match=r"metrics\.csv cannot be read .* move it away"):
         MetricsLog(tmp_path)
@@ -61,7 +45,7 @@ def test_metrics_that_are_none_are_neither_read_nor_written_over(tmp_path, conte
 
 
 @pytest.mark.parametrize("content", [DEEP, b'[{"a":' * 100_000, b"\xff"])
-def test_sessions_that_are_none(tmp_path, content):
+def test_damaged_provenance(tmp_path, content):
     (tmp_path / "provenance.json").write_bytes(content)
     with pytest.raises(UserError, match=r"provenance\.json cannot be read .* move it away"):
         last_session(tmp_path)
