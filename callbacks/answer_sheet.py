@@ -2,8 +2,8 @@
 
 import hashlib
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from string import ascii_uppercase
 from textwrap import wrap
@@ -36,8 +36,8 @@ def select_extremes(
     """Select the worst and the best answers, most extreme first, without overlap.
 
     Failed questions count as the worst. They take at most half of the places while there are other
-    answers, and are never among the best. Among equal scores, the clip and then the question that
-    was selected least comes next. The order of ``answered`` makes no difference.
+    answers, and are never among the best. Equal scores are shuffled in the same way every time,
+    whatever the order of ``answered``, so that they come from various clips.
 
     Args:
         answered: each question once.
@@ -46,29 +46,12 @@ def select_extremes(
             fewer than twice as many.
     """
     scored = [ScoredAnswer(*pair) for pair in zip(answered, scores, strict=True)]
-    spoken = [one for one in scored if not one.answer.failed]
-    best = _varied(spoken, min(count, len(spoken) // 2), -1)
-    worst = _varied([one for one in spoken if one not in best], count)
-    failed = _varied([one for one in scored if one.answer.failed], count)
+    scored.sort(key=lambda one: hashlib.sha256(ascii(one.answer.id).encode()).digest())
+    spoken = sorted((one for one in scored if not one.answer.failed), key=attrgetter("score"))
+    failed = [one for one in scored if one.answer.failed]
+    best = spoken[::-1][: min(count, len(spoken) // 2)]
+    worst = spoken[: len(spoken) - len(best)][:count]
     return (failed[: max(count // 2, count - len(worst))] + worst)[:count], best
-
-
-def _varied(scored: Iterable[ScoredAnswer], count: int, sign: int = 1) -> list[ScoredAnswer]:
-    """Select the lowest by ``sign`` × score; among equals, what was selected least."""
-    # Ties end in a hash, since the order of ids would favour the first kind of question.
-    left = sorted(scored, key=lambda one: hashlib.sha256(ascii(one.answer.id).encode()).digest())
-    chosen: list[ScoredAnswer] = []
-    clips, questions = Counter[str](), Counter[str]()
-
-    def rank(one: ScoredAnswer) -> tuple[float, int, int]:
-        return sign * one.score, clips[one.answer.clip], questions[one.answer.question]
-
-    while left and len(chosen) < count:
-        chosen.append(one := min(left, key=rank))
-        left.remove(one)
-        clips[one.answer.clip] += 1
-        questions[one.answer.question] += 1
-    return chosen
 
 
 def draw_answers(

@@ -13,35 +13,32 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from typing_extensions import override
 
 from callbacks.trainer_access import is_fast_dev_run, run_folder, save_logs
-from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop, note_signals
 from vlynx_pl.runs.checkpoints import checkpoint_path, checkpoints
 
 _GO_ON, _SAVE, _STOP = 0, 1, 2
+_KEEP = 2  # checkpoints
 
 
 class RunCheckpoint(Checkpoint):
     """Writes ``checkpoints/step-*.ckpt`` into the run folder between two steps.
 
     It saves at intervals, before every validation, at the end of an epoch without validation, and
-    when SIGTERM, SIGUSR1 or Ctrl-C asks the run to stop. Before every step and every validation
-    batch all ranks agree on whether to save or to stop, through a process group that does not wait
-    for the GPU.
+    when SIGTERM, SIGUSR1 or Ctrl-C asks the run to stop, and keeps the newest two. Before every
+    step and every validation batch all ranks agree on whether to save or to stop, through a process
+    group that does not wait for the GPU.
 
     Anything else that sets ``trainer.should_stop`` during training, such as ``trainer.max_time``,
     also asks the run to stop. Only EarlyStopping ends it like its last epoch.
 
     Args:
         minutes: time between two checkpoints; 0 saves before every step.
-        keep: how many checkpoints to keep.
         timeout_minutes: how long ranks wait for one that does not answer.
     """
 
-    def __init__(self, minutes: float = 10.0, keep: int = 2, timeout_minutes: float = 30.0) -> None:
-        if keep < 1:
-            raise UserError(f"checkpoint.keep={keep} would remove every checkpoint; keep 1 or more")
-        self.minutes, self.keep, self.timeout_minutes = minutes, keep, timeout_minutes
+    def __init__(self, minutes: float = 10.0, timeout_minutes: float = 30.0) -> None:
+        self.minutes, self.timeout_minutes = minutes, timeout_minutes
         self._saved_at = 0.0  # s, by the monotonic clock
         self._group: Any = None
         self._saved_step = -1
@@ -185,7 +182,7 @@ class RunCheckpoint(Checkpoint):
             newest = kept.index(
                 path
             )  # later ones must be damaged, or the run had resumed from them
-            for other in (*kept[:newest], *kept[newest + self.keep :]):
+            for other in (*kept[:newest], *kept[newest + _KEEP :]):
                 other.unlink()
         else:
             trainer.save_checkpoint(path, weights_only=False)  # takes part without writing

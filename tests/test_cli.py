@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -20,7 +19,7 @@ from safetensors.torch import load_file
 from datamodules import DepthDataModule
 from tests.conftest import CONFIGS, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scenes
-from tests.processes import PATIENCE_S, begin, ended
+from tests.processes import begin, ended
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
@@ -131,22 +130,6 @@ def test_a_run_ends_with_the_table_the_folder_and_the_next_command(finished):
     report = json.loads((run / "report.json").read_text())
     assert len(report["after"]["attention_per_layer"]) == 4
     assert report["data"] == {"skipped": [], "left_out": [], "dropped_frames": []}
-
-
-@pytest.mark.slow
-def test_two_processes_make_the_guidance_of_one(finished, data, tmp_path):
-    command = [sys.executable, "-m", "vlynx_pl.commands.cli", "fit", *CONFIGS, *QUICK]
-    command += [f"--data.root={data}", f"--run={tmp_path}/run"]
-    command += ["--trainer.devices=2", "--trainer.strategy=ddp"]
-    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True, timeout=PATIENCE_S)
-    alone, together = (
-        InterfaceGuidance.load(run / "guidance.safetensors")
-        for run in (finished[0], tmp_path / "run")
-    )
-    assert (together.num_videos, together.num_frames) == (2, 8)
-    assert together.source == alone.source
-    for name in ("keys", "values", "token_mean", "token_var"):
-        torch.testing.assert_close(getattr(together, name), getattr(alone, name))
 
 
 def test_the_saved_configuration_repeats_the_run(finished, vlynx, tmp_path):

@@ -350,7 +350,7 @@ def measuring(run, trainer, rank, log, checkpoint=None, stopped=False, **setting
     made.fit(module, datamodule=world_data(run.world), ckpt_path=checkpoint, weights_only=True)
 
 
-@pytest.mark.parametrize(("settings", "count"), [({}, 3 + 5), ({"max_batches": 1}, 1 + 3)])
+@pytest.mark.parametrize(("settings", "count"), [({}, 3 + 10), ({"max_batches": 1}, 1 + 3)])
 def test_two_processes_measure_what_one_does(run, world, tmp_path, settings, count):
     alone = Run(tmp_path / "alone", world)
     (code, log), (codes, logs) = (

@@ -235,7 +235,11 @@ FAULTS: Final = {
     "second of two ranks killed": Fault(partial(rank_killed, rank=1), 1, r"Error: ", _RANKS),
     "first of two ranks killed": Fault(partial(rank_killed, rank=0), -9, r"Error: ", _RANKS),
 }
-IN_EVERY_TEST: Final = {"SIGTERM in a step"}
+IN_EVERY_TEST: Final = {
+    "SIGTERM in a step",
+    "Ctrl-C twice in a step",
+    "disk full while a checkpoint is written",
+}
 
 
 @pytest.mark.parametrize(

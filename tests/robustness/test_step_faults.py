@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 from unittest.mock import Mock, call
 
@@ -13,13 +12,11 @@ from safetensors import safe_open
 from torch.distributed import DistBackendError
 
 from callbacks import RunCheckpoint, TrainingFaults
-from tests.robustness.in_process import STAGES, Watch, ask, names, session
-from tests.robustness.same_run import differences
+from tests.robustness.in_process import STAGES, Watch, names, session
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import Interrupted
 from vlynx_pl.runs.checkpoints import (
     checkpoint_path,
-    checkpoints,
     newest_checkpoint,
     read_checkpoint,
 )
@@ -148,42 +145,6 @@ def test_any_other_error_in_a_step_is_left_as_it_is(world, tmp_path):
         run_with(raising(RuntimeError("shapes differ")), world, tmp_path)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint_intact(undisturbed, world, tmp_path):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill(module):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-
-    try:
-        with pytest.raises(
-            OSError, match=r"step-00000002.ckpt could not .*\(File too large\); free"
-        ):
-            run_with(fill, world, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    left = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert left == ["step-00000000.ckpt", "step-00000001.ckpt"]
-    run_with(Watch(), world, tmp_path)
-    assert not differences(tmp_path, undisturbed("alignment"))
-
-
-@pytest.mark.parametrize(
-    ("stage", "number", "code"),
-    [
-        ("alignment", signal.SIGINT, 130),
-        ("tuning", signal.SIGTERM, 75),
-    ],
-)
-def test_after_a_signal_the_step_ends_and_is_saved(stage, number, code, world, tmp_path):
-    watch = Watch("in batch 0.1", ask(number))
-    run_with(watch, world, tmp_path, stage)
-    assert isinstance(watch.exception, Interrupted)
-    assert watch.exception.code == code
-    assert f"Stopped at step 2, as asked; all of it is in {tmp_path}" in str(watch.exception)
-    saved = read_checkpoint(checkpoint_path(tmp_path, STEP + 1))["state_dict"]
-    assert all(torch.equal(watch.trained[name], saved[name]) for name in saved)
-
-
 class Early(Callback):
     """Asks the run to stop before its first step, after Lightning has set its own handlers."""
 
@@ -208,17 +169,3 @@ def test_the_launched_processes_are_told_when_the_first_one_stops(exception):
     RunCheckpoint().on_exception(trainer, Mock(), exception)
     told = [call(signal.SIGTERM)] if isinstance(exception, Interrupted) else []
     assert launcher.kill.call_args_list == told
-
-
-def test_keeping_no_checkpoint_is_refused():
-    with pytest.raises(UserError, match=r"checkpoint\.keep=0 would remove"):
-        RunCheckpoint(keep=0)
-
-
-def test_a_second_ctrl_c_ends_at_once(world, tmp_path):
-    watch = Watch("in batch 0.1", ask(signal.SIGINT, signal.SIGINT))
-    run_with(watch, world, tmp_path)
-    assert isinstance(watch.exception, Interrupted)
-    assert watch.exception.code == 130
-    assert "Ended at once" in str(watch.exception)
-    assert checkpoints(tmp_path)[0] == checkpoint_path(tmp_path, STEP)
