@@ -1,11 +1,10 @@
 """Data for the tests of callbacks."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from tests.datamodules.conftest import write_scannet_scene
+from tests.datamodules.conftest import write_scannet_scene, write_scanqa
 
 
 @pytest.fixture
@@ -15,17 +14,10 @@ def data(tmp_path) -> Path:
     for number in range(3):
         write_scannet_scene(root / "scans" / f"scene000{number}_00", range(4))
     for split, scenes in (("train", "01"), ("val", "2"), ("test_w_obj", "29")):
-        records = [
-            {
-                "scene_id": f"scene000{scene}_00",
-                "question_id": f"{split}-{scene}-{i}",
-                "question": f"What colour is the {thing}?",
-                "answers": ["grey"],
-                "object_ids": [],
-                "object_names": [],
-            }
+        questions = [
+            (int(scene), f"{split}-{scene}-{i}", f"What colour is the {thing}?")
             for scene in scenes
             for i, thing in enumerate(("wall", "floor"))
         ]
-        (root / f"ScanQA_v1.0_{split}.json").write_text(json.dumps(records))
+        write_scanqa(root, split, questions)
     return root

@@ -17,7 +17,7 @@ from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
 from datamodules.loading.reading import ReadEpisode
 from tests.conftest import MINIATURE, quiet_trainer
-from tests.datamodules.conftest import write_scannet_scene
+from tests.datamodules.conftest import write_scannet_scene, write_scanqa
 from tests.processes import meet, together
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
@@ -52,18 +52,9 @@ def world(tmp_path_factory):
     for part, numbers in (("train", range(3)), ("val", range(3, 8))):
         listed = "".join(f"scene000{number}_00\n" for number in numbers)
         (root / f"scannetv2_{part}.txt").write_text(listed)
-    records = [
-        {
-            "scene_id": f"scene000{scene}_00",
-            "question_id": f"{scene}-{9 - i}",
-            "question": f"Which is {i}?",
-            "answers": ["grey"],
-        }
-        for scene in [*SCENES, 9]
-        for i in range(1 if scene == 9 else 2)
-    ]
-    for split, these in (("train", records[:2]), ("val", records), ("test_w_obj", records)):
-        (root / f"ScanQA_v1.0_{split}.json").write_text(json.dumps(these))
+    questions = [(scene, f"{scene}-{9 - i}", f"Which is {i}?") for scene in SCENES for i in (0, 1)]
+    for split, asked in (("train", questions[:2]), ("val", questions), ("test_w_obj", questions)):
+        write_scanqa(root, split, [*asked, (9, "9-9", "Which is 0?")])
     return root
 
 

@@ -1,6 +1,7 @@
 """Little scenes in ScanNet's exported layout."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,22 @@ def write_scannet_scenes(root: Path, count: int) -> None:
     for number in range(count):
         frames = [70 * number + 20 * i for i in range(4)]
         write_scannet_scene(root / "scans" / f"scene000{number}_00", frames)
+
+
+def write_scanqa(root: Path, split: str, questions: Iterable[tuple[int, str, str]]) -> None:
+    """Write ScanQA's file of a split: (scene, id, question), each answered "grey"."""
+    records = [
+        {
+            "scene_id": f"scene000{scene}_00",
+            "question_id": identifier,
+            "question": question,
+            "answers": ["grey"],
+            "object_ids": [],
+            "object_names": [],
+        }
+        for scene, identifier, question in questions
+    ]
+    (root / f"ScanQA_v1.0_{split}.json").write_text(json.dumps(records))
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Options, result tables, a miniature world and its runs for the robustness tests."""
 
-import json
 import os
 import signal
 from collections import defaultdict
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from tests.datamodules.conftest import write_scannet_scene
+from tests.datamodules.conftest import write_scannet_scene, write_scanqa
 from tests.robustness.commands import Runs
 from tests.robustness.in_process import sessions
 from vlynx_pl.io.interruption import forget_signals
@@ -95,19 +94,12 @@ def world(tmp_path_factory) -> Path:
         ("val", "val", (7, 8)),
         ("test", "test_w_obj", (7, 8)),
     ):
-        records = [
-            {
-                "scene_id": f"scene000{scene}_00",
-                "question_id": f"{split}-{scene}-{i}",
-                "question": f"What is the colour of thing {i}?",
-                "answers": ["grey"],
-                "object_ids": [],
-                "object_names": [],
-            }
+        questions = [
+            (scene, f"{split}-{scene}-{i}", f"What is the colour of thing {i}?")
             for scene in scenes
             for i in range(1 + scene % 3)
         ]
-        (root / f"ScanQA_v1.0_{file}.json").write_text(json.dumps(records))
+        write_scanqa(root, file, questions)
         if split != "test":  # the scenes of val
             listed = "".join(f"scene000{scene}_00\n" for scene in scenes)
             (root / f"scannetv2_{split}.txt").write_text(listed)

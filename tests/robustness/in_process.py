@@ -37,14 +37,8 @@ def die(module):
     raise Killed
 
 
-def ask(*numbers):
-    """Return an act that sends this process signals."""
-
-    def act(module):
-        for number in numbers:
-            os.kill(os.getpid(), number)
-
-    return act
+def ask_to_stop(module):
+    os.kill(os.getpid(), signal.SIGUSR1)
 
 
 class Watch(Places):
@@ -57,7 +51,7 @@ class Watch(Places):
 
     def __init__(self, place="", act=None) -> None:
         self.place = place
-        self.act = act or (ask(signal.SIGUSR1) if place.startswith("in batch") else die)
+        self.act = act or (ask_to_stop if place.startswith("in batch") else die)
         self.exception = self.trained = None
         self.batches = []
 
