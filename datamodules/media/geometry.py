@@ -1,13 +1,12 @@
 """Triangle meshes from files, whole or not at all.
 
-PLY and OBJ are parsed here. open3d crashes on faces between vertices that do not exist, returns the
-first part of a truncated file with a warning only, and opens the materials that an .obj names,
+open3d reads .stl files only: it crashes on faces between vertices that do not exist, returns the
+first part of a truncated .ply with a warning only, and opens the materials that an .obj names,
 wherever they are.
 """
 
 import re
 from collections.abc import Sequence
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,15 +18,10 @@ from torch import Tensor
 
 from datamodules.libraries import import_library
 from datamodules.samples import BadSample
+from vlynx_pl.io.errors import PARSE_ERRORS
 
 _AGAIN: Final = "Copy or export the file again; it may be cut off"
-_PLY_TYPES: Final = {
-    **{"char": "i1", "short": "i2", "int": "i4", "int8": "i1", "int16": "i2", "int32": "i4"},
-    **{"uchar": "u1", "ushort": "u2", "uint": "u4", "uint8": "u1", "uint16": "u2", "uint32": "u4"},
-    **{"float": "f4", "double": "f8", "float32": "f4", "float64": "f8"},
-}
-_PLY_ORDERS: Final = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
-_PLY_END: Final = re.compile(rb"^end_header[ \t]*\r?\n", re.MULTILINE)
+_PLY_ROWS: Final = re.compile(rb"^element +\S+ +(\d+)", re.MULTILINE)
 _LONGEST_HEADER: Final = 1 << 16
 _Arrays = tuple[NDArray[Any], NDArray[Any]]  # points (V, 3) and triangles (M, 3)
 
@@ -37,12 +31,6 @@ class Mesh(NamedTuple):
 
     points: Tensor  # (V, 3) float64
     triangles: Tensor  # (M, 3) int64
-
-
-class _Property(NamedTuple):
-    name: str
-    kind: np.dtype[Any]
-    length: np.dtype[Any] | None  # of the number before a list
 
 
 def read_mesh(path: Path) -> Mesh:
@@ -102,74 +90,23 @@ def _read_stl(path: Path) -> _Arrays:
 
 
 def _read_ply(path: Path) -> _Arrays:
-    data = path.read_bytes()
-    end = _PLY_END.search(data, 0, _LONGEST_HEADER)
-    if end is None or not data.startswith(b"ply"):
+    plyfile = import_library("plyfile")
+    with path.open("rb") as file:
+        header, body, _ = file.read(_LONGEST_HEADER).partition(b"end_header")
+    if not body or not header.startswith(b"ply"):
         raise BadSample(path, "has no .ply header", _AGAIN)
+    # plyfile allocates what the header claims; every row takes at least a byte.
+    if max(map(int, _PLY_ROWS.findall(header)), default=0) > path.stat().st_size:
+        raise BadSample(path, "is shorter than its header says", _AGAIN)
     points, triangles = np.zeros((0, 3)), list[list[float]]()
     try:
-        text, elements = _ply_header(data[: end.start()].decode("latin-1").splitlines())
-        data = data[end.end() :]
-        if text:  # numbers in text become float64
-            data = np.array([float(word) for word in data.split()]).tobytes()
-        stream = BytesIO(data)
-        for name, rows, properties in elements:
-            if any(one.length for one in properties):
-                for _ in range(rows):
-                    triangles += _ply_face(stream, properties)
-            elif properties:
-                table = _take(stream, np.dtype([(one.name, one.kind) for one in properties]), rows)
-                if name == "vertex":
-                    points = np.stack([table[axis].astype(float) for axis in "xyz"], -1)
-    except EOFError as error:
-        raise BadSample(path, "is shorter than its header says", _AGAIN) from error
-    except (LookupError, ValueError, OverflowError) as error:
+        elements = {element.name: element for element in plyfile.PlyData.read(path, mmap=False)}
+        if vertices := elements.get("vertex"):
+            points = np.stack([vertices[axis].astype(float) for axis in "xyz"], -1)
+        if faces := elements.get("face"):
+            [corners] = {"vertex_indices", "vertex_index"} & set(faces.data.dtype.names)
+            for face in faces[corners]:
+                triangles += _fan(face.tolist())
+    except (plyfile.PlyParseError, *PARSE_ERRORS, MemoryError) as error:
         raise BadSample(path, f"cannot be read as PLY ({error!r:.200})", _AGAIN) from error
     return points, np.array(triangles).reshape(-1, 3)
-
-
-def _ply_header(lines: Sequence[str]) -> tuple[bool, list[tuple[str, int, list[_Property]]]]:
-    """Whether the body is text; and name, number of rows and properties of each element."""
-    elements: list[tuple[str, int, list[_Property]]] = []
-    form, order = "", ""
-
-    def kind(name: str) -> np.dtype[Any]:
-        return np.dtype("f8" if form == "ascii" else order + _PLY_TYPES[name])
-
-    for line in lines:
-        match line.split():
-            case ["format", form, *_]:
-                order = _PLY_ORDERS[form]
-            case ["element", name, count] if int(count) >= 0:
-                elements.append((name, int(count), []))
-            case ["property", "list", length, item, name]:
-                elements[-1][2].append(_Property(name, kind(item), kind(length)))
-            case ["property", item, name]:
-                elements[-1][2].append(_Property(name, kind(item), None))
-            case ["element" | "property", *_]:
-                raise ValueError(line)
-    if not form:
-        raise ValueError("no format")
-    return form == "ascii", elements
-
-
-def _ply_face(stream: BytesIO, properties: Sequence[_Property]) -> list[list[float]]:
-    """The triangles of the next row, none if it is not a face."""
-    triangles: list[list[float]] = []
-    for name, kind, length in properties:
-        count = 1
-        if length is not None:
-            [number] = _take(stream, length, 1)
-            if (count := int(number)) != number or count < 0:
-                raise ValueError(f"a list of {number}")
-        values = _take(stream, kind, count)
-        if name in {"vertex_indices", "vertex_index"}:
-            triangles += _fan(values.tolist())
-    return triangles
-
-
-def _take(stream: BytesIO, kind: np.dtype[Any], count: int) -> NDArray[Any]:
-    data = stream.read(count * kind.itemsize)
-    if len(data) < count * kind.itemsize:
-        raise EOFError
-    return np.frombuffer(data, kind)
