@@ -20,7 +20,7 @@ class AdapterCheckpoint(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse frames drawn with other settings than those a modality was aligned on."""
-        here = json.loads(json.dumps(data(trainer).drawing))
+        here = json.loads(json.dumps(data(trainer).rendering_settings))
         for name, made_with in expect_module(pl_module, AdapterTraining).made_with.items():
             drawn, now = made_with.get("drawing", {}).get(name), here.get(name)
             if None not in (drawn, now) and drawn != now:
@@ -47,7 +47,7 @@ class AdapterCheckpoint(Callback):
                 "backbone": module.backbone.name,
                 "fingerprint": module.backbone.fingerprint,
                 "frames": data(trainer).preprocessing,
-                "drawing": data(trainer).drawing,
+                "drawing": data(trainer).rendering_settings,
                 **module.adapter_metadata(),
             }
             module.save_adapters(run_folder(trainer) / "adapters", made_with)

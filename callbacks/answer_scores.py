@@ -124,7 +124,7 @@ class AnswerScores(Callback):
                 "dtype": str(module.backbone.newline.dtype),
                 "precision": trainer.precision,
                 "frames": data(trainer).preprocessing,
-                "drawing": data(trainer).drawing,
+                "drawing": data(trainer).rendering_settings,
             }
             self._kept = KeptAnswers(run_folder(trainer), split, made_with, trainer.global_rank)
             # What the first rank reads, since all ranks must skip the same clips.

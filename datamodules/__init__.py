@@ -1,6 +1,6 @@
 """From files to frames: modalities, and one LightningDataModule over them.
 
-Loaded when they are asked for: the processes that make a toy world need none of Lightning.
+They are loaded on first use, since the processes that make a toy world do not need Lightning.
 """
 
 from importlib import import_module

@@ -1,14 +1,14 @@
-"""The data module: wiring of modalities, a way of serving them, and Lightning's loaders."""
+"""The data module: connects modalities, an objective and Lightning's loaders."""
 
 import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningDataModule
@@ -33,24 +33,28 @@ from vlynx_pl.io.tensor_store import TokenStore
 
 @dataclass(eq=False, repr=False)
 class ModalityDataModule(LoadingSettings, LightningDataModule):
-    """Batches of modality frames, and of plain video for the guidance, or of episodes.
+    """Batches for alignment or for tuning.
 
-    Two objectives. *Alignment* reads frames of one modality alone, unpaired and without text, and
-    plain video for the guidance. *Tuning* reads episodes: a clip's video, its modalities, and all
-    its questions.
+    *Alignment* reads frames of one modality, unpaired and without text, and plain video for the
+    guidance. *Tuning* reads episodes: a clip's video, its modalities, and all its questions.
 
     Args:
-        modalities: one for alignment, one or several of the same clips for tuning: a class with its
-            settings, or the name of one that ``vlynx modalities`` lists. The RGB stream is that of
+        modalities: one for alignment; for tuning one or several of the same clips. Each is a class
+            with its settings, or a name that ``vlynx modalities`` lists. The RGB stream is that of
             the first.
     """
 
+    kind: ClassVar[type[Modality] | None] = None
+    """The class of the only modality; its settings are then fields of the data module."""
     modalities: Sequence[Modality | str] = ()
 
     def __post_init__(self) -> None:
-        """Wire the parts together."""
         LightningDataModule.__init__(self)
         super().__post_init__()
+        if self.kind is not None:
+            shared = {one.name for one in fields(LoadingSettings)}
+            own = {one.name for one in fields(self.kind) if one.init} - shared
+            self.modalities = [self.kind(**{name: getattr(self, name) for name in own})]
         named = (modality_named(m) if isinstance(m, str) else m for m in self.modalities)
         spec = FrameSpec(self.frames, self.frame_size)
         self.joined = Modalities(tuple(named), Path(self.root), spec)
@@ -63,13 +67,13 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """How frames are made, to be stored beside results; plain numbers and names."""
+        """Everything that the frames depend on, for the record of a run; numbers and names."""
         return self.joined.preprocessing
 
     @property
-    def drawing(self) -> dict[str, Any]:
-        """Modality → the settings that its frames are drawn with, on which stages must agree."""
-        return self.joined.drawing
+    def rendering_settings(self) -> dict[str, Any]:
+        """Modality → the part of its settings that alignment and tuning must have in common."""
+        return self.joined.rendering_settings
 
     @override
     def setup(self, stage: str) -> None:
@@ -77,11 +81,10 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
         if all(part in self._parts for part in parts):
             return
         skip = self.on_bad_sample == "skip"
-        # Where few are none, they need not be counted: large annotations take seconds to list.
-        most = 0 if self.benchmark else self.joined.each[0].few
+        # Large annotations take seconds to list, so count recordings only where it matters.
+        most = 0 if self.benchmark else self.joined.each[0].small_folder
         few = most > 0 and sum(len(recordings.of(part)) for part in parts) <= most
-        learnt = stage != "test"
-        findings = self.inspect(parts, read=skip or few, stop=not (skip or few), learnt=learnt)
+        findings = self.inspect(parts, read=skip or few, learnt=stage != "test")
         if few:
             findings, moved = hold_out_anew(findings)
             recordings.left_out += moved
@@ -108,62 +111,50 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
         for line in [*(f"skipped {bad}" for bad in self.bad_samples), *self.report()["left_out"]]:
             rank_zero_info(line)
 
-    def inspect(
-        self, parts: tuple[Part, ...], read: bool, stop: bool | None = None, learnt: bool = True
-    ) -> list[Finding]:
+    def inspect(self, parts: tuple[Part, ...], read: bool, learnt: bool = True) -> list[Finding]:
         """Look for all recordings of these parts.
 
         Args:
             parts: what to look for.
-            read: decode everything, rather than what is needed to list the clips.
-            stop: raise the first BadSample; None goes by ``on_bad_sample``.
-            learnt: whether questions are to be learnt, or asked only.
+            read: decode everything and list all that is bad; otherwise only list the clips, and
+                raise the first BadSample.
+            learnt: whether questions are learnt, or only asked.
         """
-        serving = self.serving
-        findings = inspect(
-            [(part, recording) for part in parts for recording in serving.recordings.of(part)],
-            serving,
-            read,
-            self.on_bad_sample == "stop" if stop is None else stop,
-            f"Checking {Path(self.root).name}",
-            self.num_workers,
-            self.timeout,
-            learnt,
-        )
-        # A file of sound alone is not a reference video, and nothing is wrong with it.
+        recordings = self.serving.recordings
+        jobs = [(part, recording) for part in parts for recording in recordings.of(part)]
+        findings = inspect(jobs, self.serving, self, read, learnt)
+        # A file with sound only is not a reference video, but nothing is wrong with it.
         return [f for f in findings if f.part != "reference" or f.usable or f.bad]
 
     def report(self) -> dict[str, list[str]]:
         """What was left out, each with its reason, for the report of a run."""
-        skipped, left_out = (
-            [str(bad) for bad in self.bad_samples],
-            self.serving.recordings.left_out,
-        )
+        skipped = [str(bad) for bad in self.bad_samples]
+        left_out = self.serving.recordings.left_out
         return {"skipped": skipped, "left_out": left_out} | self.joined.report()
 
     def episodes(self, part: Part) -> list[Episode]:
-        """The episodes of a part that can be used, in order, with the questions that can be."""
+        """The usable episodes of a part, in order, with their usable questions."""
         return [item.episode for item in self._part(part)]
 
     def skip_streams_for(self, names: Collection[str]) -> None:
-        """From now on episodes of these names come without streams; their files are not opened."""
+        """Return episodes of these names without streams, and do not open their files."""
         self._tuning.unread = frozenset(names)
 
     def failed_episodes(self, part: Part) -> list[Episode]:
-        """What was left out of a part, because the media or the questions of it are bad."""
+        """What was left out of a part because its media or questions are bad."""
         return [f.left_out for f in self._findings.get(part, []) if f.left_out]
 
     def keep_tokens(self, store: TokenStore) -> SampleDataset:
-        """From now on do not read what a store has tokens of.
+        """Do not read clips whose tokens are in a store.
 
         Returns:
-            What it does not hold of the parts set up so far.
+            The clips of the parts set up so far that are not in the store.
         """
         every = [item for items in self._parts.values() for item in items]
         return self._tuning.keep_tokens(store, every)
 
     def loaded(self, part: Part, names: Collection[str]) -> dict[str, LoadedEpisode]:
-        """Frames of a part's episodes, by their names; those whose media are bad are absent."""
+        """Frames of the named episodes of a part; those with bad media are absent."""
         read = self._tuning.frame_reader()
         chosen = [item for item in self._parts[part] if item.name in names]
         episodes: dict[str, LoadedEpisode] = {}
@@ -191,9 +182,9 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
         return self._loader(*self.serving.parts("test"))
 
     def reference_names(self) -> list[str]:
-        """The reference clips in the order in which they are read, shuffled by ``seed``.
+        """The reference clips in the order in which they are read.
 
-        So guidance from the first few hundred is unbiased.
+        It is shuffled by ``seed``, so that guidance from the first few hundred is unbiased.
         """
         if "reference" not in self.serving.parts("fit"):
             raise UserError(
@@ -206,7 +197,7 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
         """Plain RGB video of the training media, one clip per batch, since their lengths differ.
 
         Args:
-            positions: which of :meth:`reference_names`, in this order; None is this rank's share.
+            positions: of the clips in :meth:`reference_names`; None is this rank's share.
         """
         names, order = self.reference_names(), self._reference_order()
         if positions is None:
@@ -220,13 +211,13 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Where training is in the data, and in which order of which data."""
+        """The position of training in the data, and what determines their order."""
         assert self.trainer is not None
         return {"position": position(self.trainer), "order": self._order()}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on in the middle of an epoch; raises UserError if the data or their order differ."""
+        """Continue within an epoch; raises UserError if the data or their order differ."""
         refuse_other_order(state_dict["order"], self._order())
         self._start = dict(state_dict["position"])
 
@@ -246,7 +237,7 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
     ) -> Any:
         if not isinstance(batch, list):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        # Lightning would take the questions apart, to look for tensors in them.
+        # Lightning would search the questions for tensors, and rebuild them.
         return [
             episode
             | {
@@ -257,7 +248,6 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
         ]
 
     def __repr__(self) -> str:
-        """Counts of what was found."""
         kind = self.serving.kind
         counts = [f"{len(usable)} {part} {kind}" for part, usable in self._parts.items()]
         found = f"{self.root}: {', '.join([*counts, f'{len(self.bad_samples)} skipped'])}"
@@ -269,7 +259,7 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
 
     @property
     def _rank(self) -> tuple[int, int]:
-        """This process and how many there are."""
+        """This process rank and the number of processes."""
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 

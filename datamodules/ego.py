@@ -1,4 +1,4 @@
-"""The data module of egocentric video."""
+"""The data module for egocentric video."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from datamodules.modalities.modality import Modality
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class EgoDataModule(ModalityDataModule):
-    """Views of Ego-Exo4D's takes for alignment and tuning: the modality ``Ego``.
+    """Views of Ego-Exo4D takes for alignment and tuning: the modality ``Ego``.
 
     Args:
         root: folder that holds ``takes/``.
@@ -23,7 +23,6 @@ class EgoDataModule(ModalityDataModule):
     modality_views: Sequence[str] = ("ego",)
 
     def __post_init__(self) -> None:
-        """Make the modality of the settings."""
         views = tuple(self.rgb_views), tuple(self.modality_views)
         self.modalities = [Ego(rgb_views=views[0], modality_views=views[1])]
         super().__post_init__()

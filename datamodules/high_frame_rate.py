@@ -1,7 +1,8 @@
-"""The data module of high frame rate."""
+"""The data module for high frame rate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from datamodules.base import ModalityDataModule
 from datamodules.modalities.high_frame_rate import HighFrameRate
@@ -10,17 +11,13 @@ from datamodules.modalities.modality import Modality
 
 @dataclass(eq=False, repr=False, kw_only=True)
 class HighFrameRateDataModule(ModalityDataModule):
-    """Fast frames of videos for alignment and tuning: the modality ``HighFrameRate``.
+    """Videos at four times the frame rate, for alignment and tuning: ``HighFrameRate``.
 
     Args:
-        fps: RGB frames per second, but no more than ``frames``; without it, always ``frames``,
-            which counts tiled frames, of four fast ones each.
+        fps: RGB frames per second, up to ``frames``; by default there are always ``frames``. A
+            tiled frame shows four fast ones and counts as one.
     """
 
+    kind: ClassVar[type[Modality]] = HighFrameRate
     modalities: Sequence[Modality | str] = field(init=False)
     fps: float | None = None
-
-    def __post_init__(self) -> None:
-        """Make the modality of the settings."""
-        self.modalities = [HighFrameRate(fps=self.fps)]
-        super().__post_init__()

@@ -1,4 +1,4 @@
-"""Heavy or fragile libraries are imported where they are used, and fail with one clear message."""
+"""Import of heavy or fragile libraries, which fails with one clear message."""
 
 from functools import cache
 from importlib import import_module
@@ -7,7 +7,7 @@ from typing import Any
 
 @cache
 def import_library(name: str) -> Any:
-    """Import a library that a wing must be able to do without.
+    """Import a library that only some commands need.
 
     Raises:
         ImportError: it is missing or broken; the message names the remedy.

@@ -1,8 +1,7 @@
-"""Processes that read or write files: copies of a server process that imports and never computes.
+"""Processes that read or write files: forks of a server process that imports and never computes.
 
-A process that has used torch must not be forked: its thread pools are lost in the copy, while the
-copy believes that it has them. So all readers come from a fork server, which is started once and
-serves loaders and checks alike.
+A process that has used torch must not be forked: the fork lacks its thread pools, but relies on
+them. So all readers are forks of a server, which is started once.
 """
 
 import os
@@ -21,18 +20,18 @@ PRELOAD: Final = (
     *(f"datamodules.modalities.{name}" for name in ("audio", "depth", "ego")),
     "torchaudio",
 )
-"""What the server imports, so that a reader begins in milliseconds."""
+"""What the server imports, so that a reader starts in milliseconds."""
 
-# They may be sent to all processes of a job; whoever trains decides when its readers end.
+# These may be sent to all processes of a job; the training process decides when its readers end.
 _NOT_FOR_READERS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class Reader(ForkServerProcess):
-    """A process that is deaf to the signals of a job, and ends with the process that started it."""
+    """A process that ignores the signals of a job, and ends with the process that started it."""
 
     @override
     def start(self) -> None:
-        with _shielded():  # the first one starts the server, from which all inherit it
+        with _signals_blocked():  # the first one starts the server, from which all inherit it
             super().start()
 
     @override
@@ -40,13 +39,13 @@ class Reader(ForkServerProcess):
         import torch
 
         torch.set_num_threads(1)
-        # The server outlives whoever started it while readers do; so they cannot wait for its end.
+        # The server lives as long as its readers, so they must watch the process that started it.
         Thread(target=end_with_parent, daemon=True).start()
         super().run()
 
     @override
     def terminate(self) -> None:
-        self.kill()  # it heeds nothing less
+        self.kill()  # readers ignore SIGTERM
 
 
 class _Readers(ForkServerContext):
@@ -54,25 +53,25 @@ class _Readers(ForkServerContext):
 
 
 READERS: Final = _Readers()
-"""Start method of all processes that read, for a DataLoader too."""
+"""The start method of all processes that read, including those of a DataLoader."""
 
 READERS.set_forkserver_preload(list(PRELOAD))
 
 
 def start_server() -> None:
-    """Have the server begin its imports, which take seconds, beside those of this process."""
+    """Start the server, so that its imports run in parallel with those of this process."""
     from multiprocessing.forkserver import ensure_running
 
-    with _shielded():
+    with _signals_blocked():
         ensure_running()
 
 
 @contextmanager
-def _shielded() -> Iterator[None]:
-    """Processes that start here are deaf to what is meant for the whole job."""
+def _signals_blocked() -> Iterator[None]:
+    """Processes that start here ignore the signals that are meant for the whole job."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_READERS)
     try:
-        resource_tracker.ensure_running()  # would unblock some of them below
+        resource_tracker.ensure_running()  # as a side effect, this unblocks some of them
         signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_FOR_READERS)
         yield
     finally:
@@ -80,7 +79,7 @@ def _shielded() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Wait for the process that asked for this one, and end with it."""
+    """Wait for the process that started this one, and end with it."""
     if parent := parent_process():
         parent.join()
         os._exit(1)

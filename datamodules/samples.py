@@ -1,4 +1,4 @@
-"""What travels from files to the model, and the one error for a file that cannot."""
+"""What is read from files and given to the model, and the one error for a bad file."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Trouble = Literal[
 
 
 class BadSample(UserError):  # noqa: N818
-    """A file or folder that cannot be used as it is.
+    """A file or folder that cannot be used.
 
     Args:
         path: the file or folder.
@@ -26,7 +26,7 @@ class BadSample(UserError):  # noqa: N818
         trouble: the kind of reason, by which ``vlynx check`` counts.
     """
 
-    # All but the path have defaults because a DataLoader rebuilds a worker's error from its text.
+    # All but the path have defaults, since a DataLoader rebuilds a worker's error from its text.
     def __init__(
         self,
         path: Path | str,
@@ -38,18 +38,16 @@ class BadSample(UserError):  # noqa: N818
         self.path, self.reason, self.remedy, self.trouble = path, reason, remedy, trouble
 
     def __str__(self) -> str:
-        """The path, the reason and the remedy."""
         return f"{self.path}: {self.reason}. {self.remedy}" if self.reason else str(self.path)
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames that are read together, when they are asked for.
+    """Frames that are read together, on demand.
 
     Args:
         name: the recording and its frames, such as ``scene0000_00/0,20,40``.
-        read: gives uint8 (T, 3, h, w), in the size of the files where nothing asks for another, or
-            raises BadSample.
+        read: returns uint8 (T, 3, h, w), or raises BadSample.
         files: the files that ``read`` opens; when one of them changes, so do the frames.
     """
 
@@ -59,7 +57,7 @@ class Clip:
 
 
 class Frames(NamedTuple):
-    """A visual stream with its clock."""
+    """A visual stream with its timestamps."""
 
     pixels: Tensor  # uint8 (T, 3, h, w)
     times: tuple[float, ...]  # U timestamps in s, of T / U frames each: their tokens are averaged
@@ -67,18 +65,18 @@ class Frames(NamedTuple):
 
 @dataclass(frozen=True)
 class Streams:
-    """The visual streams of an episode, read together when they are asked for.
+    """The visual streams of an episode, read together, on demand.
 
     Args:
-        read: gives name → frames, ``video`` first, then the modalities; or raises BadSample.
+        read: returns name → frames, ``video`` first, then the modalities; or raises BadSample.
         files: the files that ``read`` opens.
     """
 
     read: Callable[[], dict[str, Frames]]
     files: tuple[Path, ...] = ()
 
-    def beside(self, other: "Streams") -> "Streams":
-        """The streams of both; those of this one, where both have one of a name."""
+    def join(self, other: "Streams") -> "Streams":
+        """The streams of both; where both have one of the same name, that of this object."""
         return Streams(partial(_read_both, self.read, other.read), self.files + other.files)
 
 
@@ -90,7 +88,7 @@ def _read_both(
 
 
 class FrameBatch(TypedDict):
-    """A batch for alignment or guidance: pictures without text."""
+    """A batch for alignment or guidance: frames without text."""
 
     frames: Tensor  # uint8 (B, T, 3, H, W)
     clips: list[str]  # B names of scene and frames
@@ -98,14 +96,14 @@ class FrameBatch(TypedDict):
 
 @dataclass(frozen=True)
 class Question:
-    """Something to ask about a clip, with what is accepted as an answer.
+    """A question about a clip, with its reference answers.
 
     Args:
-        id: as in the annotation file, where it has one; unique within a benchmark's split.
-        prompt: what the user says, in the words of the benchmark's protocol, options included.
-        answers: references; the first is the target of training. Of a choice question, the letter.
-            Empty where the benchmark keeps them back.
-        history: earlier turns of a dialogue, (question, answer); training learns their answers too.
+        id: that of the annotation file, if it has one; unique within a benchmark's split.
+        prompt: what the user says, as the benchmark's protocol words it, including options.
+        answers: references; the first is the training target. For a choice question, the letter.
+            Empty if the benchmark withholds them.
+        history: earlier turns of a dialogue, (question, answer); their answers are learnt too.
         options: the texts to choose from, without letters.
         labels: what scores are broken down by, such as ``{"type": "Counting"}``.
     """
@@ -120,16 +118,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Episode:
-    """A clip and all its questions, as annotation files have them; no media file was opened.
+    """A clip and all its questions, as annotation files give them; its media are not opened.
 
     Args:
         name: of the clip, unique within a benchmark's split.
-        media: role → path in the data root as the benchmark names it, such as
+        media: role → path in the data root, as the benchmark names it, such as
             ``{"video": "AB12C.mp4"}``, ``{"scene": "scene0011_00"}`` or
             ``{"ego": "takes/…/aria01_214-1.mp4", "exo1": "takes/…/cam01.mp4"}``.
         questions: at least one.
-        span: (start, end) in s of the part that is asked about; None is the whole.
-        elsewhere: role → a second path, where official downloads may have the file instead.
+        span: (start, end) in s of the part that the questions are about; None is all of it.
+        elsewhere: role → a second path, at which some official downloads have the file.
     """
 
     name: str
@@ -158,8 +156,8 @@ class LoadedEpisode(TypedDict):
     """An episode with its streams; a batch for tuning is a list of these."""
 
     name: str
-    key: str  # of the clip in a store of tokens, empty without one: equal keys, equal streams
-    streams: dict[str, Tensor]  # uint8 (T, 3, H, W) each, ``video`` first; none with tokens
-    tokens: dict[str, Tensor]  # (T, N, D) each, where they were kept of an earlier epoch
+    key: str  # of the clip in a token store, empty without one; equal keys mean equal streams
+    streams: dict[str, Tensor]  # uint8 (T, 3, H, W) each, ``video`` first; empty with tokens
+    tokens: dict[str, Tensor]  # (T, N, D) each, if an earlier epoch stored them
     times: dict[str, tuple[float, ...]]  # U timestamps in s each, see Frames
     questions: tuple[Question, ...]

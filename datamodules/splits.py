@@ -1,4 +1,4 @@
-"""Holding media out where no annotation says which are for training."""
+"""Hold-out of media when no annotation says which are for training."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -7,9 +7,9 @@ _Item = TypeVar("_Item")
 
 
 def hold_out(items: Sequence[_Item], share: float = 0.2) -> tuple[list[_Item], list[_Item]]:
-    """The first items and the last, a ``share`` rounded down but at least one.
+    """Return the items but the last, and the last: a ``share``, rounded down but at least one.
 
-    The last in order, not here and there: neighbours by name are often parts of one recording.
+    They are not sampled at random, since neighbours by name are often parts of one recording.
     """
     held_out = max(1, int(len(items) * share))
     return list(items[:-held_out]), list(items[-held_out:])

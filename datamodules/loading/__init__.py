@@ -1,1 +1,1 @@
-"""How recordings become batches, whatever their modality: one subject per file."""
+"""How recordings of any modality become batches."""

@@ -1,4 +1,4 @@
-"""What happens to bad samples: they are listed once each, and too many of them stop a run."""
+"""Bad samples are listed once each, and too many of them stop a run."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ _MOST_NAMED = 20  # bad files in one message
 
 
 def hold_out_anew(findings: Sequence[Finding]) -> tuple[list[Finding], list[str]]:
-    """Where all that was held out of a folder is bad, hold out the last of what can be used.
+    """If everything that was held out of a folder is bad, hold out the last usable recordings.
 
     Returns:
         The findings, and what was moved from training, with the reason.
@@ -23,7 +23,7 @@ def hold_out_anew(findings: Sequence[Finding]) -> tuple[list[Finding], list[str]
     if len(train) < 2 or any(f.part == "val" and f.usable for f in findings):
         return [*findings], []
     moved = {stem(f.name) for f in hold_out(train)[1]}
-    reason = "is held out, since all that was is bad"
+    reason = "is held out, since everything that was held out is bad"
     return [
         replace(f, part="val") if f.part == "train" and stem(f.name) in moved else f
         for f in findings
@@ -32,12 +32,12 @@ def hold_out_anew(findings: Sequence[Finding]) -> tuple[list[Finding], list[str]
 
 
 def once_each(findings: Sequence[Finding]) -> dict[str, BadSample]:
-    """What is bad, by its message."""
+    """Message → bad sample."""
     return {str(bad): bad for finding in findings for bad in finding.bad}
 
 
 def refuse_too_many(findings: Sequence[Finding], settings: LoadingSettings) -> None:
-    """Raise BadSample where more than the accepted share of recordings is bad."""
+    """Raise BadSample if more than the accepted share of recordings is bad."""
     troubled = {finding.name for finding in findings if finding.bad}
     every = {finding.name for finding in findings}
     share, skip = len(troubled) / max(len(every), 1), settings.on_bad_sample == "skip"
@@ -52,7 +52,7 @@ def refuse_too_many(findings: Sequence[Finding], settings: LoadingSettings) -> N
     remedy = (
         f"Repair them or add others; without them no {min(lost)} clip is left"
         if lost
-        else f"To go on without them, add {options} (with make: ARGS='{options}')"
+        else f"To continue without them, add {options} (with make: ARGS='{options}')"
     )
     raise BadSample(
         settings.root,

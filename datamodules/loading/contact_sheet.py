@@ -1,4 +1,4 @@
-"""Pictures of what a data module gives, to be looked at before a model is."""
+"""A contact sheet of the frames that a data module returns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -19,13 +19,13 @@ _COLUMNS = 10
 def save_contact_sheet(
     data: ModalityDataModule, findings: Sequence[Finding], path: Path, rows: int = 24
 ) -> None:
-    """Draw the frames of each part's first usable recordings, a row a stream, as PNG.
+    """Draw the frames of the first usable recordings of each part as PNG, one row per stream.
 
     Args:
         data: the data module that found them.
         findings: what it found.
         path: file to write.
-        rows: draw so many at most.
+        rows: maximum number of rows.
 
     Raises:
         BadSample: nothing is usable.
@@ -45,12 +45,12 @@ def save_contact_sheet(
     )
     for axis in axes.flat:
         axis.axis("off")
-    for row, (label, pictures) in zip(axes, drawn, strict=True):
+    for row, (label, frames) in zip(axes, drawn, strict=True):
         beside = {"ha": "right", "va": "center", "fontsize": 6, "parse_math": False}
         row[0].text(1, 0.5, readable(label), **beside)
-        chosen = [i * len(pictures) // _COLUMNS for i in range(_COLUMNS)]
+        chosen = [i * len(frames) // _COLUMNS for i in range(_COLUMNS)]
         for axis, i in zip(row[1:], sorted(set(chosen)), strict=False):
-            axis.imshow(pictures[i].permute(1, 2, 0).numpy())
+            axis.imshow(frames[i].permute(1, 2, 0).numpy())
             axis.set_title(str(i), fontsize=5, pad=1)
     title = readable(f"{type(data).__name__}: frames of {data.root}")
     figure.suptitle(title, fontsize=8, parse_math=False)
@@ -59,23 +59,23 @@ def save_contact_sheet(
 
 
 def _streams(data: ModalityDataModule, findings: Sequence[Finding]) -> Iterator[tuple[str, Tensor]]:
-    """Label and pictures (T, 3, H, W) of every stream, in order."""
+    """Label and frames (T, 3, H, W) of every stream, in order."""
     for finding in findings:
         read: Callable[[Any], Any] = data.serving.reader(finding.part)
         for sample in map(read, finding.usable):
             if isinstance(sample, tuple):
-                yield f"{finding.part}\n{_folded(sample[1])}", sample[0]
+                yield f"{finding.part}\n{_wrapped(sample[1])}", sample[0]
                 continue
-            asked = _words(sample["questions"][0])
-            for name, pictures in sample["streams"].items():
-                yield f"{finding.part} {name}\n{_folded(sample['name'])}{asked}", pictures
-                asked = ""
+            text = _question_text(sample["questions"][0])
+            for name, frames in sample["streams"].items():
+                yield f"{finding.part} {name}\n{_wrapped(sample['name'])}{text}", frames
+                text = ""
 
 
-def _words(question: Question) -> str:
-    answers = " | ".join(question.answers) or "(kept back)"
-    return f"\n{_folded(shorten(question.prompt, 150))}\n→ {shorten(answers, 40)}"
+def _question_text(question: Question) -> str:
+    answers = " | ".join(question.answers) or "(withheld)"
+    return f"\n{_wrapped(shorten(question.prompt, 150))}\n→ {shorten(answers, 40)}"
 
 
-def _folded(text: str) -> str:
+def _wrapped(text: str) -> str:
     return "\n".join(wrap(text, 46))

@@ -1,4 +1,4 @@
-"""What a run will find of its data: a table and a list, before hours are spent on it."""
+"""``vlynx check``: how much of the data a run can use, as a table and a list."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,19 +29,19 @@ def check(
 
     Args:
         data: a data module that was not set up.
-        csv_path: file for a row a recording: part, name, status, file, reason, remedy.
+        csv_path: file for one row per recording: part, name, status, file, reason, remedy.
         coverage: share of a part's recordings that must be usable.
-        picture: file for a picture of the first frames that a run would see, PNG.
+        picture: file for a contact sheet of the first frames that a run would see, PNG.
 
     Returns:
         Whether every part reaches ``coverage``.
     """
     parts = data.serving.recordings.parts()
-    data.cache_dir = None  # what is in a cache says nothing of the files
-    findings = data.inspect(parts, read=True, stop=False)
+    data.cache_dir = None  # a cache says nothing about the files
+    findings = data.inspect(parts, read=True)
     if csv_path is not None:
         write_rows(csv_path, _rows(findings))
-    # Without annotations there need be no test recordings.
+    # Without annotations, test recordings are optional.
     if data.benchmark is None and not any(finding.part == "test" for finding in findings):
         parts = tuple(part for part in parts if part != "test")
     console = Console()
@@ -69,12 +69,12 @@ def check(
 
 
 def status(finding: Finding) -> str:
-    """``ok``, or the first trouble."""
+    """``ok``, or the first kind of trouble."""
     return finding.bad[0].trouble if finding.bad else "ok"
 
 
 def table(findings: list[Finding], parts: Sequence[str]) -> Table:
-    """A row for each part: expected, present, usable, and what is wrong with the others."""
+    """One row per part: expected, present and usable recordings, and troubles by kind."""
     shown = Table(box=SIMPLE_HEAD, padding=(0, 0))
     troubles = [t for t in _TROUBLES[1:] if any(status(finding) == t for finding in findings)]
     for column in ("part", "expected", "present", "ok", *troubles):

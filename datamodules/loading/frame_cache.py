@@ -1,7 +1,7 @@
-"""Frames kept as uint8 beside the data, so that a second epoch opens no media file.
+"""Frames cached as uint8, so that a second epoch opens no media file.
 
-An entry is found by what made it: the files' paths, sizes and modification times, the name of the
-clip and the settings. A changed file or setting makes a new entry.
+An entry is keyed by the files' paths, sizes and modification times, the name of the clip and the
+settings. A changed file or setting makes a new entry.
 """
 
 import json
@@ -18,7 +18,7 @@ class FrameCache:
 
     Args:
         folder: of the store.
-        settings: what makes the pictures and how, in plain numbers and names.
+        settings: everything that the frames depend on, in numbers and names.
     """
 
     def __init__(self, folder: Path, settings: Any) -> None:
@@ -28,30 +28,30 @@ class FrameCache:
     def load(
         self, kind: str, name: str, files: tuple[Path, ...], read: Callable[[], dict[str, Frames]]
     ) -> dict[str, Frames]:
-        """The streams of a clip, from its entry or else from ``read``, which makes the entry.
+        """Return the streams of a clip from its entry, or read them and make the entry.
 
         A damaged entry is made again, with a warning.
 
         Args:
-            kind: of the clip, since a modality and its video may have one name.
+            kind: of the clip, since a modality and its video may have the same name.
             name: of the clip.
-            files: what ``read`` opens.
-            read: gives the streams.
+            files: the files that ``read`` opens.
+            read: returns the streams.
 
         Raises:
             BadSample: a file is missing, or ``read`` raises it.
             OSError: the entry cannot be written.
         """
-        made_of = json.dumps([self._settings, kind, name, states(files)])
-        if kept := self._store.load(made_of):
-            return {stream: Frames(*one) for stream, one in kept.items()}
+        key = json.dumps([self._settings, kind, name, file_states(files)])
+        if cached := self._store.load(key):
+            return {stream: Frames(*one) for stream, one in cached.items()}
         streams = read()
-        self._store.save(made_of, streams)
+        self._store.save(key, streams)
         return streams
 
 
-def states(files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """Path, size and modification time of each file; raises BadSample where one is missing."""
+def file_states(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Path, size and modification time of each file; raises BadSample if one is missing."""
     return [_state(file) for file in files]
 
 

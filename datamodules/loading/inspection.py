@@ -1,26 +1,30 @@
 """Looking at every recording before it is needed: what can be used, and what is bad and why."""
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from datamodules.loading.readers import Job, read_all, verdict
+from datamodules.loading.loader import Item, Loader, SampleDataset
 from datamodules.loading.recordings import Expected, Part
 from datamodules.loading.serving import Serving
+from datamodules.loading.settings import LoadingSettings
+from datamodules.loading.worker_errors import Reading, WorkerFault, explained
 from datamodules.samples import BadSample, Episode
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
 
-# Most of the time goes to waiting for the disk and to libraries that let other threads run.
-_THREADS = 2 * (os.cpu_count() or 1)
+# Most of the time is spent waiting for the disk, and in libraries that let other threads run.
+_THREADS: Final = 2 * (os.cpu_count() or 1)
+_AHEAD: Final = 8  # samples that a process may be ahead of the slowest
 
 
 @dataclass
 class Finding:
-    """What became of a recording."""
+    """What was found of a recording."""
 
     part: Part
     name: str
@@ -30,7 +34,7 @@ class Finding:
 
     @property
     def left_out(self) -> Episode | None:
-        """Of an episode, the questions that are not asked, if there are any."""
+        """The episode with the questions that are not asked, if there are any."""
         if self.episode is None:
             return None
         asked = {question.id for item in self.usable for question in item.episode.questions}
@@ -41,29 +45,25 @@ class Finding:
 def inspect(
     jobs: Sequence[tuple[Part, Expected]],
     serving: Serving,
+    settings: LoadingSettings,
     read: bool,
-    stop: bool,
-    title: str,
-    readers: int = 0,
-    timeout: float = 0,
-    learnt: bool = True,
+    learnt: bool,
 ) -> list[Finding]:
     """Look at recordings, with a progress bar.
 
     Args:
-        jobs: what there should be.
+        jobs: the expected recordings.
         serving: makes clips or episodes of a recording.
-        read: decode them, or leave them unread.
-        stop: raise the first BadSample.
-        title: of the progress bar.
-        readers: processes that decode, so that one that dies of a file is a bad recording; 0
-            decodes in threads of this one.
-        timeout: s for a clip or an episode in such a process, 0 being forever.
-        learnt: whether questions are to be learnt, or asked only.
+        settings: with ``num_workers``, a file that kills the process that reads it is one bad
+            recording; without, threads of this process read.
+        read: decode everything and list all that is bad; otherwise leave it unread and raise the
+            first BadSample.
+        learnt: whether questions are learnt, or only asked.
 
     Returns:
-        What became of each, in order.
+        What was found of each, in order.
     """
+    title, apart = f"Checking {Path(settings.root).name}", settings.num_workers > 0
 
     def look(part: Part, recording: Expected) -> Finding:
         finding = Finding(part, recording.name, recording.episode)
@@ -71,59 +71,111 @@ def inspect(
             finding.usable, finding.bad = serving.items(part, recording, learnt)
         except BadSample as bad:
             finding.bad.append(bad)
-        if read and readers == 0:
+        if read and not apart:
             reader = serving.reader(part)
-            _judge(finding, [verdict(reader, item) for item in finding.usable])
+            _sort(finding, [_verdict(reader, item) for item in finding.usable])
         return finding
 
-    findings: dict[int, Finding] = {}
+    findings: list[Finding] = []
     pool = ThreadPoolExecutor(_THREADS)
     try:
-        waiting = [pool.submit(look, *job) for job in jobs]
-        outcomes = ((number, job.result()) for number, job in enumerate(waiting))
-        if read and readers > 0:
-            outcomes = _read(outcomes, serving, readers, timeout)
-        with closing(outcomes):  # and the processes with it
-            for number, finding in track(outcomes, title, len(waiting)):
-                _heed_signals()
-                if stop and finding.bad:
-                    raise finding.bad[0]
-                findings[number] = finding
-    finally:  # what is queued is not worth waiting for
+        pending = [pool.submit(look, *job) for job in jobs]
+        outcomes = (job.result() for job in pending)
+        for finding in track(outcomes, title, len(pending), disable=read and apart):
+            _raise_if_interrupted()
+            if finding.bad and not read:
+                raise finding.bad[0]
+            findings.append(finding)
+    finally:
         pool.shutdown(cancel_futures=True)
-    return [findings[number] for number in range(len(waiting))]
+    if read and apart:
+        for part in dict.fromkeys(finding.part for finding in findings):
+            of_part = [finding for finding in findings if finding.part == part]
+            items = [item for finding in of_part for item in finding.usable]
+            read_items = read_all(
+                items,
+                serving.reader(part),
+                settings.num_workers,
+                settings.timeout,
+                _raise_if_interrupted,
+            )
+            verdicts = dict(track(read_items, f"{title}, {part}", len(items)))
+            in_order = iter([verdicts[index] for index in range(len(items))])
+            for finding in of_part:
+                _sort(finding, [next(in_order) for _ in finding.usable])
+    return findings
 
 
-def _read(
-    looked_at: Generator[tuple[int, Finding], None, None],
-    serving: Serving,
-    readers: int,
+def read_all(
+    items: Sequence[Item],
+    reader: Callable[[Any], Any],
+    processes: int,
     timeout: float,
-) -> Generator[tuple[int, Finding], None, None]:
-    """Findings when all that they found was read, in the order in which that happens."""
-    unread: dict[int, Finding] = {}
+    while_waiting: Callable[[], None],
+) -> Iterator[tuple[int, BadSample | None]]:
+    """Read items in processes; a process that dies or takes too long costs one item.
 
-    def jobs() -> Generator[Job, None, None]:
-        for number, finding in looked_at:
-            unread[number] = finding
-            yield Job(number, finding.usable, serving.reader(finding.part))
+    Args:
+        items: what to read.
+        reader: reads one.
+        processes: how many.
+        timeout: s for an item; 0 is forever.
+        while_waiting: called at least once a second; what it raises ends all processes.
 
-    with closing(read_all(jobs(), readers, timeout, _heed_signals)) as read:
-        for number, verdicts in read:
-            finding = unread.pop(number)
-            _judge(finding, verdicts)
-            yield number, finding
+    Yields:
+        The index of an item, and what is bad about it, if anything.
+
+    Raises:
+        UserError: the system can no longer read an item, or processes cannot be started or kept.
+        Exception: an error in the code that reads.
+    """
+    left = list(range(len(items)))
+    while left:
+        verdicts = Loader(
+            SampleDataset([items[i] for i in left], reader),
+            None,
+            while_waiting,
+            num_workers=processes,
+            collate_fn=_verdict_of,
+            timeout=timeout,
+            prefetch_factor=_AHEAD,
+        )
+        count, fault = 0, None
+        try:
+            for (bad,) in verdicts:
+                yield left[count], bad
+                count += 1
+        except WorkerFault as error:
+            fault = error
+        if fault is not None:
+            yield left[fault.index], BadSample(fault.path, fault.reason, fault.remedy)
+            del left[fault.index]
+        left = left[count:]
 
 
-def _judge(finding: Finding, verdicts: Iterable[BadSample | None]) -> None:
-    found, finding.usable = finding.usable, []
-    for candidate, bad in zip(found, verdicts, strict=True):
-        if bad is None:
-            finding.usable.append(candidate)
-        else:
-            finding.bad.append(bad)
+def _verdict_of(sample: Any) -> UserError | tuple[BadSample | None]:
+    """What is bad about a sample, in a tuple, since the loader raises an error that is alone."""
+    if isinstance(sample, BadSample):
+        return (sample,)
+    return sample if isinstance(sample, UserError) else (None,)
 
 
-def _heed_signals() -> None:
+def _verdict(reader: Callable[[Any], Any], item: Item) -> BadSample | None:
+    try:
+        with explained(Reading(item.name, item.files)):
+            reader(item)
+    except BadSample as bad:
+        return bad
+    return None
+
+
+def _sort(finding: Finding, verdicts: Sequence[BadSample | None]) -> None:
+    """Move what is bad from the usable items."""
+    judged = list(zip(finding.usable, verdicts, strict=True))
+    finding.usable = [item for item, bad in judged if bad is None]
+    finding.bad += [bad for _, bad in judged if bad is not None]
+
+
+def _raise_if_interrupted() -> None:
     if asked_to_stop():
         raise Interrupted("Stopped while checking the data, as asked. Run the same command again.")

@@ -1,4 +1,4 @@
-"""A DataLoader whose errors are one message each, wherever they happened."""
+"""A DataLoader that raises one clear error, wherever it happened."""
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +8,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from typing_extensions import override
 
-from datamodules.loading.watching import SupervisedIter, make_board, noted, share
+from datamodules.loading.supervision import (
+    SupervisedIter,
+    make_board,
+    reported,
+    share_tensors,
+)
 from datamodules.loading.worker_errors import Reading, explained, starting
 from datamodules.processes import READERS
 from datamodules.samples import Clip, EpisodeMedia
@@ -18,16 +23,16 @@ Item = Clip | EpisodeMedia
 
 
 class SampleDataset(Dataset[Any]):
-    """Items that are read when asked for; gives a UserError instead of raising it.
+    """Items that are read on demand; returns a UserError instead of raising it.
 
-    As a value it survives the way out of a worker.
+    Returned as a value, it leaves a worker unchanged.
 
     Args:
         items: clips or episodes, unread.
         reader: reads one.
 
     Attributes:
-        board: where workers note what they read, if there are any.
+        board: where workers report what they read, if there are any.
     """
 
     board: Tensor | None = None
@@ -37,11 +42,10 @@ class SampleDataset(Dataset[Any]):
 
     @override
     def __reduce__(self) -> tuple[Any, ...]:
-        # As bytes: each tensor in it would else travel as an open file, of which 253 are the most.
+        # As bytes: otherwise each tensor in it travels as an open file, and 253 are the limit.
         return _unpickled, (pickle.dumps((self.items, self.reader)), self.board)
 
     def __len__(self) -> int:
-        """Number of clips or episodes."""
         return len(self.items)
 
     def reading(self, index: int) -> Reading:
@@ -51,42 +55,54 @@ class SampleDataset(Dataset[Any]):
     @override
     def __getitem__(self, index: int) -> Any:
         try:
-            with noted(self.board, index), explained(self.reading(index)):
+            with reported(self.board, index), explained(self.reading(index)):
                 return self.reader(self.items[index])
         except UserError as bad:
             return bad
 
 
-def _unpickled(made_of: bytes, board: Tensor | None) -> SampleDataset:
-    dataset = SampleDataset(*pickle.loads(made_of))  # of the process that started this one
+def _unpickled(content: bytes, board: Tensor | None) -> SampleDataset:
+    dataset = SampleDataset(*pickle.loads(content))  # sent by the process that started this one
     dataset.board = board
     return dataset
 
 
 def collate_or_error(batch: Callable[[list[Any]], Any], samples: list[Any]) -> Any:
-    """A batch of the samples, or what is bad about the first that is; UserErrors are given."""
+    """Return a batch of the samples, or the UserError of the first that is bad."""
     if bad := [sample for sample in samples if isinstance(sample, UserError)]:
         return bad[0]
     try:
         made = batch(samples)
-        # Torch would do it later in a thread, where it loses a batch that finds no room.
+        # Torch would do this later, in a thread that silently loses a batch without memory.
         if get_worker_info() is not None:
-            share(made)
+            share_tensors(made)
     except UserError as bad_batch:
         return bad_batch
     return made
 
 
 class Loader(DataLoader[Any]):
-    """Raises what a worker found bad, or became of it, as one message where the training is.
+    """Raises in the training process the one error for a bad sample or a lost worker.
 
-    Its dataset travels to the workers by pickle. ``timeout`` is the time in s that one clip may
-    take.
+    Its dataset is sent to the workers by pickle.
+
+    Args:
+        dataset: what to read.
+        batch_size: see DataLoader.
+        while_waiting: called at least once a second while workers are awaited; it may raise.
+        settings: of DataLoader; ``timeout`` is the time in s that a clip may take.
     """
 
     dataset: SampleDataset
 
-    def __init__(self, dataset: SampleDataset, batch_size: int | None = 1, **settings: Any) -> None:
+    def __init__(
+        self,
+        dataset: SampleDataset,
+        batch_size: int | None = 1,
+        while_waiting: Callable[[], None] = lambda: None,
+        **settings: Any,
+    ) -> None:
+        self._while_waiting = while_waiting
         context = READERS if settings.get("num_workers") else None
         super().__init__(dataset, batch_size, multiprocessing_context=context, **settings)
 
@@ -95,16 +111,21 @@ class Loader(DataLoader[Any]):
         if self.num_workers == 0:
             return super()._get_iterator()
         with starting(self.num_workers):
-            self.dataset.board = make_board(self.num_workers)
-            return SupervisedIter(self, self.dataset.board, self.dataset.reading)
+            board = self.dataset.board = make_board(self.num_workers)
+            return SupervisedIter(self, board, self.dataset.reading, self._while_waiting)
 
     @override
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        batches = super().__iter__()
         try:
-            for batch in super().__iter__():
+            for batch in batches:
                 if isinstance(batch, UserError):
                     raise batch
                 yield batch
-        except UserError:
-            self._iterator = None  # its workers may be gone; another try has new ones
+        except GeneratorExit:  # no more batches are wanted, perhaps until the next epoch
+            raise
+        except BaseException:
+            self._iterator = None  # another try gets new workers
+            if isinstance(batches, SupervisedIter):
+                batches.abandon()
             raise

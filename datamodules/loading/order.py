@@ -1,7 +1,7 @@
-"""The order in which samples are read: a function of seed, epoch and position, and of nothing else.
+"""The order in which samples are read, which depends only on seed, epoch and position.
 
 Batches are global: batch i of an epoch holds the same samples however many ranks share it. So a run
-may stop after any batch and go on with another number of ranks, and sees every sample once.
+can stop after any batch and continue with another number of ranks, and sees every sample once.
 """
 
 import math
@@ -22,13 +22,13 @@ class Batches(Sampler[list[int]]):
     Args:
         count: number of samples.
         batch_size: samples of a batch, over all ranks.
-        seed: of the shuffled order; None keeps them in order.
-        rank: this process.
-        ranks: how many share each batch.
-        epoch: whose order comes first.
-        start: batches of that epoch that were seen already.
+        seed: of the shuffled order; None keeps the samples in order.
+        rank: of this process.
+        ranks: number of processes that share each batch.
+        epoch: the first epoch.
+        start: batches of that epoch that were already seen.
 
-    Every rank has as many batches; its share of the last may be empty.
+    All ranks have the same number of batches; a rank's share of the last may be empty.
 
     Raises:
         UserError: there are more ranks than samples in a batch.
@@ -56,16 +56,15 @@ class Batches(Sampler[list[int]]):
 
     @property
     def sampler(self) -> "Batches":
-        """Itself: Lightning tells the epoch to the sampler of a batch sampler."""
+        """This object: Lightning calls ``set_epoch`` of a batch sampler's sampler."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Go on with the order of this epoch."""
+        """Use the order of this epoch."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
-    def __len__(self) -> int:
-        """Batches of an epoch, seen ones included."""
+    def __len__(self) -> int:  # with the batches already seen, as Lightning expects
         return math.ceil(self.count / self.batch_size)
 
     @override
@@ -83,19 +82,19 @@ class Batches(Sampler[list[int]]):
 
 
 def position(trainer: Trainer) -> dict[str, int]:
-    """Epoch, and the batches of it that were seen; arguments of :class:`Batches`."""
+    """The epoch and its batches seen so far, as arguments of :class:`Batches`."""
     loop: Any = trainer.fit_loop
-    # What was processed, since the next batch may be on its way already.
+    # Count processed batches, since the next one may already have been fetched.
     seen = loop.epoch_loop.batch_progress.current.processed
     return {"epoch": loop.epoch_progress.current.completed, "start": seen}
 
 
 def refuse_other_order(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise UserError where training cannot go on, since what makes its order has changed."""
+    """Raise UserError if training cannot continue, since the order of samples has changed."""
     for what in now:
         if then.get(what) != now[what]:
             raise UserError(
                 f"this run was stopped in the middle of other data: its {what} was "
-                f"{then.get(what)}, now it is {now[what]}, and nothing tells which clips it has "
-                "seen; give it the same data again, or begin a new run in another folder"
+                f"{then.get(what)}, now it is {now[what]}, so the clips that it has seen are "
+                "unknown; give it the same data again, or begin a new run in another folder"
             )

@@ -1,4 +1,4 @@
-"""Clips and episodes as uint8 frames of one size: what a worker does for a sample."""
+"""What a worker does for a sample: reads a clip or an episode as uint8 frames of one size."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from datamodules.loading.frame_cache import FrameCache, states
+from datamodules.loading.frame_cache import FrameCache, file_states
 from datamodules.samples import Clip, EpisodeMedia, FrameBatch, Frames, LoadedEpisode, Streams
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import TokenStore
@@ -23,8 +23,8 @@ class ReadClip:
 
     Args:
         frame_size: (H, W), see :func:`resize_ignoring_aspect`.
-        cache: where frames are kept, if at all.
-        kind: of the clips; tells clips of one name apart in the cache.
+        cache: of the frames, if there is one.
+        kind: of the clips; distinguishes clips of the same name in the cache.
     """
 
     frame_size: tuple[int, int]
@@ -42,14 +42,14 @@ class ReadClip:
 
 @dataclass(frozen=True)
 class ReadEpisode:
-    """Reads an episode's streams, uint8 (T, 3, H, W) each, or tokens of them that were kept.
+    """Reads an episode's streams, uint8 (T, 3, H, W) each, or loads their tokens from a store.
 
     Args:
         frame_size: (H, W), see :func:`resize_ignoring_aspect`.
-        preprocessing: how frames are made, in plain numbers and names.
-        cache: where frames are kept, if at all.
-        tokens: where tokens are kept, if at all; a clip that it holds is not read.
-        unread: names of episodes that are given without streams.
+        preprocessing: everything that the frames depend on, in numbers and names.
+        cache: of the frames, if there is one.
+        tokens: store of tokens, if there is one; a clip that it holds is not read.
+        unread: names of episodes that are returned without streams.
     """
 
     frame_size: tuple[int, int]
@@ -59,9 +59,9 @@ class ReadEpisode:
     unread: frozenset[str] = frozenset()
 
     def key(self, media: EpisodeMedia) -> str:
-        """Of an episode's clip; raises BadSample where a file of it is missing."""
-        made_of = [self.preprocessing, media.name, states(media.files)]
-        return json.dumps(made_of, sort_keys=True)
+        """The key of an episode's clip; raises BadSample if one of its files is missing."""
+        content = [self.preprocessing, media.name, file_states(media.files)]
+        return json.dumps(content, sort_keys=True)
 
     def __call__(self, media: EpisodeMedia) -> LoadedEpisode:
         """Raises BadSample."""
@@ -89,7 +89,7 @@ class ReadEpisode:
 
 
 def collate(samples: Sequence[tuple[Tensor, str]], frame_size: tuple[int, int]) -> FrameBatch:
-    """Stack clips of one length into a batch; none at all are a batch of one frame each.
+    """Stack clips of one length into a batch; no clips make a batch of shape (0, 1, 3, H, W).
 
     Raises:
         UserError: their lengths differ.
@@ -102,13 +102,13 @@ def collate(samples: Sequence[tuple[Tensor, str]], frame_size: tuple[int, int]) 
         (one, first), (other, second) = list(lengths.items())[:2]
         raise UserError(
             f"{first} has {one} frames and {second} has {other}, which make no batch; sample a "
-            "fixed number of frames (data.fps=null), or one clip a batch (data.batch_size=1)"
+            "fixed number of frames (data.fps=null), or one clip per batch (data.batch_size=1)"
         )
     return {"frames": torch.stack(frames), "clips": list(names)}
 
 
 def resize_ignoring_aspect(frames: Tensor, size: tuple[int, int]) -> Tensor:
-    """Frames (T, 3, h, w) in ``size`` (H, W), whatever their aspect ratio.
+    """Resize frames (T, 3, h, w) to ``size`` (H, W), ignoring their aspect ratio.
 
     Antialiased bicubic interpolation, as transformers' ``LlavaOnevisionVideoProcessor`` does.
     """

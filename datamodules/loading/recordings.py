@@ -1,6 +1,6 @@
-"""The expected recordings of each part, as annotations name them or as they are found.
+"""The expected recordings of each part, from annotations or from a folder.
 
-Nothing that is held out is ever trained on or used for the guidance.
+What is held out is never used for training or for the guidance.
 """
 
 from collections.abc import Iterator, Mapping
@@ -25,29 +25,29 @@ class Expected:
 
     name: str
     root: Path  # where it is looked for
-    episode: Episode | None = None  # as an annotation names it
-    source: Any = None  # as it was found in a folder
+    episode: Episode | None = None  # if an annotation names it
+    source: Any = None  # if it was found in a folder
 
 
 @dataclass
 class BenchmarkRecordings:
-    """The clips of a benchmark's splits, each with all its questions, listed once.
+    """The clips of a benchmark's splits, each listed once with all its questions.
 
     Args:
         root: folder of the media.
         benchmark: says which media are in which split.
-        held_out: share of training clips that is held out, where the benchmark has no val file.
+        held_out: share of training clips that is held out if the benchmark has no val file.
     """
 
     root: Path
     benchmark: Benchmark | None
     held_out: float
     left_out: list[str] = field(default_factory=list)
-    """Training media that are held out, and so not used."""
+    """Training media that are not used because they are held out."""
     _read: dict[Split, list[Episode]] = field(default_factory=dict)
 
     def parts(self) -> tuple[Part, ...]:
-        """All parts that there may be."""
+        """All parts that this data may have."""
         splits: list[Part] = [*self._given]
         if "train" in splits and "val" not in splits:
             splits.insert(1, "val")
@@ -57,12 +57,12 @@ class BenchmarkRecordings:
         """The recordings of a part.
 
         Raises:
-            BadSample: annotations are missing or cannot be used, or a folder holds nothing.
+            BadSample: annotations are missing or cannot be used, or a folder is empty.
         """
         return [Expected(e.name, self.root, e) for e in self.episodes(part)]
 
     def episodes(self, part: Part) -> list[Episode]:
-        """Episodes of a split; a benchmark without val file holds out a part of its train file."""
+        """Episodes of a split; without a val file, part of the train file is held out."""
         assert part != "reference"
         if "val" in self._given or "train" not in self._given or part == "test":
             return self._of_files(part)
@@ -71,7 +71,7 @@ class BenchmarkRecordings:
 
     @cached_property
     def _given(self) -> list[Split]:
-        """The benchmark's splits; looking for their files can mean searching a large folder."""
+        """The benchmark's splits; finding their files can mean searching a large folder."""
         return [] if self.benchmark is None else self.benchmark.splits()
 
     def _of_files(self, split: Split) -> list[Episode]:
@@ -86,8 +86,8 @@ class UnpairedRecordings(BenchmarkRecordings):
     """Each medium once, however many questions it has, and the reference videos.
 
     Args:
-        modality: finds the media of a folder, where no benchmark names them.
-        reference_root: folder of other media for the reference videos.
+        modality: finds the media of a folder if there is no benchmark.
+        reference_root: another folder for the reference videos.
     """
 
     modality: Modality
@@ -127,7 +127,7 @@ class UnpairedRecordings(BenchmarkRecordings):
                     raise BadSample(
                         recording.source.path,
                         f"would be a reference video, but {self.root} holds it out",
-                        "Leave reference_root out, or split it as that folder",
+                        "Leave reference_root out, or split it like that folder",
                     )
                 yield recording
 
@@ -149,5 +149,5 @@ def _medium(episode: Episode) -> tuple[tuple[str, str], ...]:
 
 
 def stem(name: str) -> str:
-    """The name of a recording without its suffix: a video and its sound share one."""
+    """The name of a recording without its suffix, which a video and its sound share."""
     return name.rsplit(".", 1)[0]

@@ -1,7 +1,7 @@
-"""What recordings are served as: clips of one modality for alignment, or episodes for tuning.
+"""The two objectives: clips of one modality for alignment, or episodes for tuning.
 
-Both list the recordings of a part (``recordings``), make unread ``items`` of one, and have a
-``reader`` of items and a ``batch`` of samples that can be pickled.
+Both list the recordings of a part (``recordings``), make unread ``items`` of a recording, and have
+a ``reader`` of items and a function ``batch`` that can be pickled.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,11 +30,11 @@ class Alignment:
     """Frames of one modality, unpaired and without text, and plain video for the guidance.
 
     Args:
-        modalities: one.
+        modalities: a single one.
         settings: of the data module.
 
     Raises:
-        UserError: there are more, or their clips make no batches.
+        UserError: there are several, or its clips cannot be batched.
     """
 
     kind = "clips"
@@ -56,7 +56,7 @@ class Alignment:
         self.batch = partial(collate, frame_size=settings.frame_size)
 
     def parts(self, stage: str) -> tuple[Part, ...]:
-        """What a stage of Lightning's reads."""
+        """The parts that a Lightning stage reads."""
         return ("train", "val", "reference") if stage == "fit" else ("val",)
 
     def items(
@@ -71,7 +71,6 @@ class Alignment:
         return self._modality.clips(source, spec), []
 
     def reader(self, part: Part) -> ReadClip:
-        """What reads a clip of a part."""
         kind = "reference" if part == "reference" else "modality"
         return ReadClip(self._settings.frame_size, _cache(self._modalities, self._settings), kind)
 
@@ -84,7 +83,7 @@ class Tuning:
         settings: of the data module.
 
     Raises:
-        UserError: there are no questions.
+        UserError: there is no benchmark.
     """
 
     kind = "episodes"
@@ -102,7 +101,7 @@ class Tuning:
         self._tokens: TokenStore | None = None
 
     def parts(self, stage: str) -> tuple[Part, ...]:
-        """What a stage of Lightning's reads."""
+        """The parts that a Lightning stage reads."""
         by_stage: dict[str, tuple[Part, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         return by_stage.get(stage, (self._settings.test_split,))
 
@@ -112,9 +111,9 @@ class Tuning:
         """The episode of a recording, unread, and what is bad about its questions.
 
         Args:
-            part: the recording's.
-            recording: as a benchmark names it.
-            learnt: whether the questions are to be learnt, or asked only.
+            part: of the recording.
+            recording: from a benchmark.
+            learnt: whether the questions are learnt, or only asked.
 
         Raises:
             BadSample: the recording cannot be used.
@@ -125,21 +124,20 @@ class Tuning:
         return [EpisodeMedia(episode, streams)] if episode.questions else [], bad
 
     def reader(self, part: Part) -> ReadEpisode:
-        """What reads an episode of a part."""
         return replace(self.frame_reader(), tokens=self._tokens, unread=self.unread)
 
     def frame_reader(self) -> ReadEpisode:
-        """What reads the frames of any episode, whatever else is kept of it."""
+        """A reader of frames that uses neither stored tokens nor ``unread``."""
         cache = _cache(self._modalities, self._settings)
         return ReadEpisode(self._settings.frame_size, self._modalities.preprocessing, cache)
 
     def keep_tokens(self, store: TokenStore, items: Sequence[EpisodeMedia]) -> SampleDataset:
-        """From now on do not read what a store has tokens of; gives what it does not hold."""
+        """Do not read items whose tokens are in a store; return the others."""
         self._tokens, reader = store, self.frame_reader()
         return SampleDataset([one for one in items if not store.holds(reader.key(one))], reader)
 
     def _fit(self, part: Part, episode: Episode, learnt: bool) -> tuple[Episode, list[BadSample]]:
-        """An episode with the questions that can be used, and what is bad about the others."""
+        """The episode with its usable questions, and what is bad about the others."""
         if (unfit := self._settings.unfit) is None:
             return episode, []
         assert part != "reference"

@@ -19,25 +19,24 @@ class LoadingSettings:
     Args:
         root: folder of the data.
         benchmark: annotations whose splits say which media are for training; tuning needs one.
-            Without it a fifth of what is in ``root`` is held out.
-        held_out: share of the training clips that is held out where a benchmark has no val file.
+            Without it, a fifth of the recordings in ``root`` is held out.
+        held_out: share of the training clips that is held out if a benchmark has no val file.
         objective: ``alignment`` or ``tuning``.
-        test_split: what ``vlynx test`` asks; ``val`` where the answers of ``test`` are kept back.
-        reference_root: folder of other media for the reference videos: those of the benchmark's
-            training clips, or else split by the same rule.
-        frames: timestamps of a recording that are looked at; a modality says which.
+        test_split: what ``vlynx test`` asks; ``val`` if the answers of ``test`` are withheld.
+        reference_root: another folder for the reference videos: those of the benchmark's training
+            clips; without a benchmark it is split by the same rule.
+        frames: timestamps per recording; the modality chooses them.
         frame_size: (H, W) of the frames; the command line takes it from the backbone.
-        batch_size: clips, or episodes, of a step: all ranks share them.
+        batch_size: clips or episodes per step, over all ranks.
         num_workers: processes that read, per loader and rank.
-        seed: seed of the order of training and reference clips.
-        timeout: how long a worker may take for a clip before it is given up, in s; 0 is forever.
-        on_bad_sample: ``stop`` raises BadSample at the first file that cannot be used; of a small
-            folder of videos, all are read before fitting, and all bad ones named. ``skip`` reads
-            everything once before fitting and leaves out what cannot be used, of a clip whose
-            questions are bad only those; ``bad_samples`` lists it with reasons. Bad samples are
-            never replaced.
+        seed: of the order of training and reference clips.
+        timeout: time in s that a worker may take for a clip before the run fails; 0 is forever.
+        on_bad_sample: ``stop`` raises BadSample at the first file that cannot be used; a small
+            folder of videos is read completely before fitting, and the error names all bad ones.
+            ``skip`` reads everything once before fitting, leaves out bad clips and bad questions,
+            and lists them with reasons in ``bad_samples``. Bad samples are never replaced.
         max_bad_share: with ``skip``, stop when more than this share of the recordings is bad.
-        cache_dir: folder where frames are kept as uint8 once they are read (see FrameCache).
+        cache_dir: folder of a cache of decoded frames (see FrameCache).
 
     Raises:
         UserError: a number is out of range.
@@ -60,10 +59,9 @@ class LoadingSettings:
     max_bad_share: float = 0.1
     cache_dir: str | Path | None = None
     unfit: Callable[[Question, bool], str | None] | None = field(default=None, init=False)
-    """Why a question cannot be learnt (or asked, with False): set by who will ask it."""
+    """(question, learnt) → why it cannot be learnt, or else asked; the command line sets it."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         for name, least in (("frames", 1), ("batch_size", 1), ("num_workers", 0)):
             if (given := getattr(self, name)) < least:
                 raise UserError(f"data.{name}={given} must be {least} or more")

@@ -1,4 +1,4 @@
-"""What went wrong with a clip or with the process that read it, in one message with a remedy."""
+"""What went wrong with a clip, or with the worker that read it, as one message with a remedy."""
 
 import errno
 import os
@@ -10,13 +10,15 @@ from pathlib import Path
 from pickle import PicklingError
 from typing import Final, NamedTuple
 
+from typing_extensions import override
+
 from datamodules.samples import BadSample
 from vlynx_pl.io.errors import UserError
 
-_AGAIN: Final = "run the same command again: a fit goes on from its last checkpoint"
+_AGAIN: Final = "run the same command again: a fit continues from its last checkpoint"
 _MOUNT: Final = f"Mount it again, and {_AGAIN}"
 _FEWER: Final = "lower data.num_workers or data.batch_size"
-# What systems say of a disk, a mount or its server that no longer answers.
+# What the system reports when a disk, a mount or its server no longer responds.
 _DISK_GONE: Final = (
     errno.EIO, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH,
     errno.ENODEV, errno.ENXIO,
@@ -25,131 +27,119 @@ _SHM: Final = Path("/dev/shm")
 
 
 class Reading(NamedTuple):
-    """What is read at a time: the name of a clip or an episode, and its files."""
+    """What is being read: the name of a clip or an episode, and its files."""
 
     name: str
     files: tuple[Path, ...]
 
     @property
-    def place(self) -> Path | str:
-        """The file, or the folder of the files, or the name where there is none."""
+    def location(self) -> Path | str:
+        """The file, or the folder that holds all files, or the name if there are no files."""
         match self.files:
             case []:
                 return self.name
             case [file]:
                 return file
-            case _:
-                return Path(os.path.commonpath([file.absolute() for file in self.files]))
+        return Path(os.path.commonpath([file.absolute() for file in self.files]))
 
     def __str__(self) -> str:
-        """The name and its place."""
-        match self.files:
-            case []:
-                return self.name
-            case [file]:
-                return f"{self.name} ({file})"
-            case _:
-                return f"{self.name} ({len(self.files)} files in {self.place})"
+        return f"{self.name} ({self.location})" if self.files else self.name
+
+
+class WorkerFault(BadSample):
+    """A worker died or hung while it was reading a sample.
+
+    Args:
+        reading: what it was reading.
+        reason: what happened to the worker.
+        remedy: what to do about it.
+        index: of the sample in its dataset.
+    """
+
+    def __init__(self, reading: Reading, reason: str, remedy: str, index: int) -> None:
+        reason = f"the worker that was reading {reading.name} {reason}"
+        super().__init__(reading.location, reason, remedy)
+        self.index = index
+
+    @override
+    def __str__(self) -> str:
+        return f"{super().__str__()}. Then {_AGAIN}"
 
 
 @contextmanager
 def explained(reading: Reading) -> Iterator[None]:
-    """Say of whatever is raised in reading a clip which clip it was.
+    """Name the clip in whatever is raised while it is read.
 
     Raises:
-        UserError: the clip is bad, or the system can no longer give it.
-        Exception: a mistake of ours, as it is but for a note with the clip.
+        UserError: the clip is bad, or the system can no longer read it.
+        Exception: an error in our code, unchanged except for a note that names the clip.
     """
     try:
         yield
     except (UserError, OSError) as error:
-        told = _about(reading, error)
-        if told is error:
+        named = _about(reading, error)
+        if named is error:
             raise
-        raise told from error
+        raise named from error
     except MemoryError as error:
-        raise UserError(
-            f"{reading}: there was not enough memory to read it. Ask for more, or {_FEWER}"
-        ) from error
+        remedy = f"Ask for more, {_FEWER}, or leave it out"
+        reason = f"there was not enough memory to read {reading.name}"
+        raise BadSample(reading.location, reason, remedy) from error
     except Exception as error:
         error.add_note(f"This happened while {reading} was read.")
         raise
 
 
-def hung(reading: Reading, seconds: float) -> UserError:
-    """A worker is on one clip and finds no end."""
-    return UserError(
-        f"{reading}: a worker has been reading it for {seconds:g} s and finds no end. Look whether "
-        "its disk answers, check the file with vlynx check, and leave it out if it is damaged; "
-        "data.num_workers=0 shows where it hangs, and a slow disk needs a larger data.timeout. "
-        f"Then {_AGAIN}"
+def hung(index: int, reading: Reading, seconds: float) -> WorkerFault:
+    """The error for a worker that does not finish a sample."""
+    return WorkerFault(
+        reading,
+        f"has not finished in data.timeout={seconds:g} s",
+        "Check whether its disk responds, check the file with vlynx check, and leave it out if it "
+        "is damaged; data.num_workers=0 shows where it hangs, and a slow disk needs a larger "
+        "data.timeout",
+        index,
     )
 
 
-def silent(seconds: float) -> UserError:
-    """No worker reads anything, and yet nothing arrives."""
+def stalled(seconds: float) -> UserError:
+    """The error for workers that have nothing left to read, and yet no batch arrives."""
     return UserError(
-        f"the workers have read everything they were given, and for {seconds:g} s nothing of it "
-        f"has arrived. If a line above says why, mend that; if not, {_AGAIN}, or set "
-        "data.num_workers=0"
+        f"the workers have read all they were given, but no batch has arrived for {seconds:g} s. "
+        f"If a line above says why, fix that; if not, {_AGAIN}, or set data.num_workers=0"
     )
 
 
-def died(reading: Reading | None, exitcode: int) -> UserError:
-    """A worker's process has ended.
+def died(index: int, reading: Reading, exitcode: int) -> WorkerFault:
+    """The error for a worker that ended while it was reading a sample.
 
     Args:
-        reading: what it read at that moment, if anything.
+        index: of the sample.
+        reading: the sample.
         exitcode: of the process; negative is the number of a signal.
     """
-    how = _ending(exitcode)
     match -exitcode:
         case signal.SIGKILL:
-            remedy = f"Memory has probably run out: ask for more, or {_FEWER}"
+            remedy = f"{_memory()}, or leave it out"
         case signal.SIGBUS:
             remedy = f"Probably {_shared_memory()}"
         case _:
             remedy = (
-                "Its file probably breaks the library that decodes it: check it with vlynx check, "
-                "and leave it out; data.num_workers=0 under python -X faulthandler shows where"
+                "The file probably breaks the library that decodes it: check it with vlynx check, "
+                "convert it or leave it out; data.num_workers=0 under python -X faulthandler shows "
+                "where"
             )
-    who = "a worker that was reading nothing" if reading is None else f"{reading}: its worker"
-    return UserError(f"{who} {how}. {remedy}. Then {_AGAIN}")
+    return WorkerFault(reading, _ending(exitcode), remedy, index)
 
 
-def died_of(reading: Reading, exitcode: int | None) -> BadSample:
-    """A process has ended that only looked whether a sample can be read."""
-    remedy = "It probably breaks the library that decodes it: convert it, or leave it out"
-    if exitcode == -signal.SIGKILL:
-        remedy = f"Memory has probably run out: ask for more, {_FEWER}, or leave it out"
-    return BadSample(reading.place, f"the process that read it {_ending(exitcode)}", remedy)
+def died_idle(exitcode: int) -> UserError:
+    """The error for a worker that ended between two samples."""
+    remedy = _memory() if exitcode == -signal.SIGKILL else "Lines above may say why"
+    return UserError(f"an idle worker {_ending(exitcode)}. {remedy}. Then {_AGAIN}")
 
 
-def took_too_long(reading: Reading, seconds: float) -> BadSample:
-    """A process was ended that only looked whether a sample can be read."""
-    return BadSample(
-        reading.place,
-        f"reading it took longer than data.timeout={seconds:g} s",
-        "Look whether its disk answers and raise data.timeout, or leave it out",
-    )
-
-
-def too_large(reading: Reading) -> BadSample:
-    """Python found no memory for a sample."""
-    reason = "there was not enough memory to read it"
-    return BadSample(reading.place, reason, f"Ask for more, {_FEWER}, or leave it out")
-
-
-def cannot_travel(error: Exception) -> UserError:
-    """What reads a file cannot be sent to the process that should do it."""
-    return UserError(
-        f"what reads the data cannot be sent to another process ({error}). Move the class or "
-        "function into a file that Python can import, or set data.num_workers=0"
-    )
-
-
-def no_room(size: int, error: Exception) -> UserError:
-    """A worker cannot hand over what it read, ``size`` bytes."""
+def not_shareable(size: int, error: Exception) -> UserError:
+    """The error for a worker that cannot hand over a batch of ``size`` bytes."""
     return UserError(
         f"a batch of {size / 2**20:.1f} MB cannot be handed over ({error}). "
         f"Probably {_shared_memory()}"
@@ -158,11 +148,14 @@ def no_room(size: int, error: Exception) -> UserError:
 
 @contextmanager
 def starting(workers: int) -> Iterator[None]:
-    """Raises UserError where workers cannot be started, or not be told what to read."""
+    """Raise UserError if workers cannot be started, or cannot be sent what they should read."""
     try:
         yield
     except (PicklingError, AttributeError, TypeError) as error:
-        raise cannot_travel(error) from error
+        raise UserError(
+            f"what reads the data cannot be sent to another process ({error}). Move the class or "
+            "function into a file that Python can import, or set data.num_workers=0"
+        ) from error
     except (OSError, EOFError, RuntimeError) as error:
         raise UserError(
             f"data.num_workers={workers}: they cannot be started ({error}). Lower it, or raise the "
@@ -173,8 +166,8 @@ def starting(workers: int) -> Iterator[None]:
 def _about(reading: Reading, error: UserError | OSError) -> UserError:
     if (gone := _disk_error(error)) is not None:
         where = getattr(gone, "filename", None) or reading
-        said = getattr(gone, "strerror", None) or gone
-        return UserError(f"{where}: its disk no longer answers ({said}). {_MOUNT}")
+        reason = getattr(gone, "strerror", None) or gone
+        return UserError(f"{where}: its disk no longer responds ({reason}). {_MOUNT}")
     if isinstance(error, BadSample) and error.trouble == "missing":
         # A folder that held a recording when the run began is seldom deleted, but often unmounted.
         if Path(error.path).parent.is_dir():
@@ -183,7 +176,7 @@ def _about(reading: Reading, error: UserError | OSError) -> UserError:
         return BadSample(error.path, error.reason, remedy, "missing")
     if isinstance(error, UserError):
         return error
-    if error.errno is None:  # ours, with a remedy of its own
+    if error.errno is None:  # raised by our code, with its own remedy
         return UserError(f"{reading}: {error}")
     where = f"{error.filename} of {reading}" if error.filename else reading
     return UserError(
@@ -193,18 +186,22 @@ def _about(reading: Reading, error: UserError | OSError) -> UserError:
 
 
 def _disk_error(error: BaseException) -> BaseException | None:
-    """What a disk that is gone raised, also where a reader made another error of it."""
+    """The error of a disk that is gone, even if a reader turned it into another error."""
     cause: BaseException | None = error
     while cause is not None and getattr(cause, "errno", None) not in _DISK_GONE:
         cause = cause.__cause__ or cause.__context__
     return cause
 
 
-def _ending(exitcode: int | None) -> str:
-    if exitcode is None or exitcode >= 0:
+def _ending(exitcode: int) -> str:
+    if exitcode >= 0:
         return f"ended with exit code {exitcode}"
     known = -exitcode in set(signal.Signals)
     return f"was killed by {signal.Signals(-exitcode).name if known else f'signal {-exitcode}'}"
+
+
+def _memory() -> str:
+    return f"Memory has probably run out: ask for more, or {_FEWER}"
 
 
 def _shared_memory() -> str:

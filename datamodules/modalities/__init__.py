@@ -1,1 +1,1 @@
-"""What V-LynX can be given beside video: a frozen object for each kind of signal."""
+"""The modalities that V-LynX adds to video: one frozen object per kind of signal."""

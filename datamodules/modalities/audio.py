@@ -1,4 +1,4 @@
-"""Sound as a modality: log-mel spectrograms around the timestamps of the video's frames."""
+"""Audio as a modality: log-mel spectrograms around the timestamps of the video's frames."""
 
 import math
 from dataclasses import dataclass
@@ -20,17 +20,17 @@ from datamodules.signals.log_mel import SAMPLE_RATE, Scale, log_mel
 class Audio(VideoModality):
     """The sound track as spectrograms, each centred on the timestamp of an RGB frame.
 
-    For alignment, files of sound alone will do too, with videos in ``reference_root``.
+    For alignment, files may have sound only; the videos are then in ``reference_root``.
 
     Args:
         window: length of a spectrogram in s.
-        scale: brightness; ``fixed`` keeps loud and quiet apart, ``min-max`` is the released way,
-            see :func:`datamodules.signals.log_mel.log_mel`.
-        allow_silence: draw silent tracks, black, instead of raising BadSample.
+        scale: of the brightness; ``fixed`` distinguishes loud from quiet, ``min-max`` is that of
+            the released code; see :func:`datamodules.signals.log_mel.log_mel`.
+        allow_silence: render silent tracks in black instead of raising BadSample.
     """
 
     name: ClassVar[str] = "audio"
-    hears: ClassVar[bool] = True
+    needs_audio: ClassVar[bool] = True
 
     window: float = 2.0
     scale: Scale = "fixed"
@@ -38,11 +38,11 @@ class Audio(VideoModality):
 
     @property
     @override
-    def drawing(self) -> dict[str, Any]:
+    def rendering_settings(self) -> dict[str, Any]:
         return {"window": self.window, "scale": self.scale}
 
     @override
-    def draw(
+    def render(
         self, source: VideoSource, recording: Recording, frames: Frames, size: tuple[int, int]
     ) -> Frames:
         assert recording.sound is not None
@@ -68,14 +68,14 @@ class Audio(VideoModality):
         except ValueError as error:
             raise BadSample(
                 source.path,
-                f"has sound for a part of the video only ({error})",
-                "Leave it out, or cut the video to where it has sound",
+                f"has sound for only a part of the video ({error})",
+                "Leave it out, or cut the video to the part that has sound",
                 "too short",
             ) from error
 
 
 def timestamps(sampling: Sampling, start: float, end: float) -> tuple[float, ...]:
-    """When RGB frames would be taken from ``start`` to ``end`` in s, where only sound is read."""
+    """The timestamps of RGB frames from ``start`` to ``end`` in s, if only sound is read."""
     if isinstance(sampling, Rate):
         count = max(1, math.ceil((end - start) * sampling.fps))
         if sampling.max_frames is None or count <= sampling.max_frames:

@@ -1,4 +1,4 @@
-"""Depth as a modality: ScanNet scenes as frames of disparity and normals (paper section 4)."""
+"""Depth as a modality: ScanNet scenes as frames of disparity and normals (paper, section 4)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,20 +29,19 @@ from datamodules.signals.disparity import check_range
 from datamodules.splits import hold_out
 from vlynx_pl.io.errors import UserError
 
-_LOOKED_AT: Final = 8  # scenes whose unit is looked at before a run
-_RATE: Final = 30.0  # Hz, at which ScanNet was recorded; frames are numbered at this rate
+_UNITS_CHECKED: Final = 8  # scenes whose unit is checked before a run
+_RATE: Final = 30.0  # Hz: frames are numbered at the rate at which ScanNet was recorded
 
 
 @dataclass(frozen=True)
 class SceneFolder:
-    """A scene, or a part of its frames where there is one scene only."""
+    """A scene, or a part of its frames if it is the only scene."""
 
     path: Path
     part: Literal["whole", "first", "last"] = "whole"
 
     @property
     def name(self) -> str:
-        """The scene's."""
         return self.path.absolute().name
 
 
@@ -51,36 +50,34 @@ class Depth(Modality):
     """Depth of ScanNet scenes, and their colour as video.
 
     Without a benchmark, scenes of ``scannetv2_train.txt`` in the root are for training, those of
-    ``scannetv2_val.txt`` are held out, others are not read. Without lists the last 20 % of the
-    scenes by name are held out, at least one; of a single scene, the last 20 % of its frames. The
-    reference videos are always from training scenes.
+    ``scannetv2_val.txt`` are held out, and others are not read. Without these lists the last 20 %
+    of the scenes by name are held out, at least one; of a single scene, the last 20 % of its
+    frames. The reference videos are always from training scenes.
 
-    Frames without a usable pose, or without depth in any pixel, are dropped whatever the encoding,
-    as ScanNet's users do: without tracking there is often motion blur, and all stages then see the
-    same frames. Both are known when a scene is opened, see
-    :func:`datamodules.media.scannet.open_scene`.
+    Frames without a usable pose, or without depth in any pixel, are dropped for all encodings, as
+    is usual with ScanNet: without tracking there is often motion blur, and all stages then see the
+    same frames. See :func:`datamodules.media.scannet.open_scene`.
 
-    A 16-bit picture does not say in which unit it counts. Three frames of eight scenes (of all, in
-    ``vlynx check``) are looked at before the first step, and a warning says where another unit is
-    more probable, see :func:`datamodules.media.depth_units.doubt`.
+    The unit of a 16-bit image is unknown. Three frames of eight scenes (of all scenes, in ``vlynx
+    check``) are examined before the first step, and a warning names scenes for which another unit
+    is more probable, see :func:`datamodules.media.depth_units.doubt`.
 
     An episode has ``frames`` of a scene: those whose cameras are farthest from each other (see
-    :func:`datamodules.media.pose_sampling.farthest_points`), or all, where there are fewer.
+    :func:`datamodules.media.pose_sampling.farthest_points`), or all, if there are fewer.
 
     Args:
-        encoding: how a depth frame is drawn; ``turbo+normals`` gives two frames, in this order;
-            tuning averages their tokens. The released scripts use it; the paper names only
-            disparity with a colour table.
-        near_mm: nearest depth in mm that keeps its own colour.
-        far_mm: farthest depth in mm that keeps its own colour.
+        encoding: how depth is rendered; ``turbo+normals`` gives two frames, in this order, whose
+            tokens tuning averages. The released scripts use it; the paper names only disparity
+            with a colour map.
+        near_mm: nearest depth in mm that has a colour of its own.
+        far_mm: farthest depth in mm that has a colour of its own.
         normal_frame: axes of the normals.
         depth_scale: units per metre of the depth files: 1000 is mm; or ``sun``, mm with the rotated
-            bits of SUN RGB-D. What is drawn is mm whatever the files have, so stages whose data
-            differ in it agree.
-        frames_per_sample: depth frames of a clip of alignment, which uses all frames. The last clip
-            of a scene ends at its last frame, and overlaps the one before where the count does not
-            divide.
-        reference_frames: colour frames of a reference video; a scene's last may be shorter.
+            bits of SUN RGB-D. Depth is converted to mm before it is rendered, so alignment and
+            tuning may differ in it.
+        frames_per_sample: depth frames per clip in alignment, which uses all frames. The last clip
+            of a scene ends at its last frame, so it may overlap the clip before.
+        reference_frames: colour frames per reference video; the last of a scene may be shorter.
     """
 
     name: ClassVar[str] = "3d"
@@ -97,7 +94,6 @@ class Depth(Modality):
     )
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
         check_range(self.near_mm, self.far_mm)
         check_scale(self.depth_scale)
         if min(self.frames_per_sample, self.reference_frames) < 1:
@@ -107,7 +103,7 @@ class Depth(Modality):
             )
 
     @property
-    def _drawn_with(self) -> dict[str, Any]:
+    def _rendering(self) -> dict[str, Any]:
         return {
             "encoding": self.encoding,
             "near_mm": self.near_mm,
@@ -117,9 +113,9 @@ class Depth(Modality):
 
     @property
     @override
-    def drawing(self) -> dict[str, Any]:
-        other = "normal_frame" if self.encoding in {"turbo", "gray"} else ""
-        return {name: value for name, value in self._drawn_with.items() if name != other}
+    def rendering_settings(self) -> dict[str, Any]:
+        unused = "normal_frame" if self.encoding in {"turbo", "gray"} else ""
+        return {name: value for name, value in self._rendering.items() if name != unused}
 
     @override
     def find(self, root: Path) -> Mapping[Split, list[SceneFolder]]:
@@ -140,9 +136,9 @@ class Depth(Modality):
     @override
     def clips(self, source: SceneFolder, spec: FrameSpec) -> list[Clip]:
         scene = self._open(source)
-        draw = partial(depth_frames, scene, **self._drawn_with)
+        render = partial(depth_frames, scene, **self._rendering)
         return [
-            Clip(_name(scene, part), partial(draw, part), _files(scene, part, "depth", "pose"))
+            Clip(_name(scene, part), partial(render, part), _files(scene, part, "depth", "pose"))
             for part in windows(scene, self.frames_per_sample)
         ]
 
@@ -162,7 +158,7 @@ class Depth(Modality):
     def streams(self, source: SceneFolder, spec: FrameSpec) -> Streams:
         scene = self._open(source)
         chosen = farthest_frames(scene, spec.frames)
-        read = partial(read_scene, scene, chosen, self._drawn_with)
+        read = partial(read_scene, scene, chosen, self._rendering)
         return Streams(read, _files(scene, chosen, "colour", "depth", "pose"))
 
     @override
@@ -186,8 +182,8 @@ class Depth(Modality):
     @override
     def doubts(self, thorough: bool = False) -> list[str]:
         scenes = {scene.folder: scene for scene in self._opened.values()}
-        scenes = dict(sorted(scenes.items()))  # they were opened in threads
-        looked_at = subsample(list(scenes.values()), len(scenes) if thorough else _LOOKED_AT)
+        scenes = dict(sorted(scenes.items()))  # threads opened them in any order
+        looked_at = subsample(list(scenes.values()), len(scenes) if thorough else _UNITS_CHECKED)
         found = [
             f"{scene.folder}: {reason}"
             for scene in looked_at
@@ -207,16 +203,16 @@ class Depth(Modality):
 
 
 def read_scene(
-    scene: ScanNetScene, frames: Sequence[ScanNetFrame], drawing: dict[str, Any]
+    scene: ScanNetScene, frames: Sequence[ScanNetFrame], rendering: dict[str, Any]
 ) -> dict[str, Frames]:
     """Colour and depth of the same frames; raises BadSample."""
-    pictures = depth_frames(scene, frames, **drawing)
+    depth = depth_frames(scene, frames, **rendering)
     streams = read_colour(scene, frames)
-    return streams | {"3d": Frames(pictures, streams["video"].times)}
+    return streams | {"3d": Frames(depth, streams["video"].times)}
 
 
 def read_colour(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> dict[str, Frames]:
-    """Colour alone; raises BadSample."""
+    """Colour only; raises BadSample."""
     times = tuple(frame.id / _RATE for frame in frames)
     return {"video": Frames(colour_frames(scene, frames), times)}
 
@@ -226,5 +222,5 @@ def _name(scene: ScanNetScene, frames: Sequence[ScanNetFrame]) -> str:
 
 
 def _files(scene: ScanNetScene, frames: Sequence[ScanNetFrame], *parts: str) -> tuple[Path, ...]:
-    pictures = (getattr(frame, part) for frame in frames for part in parts)
-    return (scene.intrinsics_file, *pictures)
+    images = (getattr(frame, part) for frame in frames for part in parts)
+    return (scene.intrinsics_file, *images)

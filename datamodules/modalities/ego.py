@@ -1,4 +1,4 @@
-"""Egocentric video as a modality, beside cameras that look on (Ego-Exo4D)."""
+"""Egocentric video as a modality, with video from cameras around the person (Ego-Exo4D)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from datamodules.signals.views import views
 from datamodules.splits import hold_out
 from vlynx_pl.io.errors import UserError
 
-_SMALL = Path("downscaled", "448")  # where Ego-Exo4D's own tool puts the copies of 448 lines
-_MISSING = 1.0  # s, that a view may end before the last timestamp; a few frames, at any rate
+_SMALL = Path("downscaled", "448")  # where Ego-Exo4D's own tool puts copies with 448 lines
+_MISSING = 1.0  # s that a view may end before the last timestamp
 EXO = ("exo1", "exo2", "exo3", "exo4")
 
 
 @dataclass(frozen=True)
 class Take:
-    """A scene of skill, filmed by one camera on the person and up to four around."""
+    """A recording of a skilled person, filmed by one camera on the person and up to four others."""
 
     name: str
     path: Path  # folder of the videos
@@ -34,13 +34,13 @@ class Take:
     root: Path | None = None  # of the data, where an annotation names the take
 
     def views(self) -> dict[str, Path]:
-        """The videos that there are of ``ego`` and ``exo1`` … ``exo4``.
+        """The videos of those of ``ego`` and ``exo1`` … ``exo4`` that exist.
 
-        Without annotation, ego is the colour camera of the Aria glasses, and the others follow
-        their names; the glasses' other cameras and previews are not views.
+        Without annotations, ego is the colour camera of the Aria glasses, and the others are
+        ordered by name; other cameras of the glasses and previews are not views.
 
         Raises:
-            BadSample: an annotated video is not there, or there is none at all.
+            BadSample: an annotated video is missing, or there is no video.
         """
         if self.path.is_file():
             check_folder(self.path, "Give the folder of the take's videos")
@@ -60,7 +60,7 @@ class Take:
         return dict(zip(("ego",), ego, strict=False)) | dict(zip(EXO, exo, strict=False))
 
     def _file(self, path: Path) -> Path:
-        """The file itself, or its smaller copy, which is what most people download."""
+        """The file, or its smaller copy, which most people download."""
         for candidate in (path, path.parent / _SMALL / path.name):
             found = in_any_case(candidate)
             if found is not None:
@@ -72,14 +72,14 @@ class Take:
 
 @dataclass(frozen=True, kw_only=True)
 class Ego(Modality):
-    """Views of Ego-Exo4D's takes: some feed the RGB stream, others are the modality.
+    """Views of Ego-Exo4D takes: some are the RGB stream, others are the modality.
 
     Without a benchmark, ``root`` holds ``takes/<take>/frame_aligned_videos/*.mp4``, or smaller
     copies in ``downscaled/448``; see :meth:`Take.views`.
 
-    The ``frames`` are evenly spaced from the first to the last of the first view, at the same
-    timestamps in all views. Where a view is up to a second shorter, an episode lacks the timestamps
-    after its end, in all streams; a view that is shorter still makes the take bad.
+    The ``frames`` are evenly spaced over the first view, at the same timestamps in all views. If a
+    view is up to a second shorter, an episode lacks the timestamps after its end, in all streams;
+    a view that is even shorter makes the take bad.
 
     Args:
         rgb_views: cameras of the RGB stream; a take needs one of them.
@@ -92,14 +92,13 @@ class Ego(Modality):
     modality_views: tuple[str, ...] = ("ego",)
 
     def __post_init__(self) -> None:
-        """Check the views."""
         for view in (*self.rgb_views, *self.modality_views):
             if view not in {"ego", *EXO}:
-                raise UserError(f"{view!r} is no view; there are ego, {', '.join(EXO)}")
+                raise UserError(f"{view!r} is not a view; there are ego, {', '.join(EXO)}")
 
     @property
     @override
-    def drawing(self) -> dict[str, Any]:
+    def rendering_settings(self) -> dict[str, Any]:
         return {"views": list(self.modality_views)}
 
     @override
@@ -117,7 +116,7 @@ class Ego(Modality):
 
     @override
     def locate(self, root: Path, episode: Episode) -> Take:
-        if "take" in episode.media:  # of the test split only the names of takes are published
+        if "take" in episode.media:  # the test split gives only the names of takes
             folder = inside(root, episode.media["take"], root)
             return Take(episode.name, folder / "frame_aligned_videos", root=root)
         named = [(view, inside(root, name, root)) for view, name in episode.media.items()]
@@ -151,7 +150,7 @@ class Ego(Modality):
 def read_views(
     streams: Mapping[str, Sequence[Path]], frames: int, size: tuple[int, int]
 ) -> dict[str, Frames]:
-    """Streams of several views each, all at the same timestamps: those of the first view.
+    """Read streams of several views each, all at the timestamps of the first view.
 
     Timestamps after the end of the shortest view are left out of all of them.
 
@@ -176,16 +175,16 @@ def read_views(
 
 
 def _streams(take: Take, wanted: Mapping[str, Sequence[str]], spec: FrameSpec) -> Streams:
-    streams = {name: _there(take, views) for name, views in wanted.items()}
+    streams = {name: _paths(take, views) for name, views in wanted.items()}
     read = partial(read_views, streams, spec.frames, spec.size)
     return Streams(read, tuple(path for paths in streams.values() for path in paths))
 
 
 def _clips(take: Take, wanted: Sequence[str], spec: FrameSpec) -> list[Clip]:
-    """A clip per view, since takes have different numbers of views."""
+    """One clip per view, since takes have different numbers of views."""
     return [
         Clip(f"{take.name}/{path.stem}", partial(_read_view, path, spec), (path,))
-        for path in _there(take, wanted)
+        for path in _paths(take, wanted)
     ]
 
 
@@ -198,7 +197,7 @@ def _videos(folder: Path) -> list[Path]:
     return [path for path in paths if path.suffix.lower() == ".mp4"]
 
 
-def _there(take: Take, wanted: Sequence[str]) -> list[Path]:
+def _paths(take: Take, wanted: Sequence[str]) -> list[Path]:
     views = take.views()
     paths = [views[view] for view in wanted if view in views]
     if not paths:

@@ -1,4 +1,4 @@
-"""High frame rate as a modality: the frames between the frames, four tiled into one."""
+"""High frame rate as a modality: four fast frames are tiled into one."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -13,27 +13,27 @@ from datamodules.modalities.video import VideoModality, VideoSource, decode
 from datamodules.samples import BadSample, Frames
 from datamodules.signals.tiling import tiling
 
-_TILES: Final = 4  # fast frames in a tiled one
+_TILES: Final = 4  # fast frames in a tiled frame
 
 
 @dataclass(frozen=True, kw_only=True)
 class HighFrameRate(VideoModality):
-    """Four times as many frames as the RGB stream has, tiled 2 × 2 in reading order.
+    """Four times as many frames as the RGB stream, tiled 2 × 2 in reading order.
 
-    The timestamp of a tiled frame is that of its first.
+    The timestamp of a tiled frame is that of its first fast frame.
     """
 
     name: ClassVar[str] = "highfps"
 
     @property
     @override
-    def drawing(self) -> dict[str, Any]:
+    def rendering_settings(self) -> dict[str, Any]:
         return {}
 
     @override
     def request(self, spec: FrameSpec) -> Request:
         sampling, (height, width) = self.sampling(spec), spec.size
-        half = (height // 2, width // 2)  # each frame is reduced once, as it is decoded
+        half = (height // 2, width // 2)  # frames are resized once, when they are decoded
         if isinstance(sampling, Uniform):
             return Request(Uniform(_TILES * sampling.frames), half)
         assert isinstance(sampling, Rate)
@@ -41,14 +41,14 @@ class HighFrameRate(VideoModality):
         return Request(Rate(_TILES * sampling.fps, most), half)
 
     @override
-    def draw(
+    def render(
         self, source: VideoSource, recording: Recording, frames: Frames, size: tuple[int, int]
     ) -> Frames:
         whole = len(frames.pixels) // _TILES * _TILES
         if not whole:
             raise BadSample(
                 source.path,
-                f"gives {len(frames.pixels)} fast frames, not four for one picture",
+                f"has {len(frames.pixels)} fast frames, and a tiled frame needs four",
                 "Leave it out, or raise data.fps",
                 "too short",
             )
@@ -57,4 +57,4 @@ class HighFrameRate(VideoModality):
     @override
     def read(self, source: VideoSource, spec: FrameSpec) -> Tensor:
         recording = decode(source, [self.request(spec)])
-        return self.draw(source, recording, recording.streams[0], spec.size).pixels
+        return self.render(source, recording, recording.streams[0], spec.size).pixels

@@ -1,6 +1,6 @@
-"""Which modalities there are: our own, and those of installed packages.
+"""The installed modalities: our own, and those of other packages.
 
-A package adds one by an entry point: ``[project.entry-points."vlynx.modalities"]`` and a line
+A package adds one with an entry point: ``[project.entry-points."vlynx.modalities"]`` and a line
 ``radar = "package.module:Radar"``.
 """
 
@@ -26,16 +26,16 @@ _OWN: Final[Mapping[str, str]] = {
 
 
 class Installed(NamedTuple):
-    """A modality that can be given by its name."""
+    """A modality that can be named in a configuration."""
 
     name: str
-    place: str  # "package.module:Class"
+    class_path: str  # "package.module:Class"
     distribution: str
 
 
 def installed() -> list[Installed]:
     """All modalities, by name; the classes are not imported."""
-    found = {Installed(name, place, "vlynx") for name, place in _OWN.items()}
+    found = {Installed(name, class_path, "vlynx") for name, class_path in _OWN.items()}
     for point in entry_points(group=GROUP):
         found.add(Installed(point.name, point.value, point.dist.name if point.dist else "?"))
     return sorted(found)
@@ -50,10 +50,10 @@ def print_installed() -> None:
 
 
 def modality_named(name: str) -> Modality:
-    """An installed modality with its default settings.
+    """Return an installed modality with its default settings.
 
     Raises:
-        UserError: no installed modality has the name, or two have; or it cannot be loaded.
+        UserError: no installed modality has the name, or several have; or it cannot be loaded.
     """
     everything = installed()
     found = [one for one in everything if one.name == name]
@@ -64,14 +64,14 @@ def modality_named(name: str) -> Modality:
             "another name, or the class (class_path: package.module.Class); vlynx modalities says "
             "where each comes from"
         )
-    [(_, place, distribution)] = found
+    [(_, class_path, distribution)] = found
     try:
-        kind = EntryPoint(name, place, GROUP).load()
+        kind = EntryPoint(name, class_path, GROUP).load()
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"modality {name!r} of {distribution} cannot be loaded from {place} ({error}). Repair "
-            "or remove that package"
+            f"modality {name!r} of {distribution} cannot be loaded from {class_path} ({error}). "
+            "Repair or remove that package"
         ) from error
     if not (isinstance(kind, type) and issubclass(kind, Modality)):
-        raise UserError(f"{place} of {distribution} is not a Modality; remove that package")
+        raise UserError(f"{class_path} of {distribution} is not a Modality; remove that package")
     return kind()

@@ -1,4 +1,4 @@
-"""Modalities that are drawn from video files, each of which is opened once for all its streams."""
+"""Modalities of video files; a file is opened once for all its streams."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -20,25 +20,22 @@ from datamodules.samples import BadSample, Clip, Episode, Frames, Split, Streams
 from datamodules.splits import hold_out
 from vlynx_pl.io.errors import UserError
 
-_FOLDER_FPS: Final = 3.0  # of MVBench's folders of images, the only ones that are
-# Recordings of a folder that are read within seconds, so that a newcomer learns all at once.
-_FEW: Final = 50
+_FOLDER_FPS: Final = 3.0  # of MVBench, the only benchmark with folders of images
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A video or sound file, a folder of images, or a part of one."""
+    """A video or sound file, or a folder of images, or a time span of one."""
 
     name: str
     path: Path
     span: tuple[float, float] | None = None  # (start, end) in s
-    folder_fps: float | None = None  # images per second, of a folder
-    sound: Path | None = None  # of its own file, which begins with the video
-    found: bool = False  # in a folder, rather than named by an annotation
+    folder_fps: float | None = None  # images per second in a folder
+    sound: Path | None = None  # a separate file that starts when the video does
+    found: bool = False  # found in a folder, rather than named by an annotation
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What is opened."""
         if self.path.is_dir():
             return (self.path, *sorted(self.path.iterdir()))
         return (self.path,) if self.sound is None else (self.path, self.sound)
@@ -46,47 +43,48 @@ class VideoSource:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoModality(Modality):
-    """A modality of a video file: what to decode of it, and how to draw that.
+    """A modality of a video file: what to decode, and how to render it.
 
-    Without a benchmark, ``root`` is a folder of videos, at any depth, or has ``videos/`` in it.
+    Without a benchmark, ``root`` is a folder that holds videos at any depth, or that has a folder
+    ``videos/``.
 
     Args:
-        fps: RGB frames per second, but no more than ``frames``; without it, always ``frames``,
-            evenly spaced from the first to the last.
+        fps: RGB frames per second, up to ``frames``; by default there are always ``frames``, evenly
+            spaced from the first to the last.
     """
 
-    few: ClassVar[int] = _FEW
-    hears: ClassVar[bool] = False
+    small_folder: ClassVar[int] = 50  # they are read within seconds
+    needs_audio: ClassVar[bool] = False
     """Whether it needs the sound track."""
 
     fps: float | None = None
 
     @abstractmethod
-    def draw(
+    def render(
         self, source: VideoSource, recording: Recording, frames: Frames, size: tuple[int, int]
     ) -> Frames:
-        """Frames of the modality.
+        """Return the frames of the modality.
 
         Args:
             source: for messages.
-            recording: what was decoded, with its sound if the modality ``hears``.
-            frames: those asked for by ``request``.
-            size: (H, W) to draw in, where that can be any size.
+            recording: what was decoded, with its sound if the modality ``needs_audio``.
+            frames: the result of ``request``.
+            size: (H, W) of the result, if the modality can choose its size.
 
         Raises:
-            BadSample: the recording cannot be drawn.
+            BadSample: the recording cannot be rendered.
         """
 
     @abstractmethod
     def read(self, source: VideoSource, spec: FrameSpec) -> Tensor:
-        """The modality alone, uint8 (T, 3, h, w), for alignment; raises BadSample."""
+        """Return the modality's frames, uint8 (T, 3, h, w), for alignment; raises BadSample."""
 
     def sampling(self, spec: FrameSpec) -> Sampling:
         """Which RGB frames are read."""
         return Uniform(spec.frames) if self.fps is None else Rate(self.fps, spec.frames)
 
     def request(self, spec: FrameSpec) -> Request:
-        """The frames to decode: the RGB frames, where a modality says nothing else."""
+        """The frames to decode; by default the RGB frames."""
         return self._rgb(spec)
 
     def _rgb(self, spec: FrameSpec) -> Request:
@@ -94,7 +92,7 @@ class VideoModality(Modality):
 
     @override
     def find(self, root: Path) -> Mapping[Split, list[VideoSource]]:
-        files = find_media(root, self.hears)
+        files = find_media(root, self.needs_audio)
         train, val = hold_out([VideoSource(name, path, found=True) for name, path in files])
         return {"train": train, "val": val}
 
@@ -102,7 +100,7 @@ class VideoModality(Modality):
     def locate(self, root: Path, episode: Episode) -> VideoSource:
         role = "frames" if "frames" in episode.media else "video"
         name = episode.media.get(role, episode.name)
-        sound = self.hears and role == "video"
+        sound = self.needs_audio and role == "video"
         try:
             path = media_file(root, name, sound)
         except BadSample as bad:
@@ -111,7 +109,7 @@ class VideoModality(Modality):
             try:
                 path = media_file(root, episode.elsewhere[role], sound)
             except BadSample:
-                raise bad from None  # it names where the annotation says it is
+                raise bad from None  # it names the path in the annotation
         rate = _FOLDER_FPS if role == "frames" else None
         return VideoSource(episode.name, path, episode.span, rate)
 
@@ -129,75 +127,73 @@ class VideoModality(Modality):
 
     @override
     def reference_clips(self, source: VideoSource, spec: FrameSpec) -> list[Clip]:
-        if self.hears and source.found and not has_video(source.path):
-            return []  # a file of sound alone, with which nothing is wrong
+        if self.needs_audio and source.found and not has_video(source.path):
+            return []  # a file with sound only, which is not an error
         read = partial(read_rgb, source, self.sampling(spec), spec.size)
         return [Clip(source.name, read, source.files)]
 
     @override
     def streams(self, source: VideoSource, spec: FrameSpec) -> Streams:
-        return VideoStreams(_Reading(source, self._rgb(spec), ((self, spec),)), source.files)
+        return VideoStreams(_ReadStreams(source, self._rgb(spec), ((self, spec),)), source.files)
 
     @override
     def streams_from(self, files: Mapping[str, Path], spec: FrameSpec, wanted: bool) -> Streams:
         path = files["video"]
-        sound = files.get("audio") if wanted and self.hears else None
+        sound = files.get("audio") if wanted and self.needs_audio else None
         source = VideoSource(path.name, path, sound=sound)
-        drawn = ((self, spec),) if wanted else ()
-        return VideoStreams(_Reading(source, self._rgb(spec), drawn), source.files)
+        rendered = ((self, spec),) if wanted else ()
+        return VideoStreams(_ReadStreams(source, self._rgb(spec), rendered), source.files)
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """Reads RGB and modalities of one source, which is opened once."""
+class _ReadStreams:
+    """Reads the RGB stream and modalities of one source, which is opened once."""
 
     source: VideoSource
     rgb: Request
-    drawn: tuple[tuple[VideoModality, FrameSpec], ...]
+    rendered: tuple[tuple[VideoModality, FrameSpec], ...]
 
     def __call__(self) -> dict[str, Frames]:
-        """The streams; raises BadSample."""
-        source, hears = self.source, any(modality.hears for modality, _ in self.drawn)
-        heard = replace(source, path=source.sound or source.path)  # it is the sound that is wrong
-        own = [(modality, spec, modality.request(spec)) for modality, spec in self.drawn]
-        wanted = list(dict.fromkeys([self.rgb, *(request for *_, request in own)]))
-        recording = decode(source, wanted, hears)
+        source, needs_audio = self.source, any(one.needs_audio for one, _ in self.rendered)
+        sound = replace(source, path=source.sound or source.path)  # for messages about the sound
+        requested = [(modality, spec, modality.request(spec)) for modality, spec in self.rendered]
+        wanted = list(dict.fromkeys([self.rgb, *(request for *_, request in requested)]))
+        recording = decode(source, wanted, needs_audio)
         frames = dict(zip(wanted, recording.streams, strict=True))
         streams = {"video": frames[self.rgb]}
-        for modality, spec, request in own:
-            blamed = heard if modality.hears else source
-            drawn = modality.draw(blamed, recording, frames[request], spec.size)
-            streams[modality.name] = drawn
+        for modality, spec, request in requested:
+            named = sound if modality.needs_audio else source
+            streams[modality.name] = modality.render(named, recording, frames[request], spec.size)
         return streams
 
 
 @dataclass(frozen=True)
 class VideoStreams(Streams):
-    """Streams of one file: beside others of the same, they share its opening."""
+    """Streams of one file; all streams of the same file are read together."""
 
-    read: _Reading
+    read: _ReadStreams
 
     @override
-    def beside(self, other: Streams) -> Streams:
+    def join(self, other: Streams) -> Streams:
         if isinstance(other, VideoStreams) and other.read.source == self.read.source:
-            drawn = self.read.drawn + other.read.drawn
-            return replace(self, read=replace(self.read, drawn=drawn))
-        return super().beside(other)
+            rendered = self.read.rendered + other.read.rendered
+            return replace(self, read=replace(self.read, rendered=rendered))
+        return super().join(other)
 
 
 def has_video(path: Path) -> bool:
-    """Whether a file shows something, rather than being sound alone; a damaged one may."""
+    """Whether a file has video, rather than sound only; a damaged file may have."""
     if path.suffix.lower() in SOUND_SUFFIXES:
         return False
     try:
         with open_media(path) as file:
             return video_track(path, file) is not None
     except BadSample:
-        return True  # reading it says what is wrong
+        return True  # reading it raises the reason
 
 
 def decode(source: VideoSource, requests: Sequence[Request], sound: bool = False) -> Recording:
-    """All that is asked of a source, from one opening; raises BadSample."""
+    """Decode everything that is requested of a source at once; raises BadSample."""
     own = sound and source.sound is None
     recording = read_video(source.path, requests, source.span, own, source.folder_fps)
     if sound and source.sound is not None:

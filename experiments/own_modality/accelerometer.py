@@ -1,4 +1,4 @@
-"""A modality of one's own: the trace of an accelerometer as frames of its spectrum."""
+"""A custom modality: an accelerometer trace as frames of its spectrum."""
 
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from datamodules.splits import hold_out
 
 
 class Accelerometer(Modality):
-    """Files ``*.csv`` of rows ``x,y,z`` in m/s², and videos in ``reference_root``."""
+    """Files ``*.csv`` with rows ``x,y,z`` in m/s²; the videos are in ``reference_root``."""
 
     name = "accelerometer"
 
@@ -26,21 +26,21 @@ class Accelerometer(Modality):
         return {"train": train, "val": val}
 
     def clips(self, source, spec):
-        return [Clip(source.name, partial(draw, source.path), (source.path,))]
+        return [Clip(source.name, partial(render, source.path), (source.path,))]
 
     def reference_clips(self, source, spec):
         read = partial(read_rgb, source, Uniform(spec.frames), spec.size)
         return [Clip(source.name, read, (source.path,))]
 
 
-def draw(path: Path) -> torch.Tensor:
-    """The spectra of x, y and z as red, green and blue, uint8 (1, 3, 33, columns)."""
+def render(path: Path) -> torch.Tensor:
+    """Render the spectra of x, y and z as red, green and blue, uint8 (1, 3, 33, columns)."""
     try:
         trace = torch.from_numpy(np.loadtxt(path, np.float32, delimiter=",", ndmin=2))  # (N, 3)
     except ValueError as error:
-        raise BadSample(path, f"is no table of numbers ({error})", "Record it again") from error
+        raise BadSample(path, f"is not a table of numbers ({error})", "Record it again") from error
     if len(trace) < 64 or trace.shape[1] != 3:
-        raise BadSample(path, "is no trace of 64 or more rows x,y,z", "Record it again")
+        raise BadSample(path, "is not a trace of 64 or more rows x,y,z", "Record it again")
     window = torch.hann_window(64)
     power = torch.stft(trace.T, 64, 16, window=window, return_complex=True).abs() ** 2
     decades = (power + 1e-4).log10()  # (3, 33, columns), -4 … 4

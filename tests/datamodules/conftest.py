@@ -1,8 +1,9 @@
-"""Little scenes in ScanNet's exported layout."""
+"""Small scenes in ScanNet's exported layout, and a hook into the supervision of workers."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -75,3 +76,18 @@ def root(tmp_path: Path) -> Path:
         frames = [100 * number + 20 * i for i in range(3)]
         write_scannet_scene(tmp_path / "scans" / f"scene000{number}_00", frames)
     return tmp_path
+
+
+@pytest.fixture
+def on_poll(monkeypatch):
+    """Sets a function of an event that is called whenever workers are looked at."""
+
+    def set_function(function: Callable[[Event], object]) -> None:
+        class Polled(Event):
+            def wait(self, timeout=None):
+                function(self)
+                return super().wait(timeout)
+
+        monkeypatch.setattr("datamodules.loading.supervision.Event", Polled)
+
+    return set_function

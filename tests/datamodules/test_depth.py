@@ -1,11 +1,11 @@
+"""Depth of small ScanNet scenes, as clips and as episodes."""
+
 import json
-import pickle
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from lightning import LightningModule, Trainer
 from PIL import Image
 
 from datamodules import Audio, Depth, DepthDataModule, ModalityDataModule
@@ -22,6 +22,10 @@ def module(root, **options):
     data = DepthDataModule(root, **{**SMALL, **options})
     data.setup("fit")
     return data
+
+
+def first_frames(data):
+    return next(iter(data.val_dataloader()))["frames"]
 
 
 def names(loader):
@@ -45,22 +49,21 @@ def test_every_depth_frame_is_a_sample_and_the_last_fifth_of_scenes_is_held_out(
 def test_frames_are_the_signals_of_the_files(root):
     scene = open_scene(root / "scans" / "scene0004_00")
     depth = scene.read_depth(scene.frames[0])
-    pictures = {
+    signals = {
         "turbo": [disparity(depth, 300, 5000)],
         "gray": [disparity(depth, 300, 5000, "gray")],
         "normals": [normals(depth, scene.intrinsics, 300, 5000)],
     }
-    pictures["turbo+normals"] = pictures["turbo"] + pictures["normals"]
-    for encoding, expected in pictures.items():
-        data = module(root, encoding=encoding, near_mm=300, far_mm=5000)
-        frames = next(iter(data.val_dataloader()))["frames"]
+    signals["turbo+normals"] = signals["turbo"] + signals["normals"]
+    for encoding, expected in signals.items():
+        frames = first_frames(module(root, encoding=encoding, near_mm=300, far_mm=5000))
         assert frames.shape == (2, len(expected), 3, 12, 16) and frames.dtype == torch.uint8
         assert torch.equal(frames[0], torch.stack(expected))
 
 
 def test_turbo_and_normals_alternate_in_time(root):
     [batch] = module(root, encoding="turbo+normals", frames_per_sample=3).val_dataloader()
-    turbo = next(iter(module(root, frames_per_sample=3).val_dataloader()))["frames"]
+    turbo = first_frames(module(root, frames_per_sample=3))
     assert batch["clips"] == ["scene0004_00/400,420,440"]
     assert torch.equal(batch["frames"][:, ::2], turbo)
 
@@ -69,10 +72,9 @@ def test_world_normals_use_the_pose(root):
     turn = np.array([[0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]])
     for path in (root / "scans" / "scene0004_00" / "pose").iterdir():
         np.savetxt(path, turn)
-    camera = next(iter(module(root, encoding="normals").val_dataloader()))["frames"]
-    data = module(root, encoding="normals", normal_frame="world")
-    world = next(iter(data.val_dataloader()))["frames"]
-    # x and y turn into y and -x; 255 - p is the picture of -n, up to rounding.
+    camera = first_frames(module(root, encoding="normals"))
+    world = first_frames(module(root, encoding="normals", normal_frame="world"))
+    # x and y turn into y and -x; 255 - p is the colour of -n, up to rounding.
     assert torch.equal(world[:, :, 1], camera[:, :, 0])
     assert (world[:, :, 0].int() - (255 - camera[:, :, 1].int())).abs().max() <= 1
 
@@ -96,74 +98,39 @@ def test_reference_is_colour_of_training_scenes_with_a_shorter_last_chunk(root):
     assert last.float().mean() == pytest.approx(140, abs=2)  # the scene writer's level
 
 
-def test_reference_root_keeps_its_own_held_out_scenes_back(root, tmp_path, write_scene):
-    other = tmp_path / "other"
-    for i in range(5):
-        write_scene(other / f"video{i}")
-    reference = names(module(root, reference_root=other).reference_dataloader())
-    assert sorted(reference) == [f"video{i}/0,20,40" for i in range(4)]
-
-
-def test_reference_root_cannot_bring_held_out_scenes_back(root):
-    (root / "scannetv2_train.txt").write_text("scene0004_00")
-    (root / "scannetv2_val.txt").write_text("scene0003_00")
-    with pytest.raises(BadSample, match=r"scene0003_00: would be a reference .*Leave reference_"):
-        module(root, reference_root=root / "scans")
-
-
-def test_an_empty_training_list_is_not_filled_from_the_held_out(root):
-    (root / "scannetv2_train.txt").write_text("")
-    (root / "scannetv2_val.txt").write_text("scene0003_00")
-    with pytest.raises(BadSample, match="leaves no train clip"):
-        module(root)
-
-
 def test_lists_decide_and_unlisted_scenes_are_not_read(root):
     (root / "scannetv2_train.txt").write_text("scene0004_00\nscene0002_00\n")
     (root / "scannetv2_val.txt").write_text("scene0000_00\n")
     data = module(root)
-    assert {n.split("/")[0] for n in names(data.train_dataloader())} == {
-        "scene0002_00",
-        "scene0004_00",
-    }
-    assert {n.split("/")[0] for n in names(data.val_dataloader())} == {"scene0000_00"}
+    train = {name.split("/")[0] for name in names(data.train_dataloader())}
+    assert train == {"scene0002_00", "scene0004_00"}
+    assert {name.split("/")[0] for name in names(data.val_dataloader())} == {"scene0000_00"}
+    (root / "scannetv2_train.txt").write_text("")
+    with pytest.raises(BadSample, match="leaves no train clip"):
+        module(root)
 
 
-def test_a_single_scene_holds_out_its_last_frames(tmp_path, write_scene):
-    data = module(write_scene(tmp_path / "chess", range(10)))
+@pytest.mark.parametrize("folder", ["chess", "scans/chess"])
+def test_a_single_scene_holds_out_its_last_frames(tmp_path, write_scene, folder):
+    scene = write_scene(tmp_path / folder, range(10))
+    data = module(scene if folder == "chess" else tmp_path)
     assert names(data.val_dataloader()) == ["chess/8", "chess/9"]
     assert names(data.reference_dataloader()) == ["chess/0,1,2,3,4,5,6,7"]
 
 
-def test_a_single_scene_under_scans_holds_out_its_last_frames(tmp_path, write_scene):
-    write_scene(tmp_path / "scans" / "chess", range(10))
-    assert names(module(tmp_path).val_dataloader()) == ["chess/8", "chess/9"]
-
-
 def test_the_order_depends_on_the_seed_alone(root):
-    first, again, other = module(root), module(root), module(root, seed=1)
+    first, again, other = module(root), module(root, num_workers=1), module(root, seed=1)
     for loader in ("train_dataloader", "reference_dataloader"):
         order = names(getattr(first, loader)())
         assert order == names(getattr(again, loader)())
         assert order != names(getattr(other, loader)())
-    workers = names(module(root, num_workers=1).train_dataloader())
-    assert workers == names(first.train_dataloader()) != sorted(workers)
     epochs = first.train_dataloader()
     order = names(epochs)
     epochs.batch_sampler.set_epoch(1)
-    assert names(epochs) != order
+    assert names(epochs) != order != sorted(order)
 
 
-def test_dropped_frames_are_told(root):
-    np.savetxt(root / "scans" / "scene0001_00" / "pose" / "120.txt", np.full((4, 4), -np.inf))
-    data = module(root)
-    assert "scene0001_00/120" not in names(data.train_dataloader())
-    assert "dropped frames: 1 pose is not finite" in repr(data)
-    (dropped,) = data.report()["dropped_frames"]
-    assert dropped.startswith("scene0001_00/120: pose is not finite")
-
-
-def test_preprocessing_says_how_frames_are_made(root):
+def test_preprocessing_is_everything_that_frames_depend_on(root):
     assert DepthDataModule(root, encoding="gray", far_mm=4000, **SMALL).preprocessing == {
         "frames": 20,
         "frame_size": [12, 16],
@@ -185,16 +152,12 @@ def test_preprocessing_says_how_frames_are_made(root):
     }
 
 
-def in_tenths_of_mm(root):
+def test_depth_in_another_unit_raises_a_doubt_or_is_rendered_as_mm(root):
+    expected = [batch["frames"] for batch in module(root).val_dataloader()]
+    assert module(root).joined.doubts() == []
     for path in root.glob("scans/*/depth/*.png"):
         depth = np.asarray(Image.open(path)).astype(np.uint16)
         Image.fromarray(depth * 10).save(path)
-
-
-def test_depth_in_another_unit_is_doubted_or_drawn_as_in_mm(root, tmp_path):
-    expected = [batch["frames"] for batch in module(root).val_dataloader()]
-    assert module(root).joined.doubts() == []
-    in_tenths_of_mm(root)
     with pytest.warns(UserWarning, match=r"not that of depth_scale=1000, but 10000 \(0\.1 mm\)"):
         doubted = module(root)
     [doubt] = doubted.joined.doubts()
@@ -204,85 +167,47 @@ def test_depth_in_another_unit_is_doubted_or_drawn_as_in_mm(root, tmp_path):
     assert data.joined.doubts() == []
     for batch, other in zip(data.val_dataloader(), expected, strict=True):
         assert torch.equal(batch["frames"], other)
-    assert data.drawing == doubted.drawing  # of the pictures, which are those of mm
+    assert data.rendering_settings == doubted.rendering_settings
     assert data.preprocessing != doubted.preprocessing
 
 
-def test_kept_frames_know_the_unit(root, tmp_path):
-    in_tenths_of_mm(root)
-    frames = [
-        next(iter(module(root, depth_scale=scale, cache_dir=tmp_path / "kept").val_dataloader()))
-        for scale in (4000, 10_000, 4000)
-    ]
-    assert not torch.equal(frames[0]["frames"], frames[1]["frames"])
-    assert torch.equal(frames[0]["frames"], frames[2]["frames"])
-
-
-def test_an_impossible_scale_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match="depth_scale=0 is not a scale"):
-        DepthDataModule(tmp_path, depth_scale=0)
-
-
-def test_all_stages_drop_the_frames_without_depth(root):
+def test_all_stages_drop_and_report_frames_without_pose_or_depth(root):
+    np.savetxt(root / "scans" / "scene0001_00" / "pose" / "100.txt", np.full((4, 4), -np.inf))
     empty = root / "scans" / "scene0001_00" / "depth" / "120.png"
     Image.fromarray(np.zeros((12, 16), np.uint16)).save(empty)
     data = module(root, reference_frames=3)
-    assert "scene0001_00/120" not in names(data.train_dataloader())
-    assert "scene0001_00/100,140" in names(data.reference_dataloader())
-    assert data.report()["dropped_frames"] == ["scene0001_00/120: no depth in any pixel"]
-    assert "dropped frames: 1 no depth in any pixel" in repr(data)
+    assert not {"scene0001_00/100", "scene0001_00/120"} & {*names(data.train_dataloader())}
+    assert "scene0001_00/140" in names(data.reference_dataloader())
+    without_pose, without_depth = data.report()["dropped_frames"]
+    assert without_pose.startswith("scene0001_00/100: pose is not finite")
+    assert without_depth == "scene0001_00/120: no depth in any pixel"
+    assert "dropped frames: 1 pose is not finite" in repr(data)
     asked = module(root, benchmark=scanqa(root, "scene0001_00"), objective="tuning")
     [[episode]] = asked.val_dataloader()
-    assert episode["times"]["video"] == episode["times"]["3d"] == (100 / 30, 140 / 30)
+    assert episode["times"]["video"] == episode["times"]["3d"] == (140 / 30,)
     looked_at = DepthDataModule(root, **SMALL).inspect(("train", "val"), read=True)
     assert not [bad for finding in looked_at for bad in finding.bad]
 
 
-def test_stop_names_a_truncated_file(root):
-    path = cut(root / "scans" / "scene0004_00" / "depth" / "420.png")
-    data = module(root)
-    with pytest.raises(BadSample, match=r"420\.png: cannot be decoded .*again") as caught:
-        names(data.val_dataloader())
-    assert caught.value.path == path
-
-
-def test_a_worker_error_keeps_its_type_and_text(root):
-    cut(root / "scans" / "scene0004_00" / "depth" / "400.png")
-    with pytest.raises(BadSample, match=r"400\.png: cannot be decoded .*again"):
-        names(module(root, num_workers=1).val_dataloader())
-
-
-def test_stop_names_a_broken_scene(root):
-    shutil.rmtree(root / "scans" / "scene0002_00" / "depth")
-    with pytest.raises(BadSample, match=r"scene0002_00: has no folder depth/\. Export"):
-        module(root)
-
-
 def test_skip_leaves_out_and_lists_all_that_is_bad(root):
-    shutil.rmtree(root / "scans" / "scene0002_00" / "depth")
-    depth = cut(root / "scans" / "scene0001_00" / "depth" / "120.png")
-    colour = cut(root / "scans" / "scene0003_00" / "color" / "340.jpg")
+    scans = root / "scans"
+    shutil.rmtree(scans / "scene0002_00" / "depth")
+    files = [
+        cut(scans / "scene0001_00" / "depth" / "120.png"),
+        cut(scans / "scene0003_00" / "color" / "340.jpg"),
+        cut(scans / "scene0004_00" / "depth" / "400.png"),
+    ]
     data = module(root, on_bad_sample="skip")
     assert len(names(data.train_dataloader())) == 3 * 3 - 1
     assert "scene0001_00/120" not in names(data.train_dataloader())
-    assert len(names(data.reference_dataloader())) == 2
-    bad = {str(bad.path) for bad in data.bad_samples}
-    assert bad == {str(root / "scans" / "scene0002_00"), str(depth), str(colour)}
-    assert all(bad.reason and bad.remedy for bad in data.bad_samples)
-    assert "3 skipped" in repr(data)
-
-
-def test_a_broken_first_frame_costs_that_frame_only(root):
-    (root / "scans" / "scene0004_00" / "depth" / "400.png").write_bytes(b"")
-    data = module(root, on_bad_sample="skip")
     assert names(data.val_dataloader()) == ["scene0004_00/420", "scene0004_00/440"]
-
-
-def test_skip_never_leaves_nothing(root):
-    for path in (root / "scans" / "scene0004_00" / "depth").iterdir():
+    assert len(names(data.reference_dataloader())) == 2
+    assert {bad.path for bad in data.bad_samples} == {scans / "scene0002_00", *files}
+    assert all(bad.reason and bad.remedy for bad in data.bad_samples)
+    assert "4 skipped" in repr(data)
+    for path in (scans / "scene0004_00" / "depth").iterdir():
         Image.fromarray(np.zeros((12, 16), np.uint16)).save(path)
-    words = r"leaves no val clip of 5 recordings; .*no depth in any pixel.*Repair"
-    with pytest.raises(BadSample, match=words):
+    with pytest.raises(BadSample, match=r"leaves no val clip of 5 recordings; .*Repair"):
         module(root, on_bad_sample="skip")
 
 
@@ -299,56 +224,18 @@ def test_intrinsics_of_another_image_name_the_scene(root):
     assert len(names(module(root).val_dataloader())) == 3
 
 
-def test_an_impossible_range_is_refused_at_once(tmp_path):
-    with pytest.raises(ValueError, match="near_mm=500 and far_mm=400"):
-        DepthDataModule(tmp_path, near_mm=500, far_mm=400)
-
-
-@pytest.mark.parametrize("option", ["frames_per_sample", "reference_frames"])
-def test_a_clip_has_a_frame(tmp_path, option):
-    with pytest.raises(ValueError, match=f"{option}=0 .*1 or more"):
-        DepthDataModule(tmp_path, **{option: 0})
-
-
-def test_data_travel_to_spawned_workers(root):
-    dataset = module(root).val_dataloader().dataset
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(copy[2][0], dataset[2][0])
-
-
-def test_clips_need_setup(root):
-    with pytest.raises(RuntimeError, match=r"DepthDataModule\.setup\('fit'\)"):
-        DepthDataModule(root).train_dataloader()
-
-
-def test_lightning_fits_on_it(root):
-    class Count(LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(()))
-            self.seen = []
-
-        def training_step(self, batch, batch_idx):
-            self.seen += batch["clips"]
-            return self.weight * batch["frames"].float().mean()
-
-        def validation_step(self, batch, batch_idx):
-            assert batch["clips"][0].startswith("scene0004")
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    model = Count()
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, datamodule=DepthDataModule(root, **SMALL))
-    assert len(set(model.seen)) == 12
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth_scale": 0}, "depth_scale=0 is not a scale"),
+        ({"near_mm": 500, "far_mm": 400}, "near_mm=500 and far_mm=400"),
+        ({"frames_per_sample": 0}, "frames_per_sample=0 .*1 or more"),
+        ({"reference_frames": 0}, "reference_frames=0 .*1 or more"),
+    ],
+)
+def test_impossible_settings_are_refused_at_once(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        DepthDataModule(tmp_path, **options)
 
 
 def scanqa(root, *scenes):
@@ -368,33 +255,26 @@ def test_an_episode_is_a_scene_with_the_frames_that_lie_farthest_apart(root):
         pose[0, 3] = [0.0, 0.1, 5.0][i]
         np.savetxt(path, pose)
     benchmark = scanqa(root, "scene0001_00", "scene0002_00", "scene0001_00")
-    options = {"benchmark": benchmark, "objective": "tuning", "encoding": "turbo+normals"}
-    data = module(root, frames=2, **options)
-    [[first, _]] = data.val_dataloader()
+    options = {"benchmark": benchmark, "objective": "tuning"}
+    [[first, _]] = module(root, frames=2, encoding="turbo+normals", **options).val_dataloader()
     assert [q.prompt for q in first["questions"]] == ["0?", "2?"]
-    assert first["streams"]["video"].float().mean((1, 2, 3)).tolist() == pytest.approx(
-        [100, 140], abs=2
-    )
+    levels = first["streams"]["video"].float().mean((1, 2, 3)).tolist()
+    assert levels == pytest.approx([100, 140], abs=2)
     assert first["times"]["video"] == first["times"]["3d"] == (100 / 30, 140 / 30)
     assert first["streams"]["3d"].shape == (4, 3, 12, 16)
-    alone = module(root, frames=2, benchmark=benchmark, objective="tuning")
-    [[plain, _]] = alone.val_dataloader()
-    assert torch.equal(plain["streams"]["3d"], first["streams"]["3d"][::2])
-
-
-def test_fewer_frames_than_asked_for_are_not_padded(root):
-    data = module(root, frames=48, benchmark=scanqa(root, "scene0001_00"), objective="tuning")
-    [[episode]] = data.val_dataloader()
-    assert len(episode["streams"]["video"]) == 3
+    [[turbo, _]] = module(root, frames=2, **options).val_dataloader()
+    assert torch.equal(turbo["streams"]["3d"], first["streams"]["3d"][::2])
+    [[every, _]] = module(root, frames=48, **options).val_dataloader()
+    assert len(every["streams"]["video"]) == 3, "fewer frames than asked for are not padded"
 
 
 def test_a_scene_that_is_not_there_is_missing(root):
-    data = DepthDataModule(root, benchmark=scanqa(root, "scene0001_00", "scene0077_00"), **SMALL)
-    findings = data.inspect(("val",), read=False, stop=False)
-    assert [bad.trouble for f in findings for bad in f.bad] == ["missing"]
+    benchmark = scanqa(root, "scene0001_00", "scene0077_00")
+    data = module(root, benchmark=benchmark, objective="tuning", on_bad_sample="skip")
+    assert [bad.trouble for bad in data.bad_samples] == ["missing"]
 
 
-def test_sound_and_depth_of_one_room_make_one_episode(root):
+def test_sound_and_depth_of_one_scene_make_one_episode(root):
     for number in range(5):
         frames = np.full((8, 32, 32, 3), 10 * number, np.uint8)
         wave = np.sin(np.arange(32_000) / 9).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Modalities that packages bring are found by their entry points, and listed with their origin."""
+"""Modalities of installed packages are found by entry point, and listed with their origin."""
 
 import sys
 
@@ -35,7 +35,7 @@ def install(tmp_path, monkeypatch):
     return install
 
 
-def test_ours_are_there_whatever_is_installed():
+def test_our_modalities_are_always_installed():
     ours = {one.name for one in installed() if one.distribution == "vlynx"}
     assert ours == {"3d", "audio", "ego", "highfps"}
     for name in ours:
@@ -43,7 +43,7 @@ def test_ours_are_there_whatever_is_installed():
     assert modality_named("3d") == Depth()
 
 
-def test_a_package_brings_one(install, tmp_path, monkeypatch, capsys):
+def test_a_package_can_add_a_modality(install, tmp_path, monkeypatch, capsys):
     install("radar", "radar = radar_of_ours:Radar")
     assert ("radar", "radar_of_ours:Radar", "radar") in installed()
     [modality] = ModalityDataModule(tmp_path, ["radar"]).modalities
@@ -66,7 +66,7 @@ def test_a_package_brings_one(install, tmp_path, monkeypatch, capsys):
         ("radar = radar_of_ours:Radar", "rader", "no modalities are called 'rader'.*, highfps, r"),
     ],
 )
-def test_what_cannot_be_had_by_its_name_is_told(install, line, name, message):
+def test_a_name_that_cannot_be_loaded_is_refused(install, line, name, message):
     install("radar", line)
     with pytest.raises(UserError, match=message):
         modality_named(name)

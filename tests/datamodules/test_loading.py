@@ -1,10 +1,12 @@
+"""Clips on their way from files to a batch."""
+
 import pytest
 import torch
 from transformers import LlavaOnevisionVideoProcessor
 
 from datamodules.loading.loader import Loader, SampleDataset
 from datamodules.loading.reading import ReadClip, collate
-from datamodules.samples import BadSample, Clip
+from datamodules.samples import Clip
 
 
 @pytest.mark.parametrize("size", [(20, 20), (50, 64), (31, 47)])
@@ -26,20 +28,9 @@ def test_a_batch_keeps_names_in_order():
     assert torch.equal(batch["frames"], torch.stack(frames))
 
 
-def test_clips_of_two_lengths_name_both_and_the_remedy():
-    short, long = (torch.zeros(length, 3, 4, 5, dtype=torch.uint8) for length in (2, 3))
-    with pytest.raises(ValueError, match=r"a has 2 frames and b has 3, .*data\.fps=null"):
-        collate([(short, "a"), (long, "b")], (4, 5))
-
-
-def test_clips_may_hold_any_number_of_tensors_on_their_way_to_a_worker():
-    pictures = [torch.full((1, 3, 4, 5), i % 256, dtype=torch.uint8) for i in range(300)]
-    clips = [Clip(f"{i}", picture.clone) for i, picture in enumerate(pictures)]
+def test_any_number_of_tensors_can_be_sent_to_a_worker():
+    frames = [torch.full((1, 3, 4, 5), i % 256, dtype=torch.uint8) for i in range(300)]
+    clips = [Clip(f"{i}", frame.clone) for i, frame in enumerate(frames)]
     dataset = SampleDataset(clips, ReadClip((4, 5)))
     (last,) = Loader(dataset, None, sampler=[299], num_workers=1)
-    assert last[1] == "299" and torch.equal(last[0], pictures[299])
-
-
-def test_a_bad_sample_says_file_reason_and_remedy():
-    bad = BadSample("a/b.png", "is blue", "Paint it")
-    assert str(bad) == "a/b.png: is blue. Paint it"
+    assert last[1] == "299" and torch.equal(last[0], frames[299])

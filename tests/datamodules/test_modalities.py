@@ -1,4 +1,4 @@
-"""Sound, fast frames and views of little videos whose frames say when they are."""
+"""Audio, fast frames and views of small videos whose frames show their own number."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from datamodules import (
     HighFrameRateDataModule,
     ModalityDataModule,
 )
-from datamodules.benchmarks import AVSD, EgoExo4D, InstructJSON
+from datamodules.benchmarks import EgoExo4D, InstructJSON
 from datamodules.libraries import import_library
 from datamodules.media.audio import read_sound
 from datamodules.media.sampling import Rate, Uniform
@@ -46,10 +46,10 @@ def film(
     return path
 
 
-def clicks(*moments: float) -> np.ndarray:
+def clicks(*times: float) -> np.ndarray:
     wave = np.random.default_rng(0).normal(0, 1e-3, RATE * SECONDS).astype(np.float32)
-    for moment in moments:
-        wave[int(moment * RATE) : int(moment * RATE) + 400] += 0.5
+    for time in times:
+        wave[int(time * RATE) : int(time * RATE) + 400] += 0.5
     return wave
 
 
@@ -60,9 +60,9 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-def greys(pictures) -> list[int]:
-    """Which frame each picture shows, read off its level."""
-    return [round(float(picture.float().mean()) / 7) for picture in pictures]
+def numbers(frames) -> list[int]:
+    """The number of each frame, from its level."""
+    return [round(float(frame.float().mean()) / 7) for frame in frames]
 
 
 def ready(kind, root, stage="fit", **options):
@@ -87,10 +87,10 @@ def test_alignment_on_sound_is_the_log_mel_of_the_files(root):
     assert batch["clips"] == ["4.mp4"]
     assert torch.equal(batch["frames"][0], expected)
     reference = next(iter(data.reference_dataloader()))
-    assert greys(reference["frames"][0]) == [0, 10, 20, 31]
+    assert numbers(reference["frames"][0]) == [0, 10, 20, 31]
 
 
-def test_a_sound_is_in_the_middle_of_the_picture_of_its_moment(tmp_path):
+def test_a_sound_is_in_the_middle_of_the_spectrogram_of_its_timestamp(tmp_path):
     times = [0.0, 10 / 8, 20 / 8, 31 / 8]  # of four frames of 32
     film(tmp_path / "a.mp4", wave=clicks(times[1]))
     film(tmp_path / "b.mp4")
@@ -100,8 +100,6 @@ def test_a_sound_is_in_the_middle_of_the_picture_of_its_moment(tmp_path):
         **SMALL | {"frame_size": (128, 100)},
         benchmark=instruct(tmp_path, "a.mp4", "b.mp4"),
         objective="tuning",
-        on_bad_sample="skip",
-        max_bad_share=1,
     )
     findings = data.inspect(("train",), read=False)
     [episode] = [data.serving.reader("train")(u) for f in findings for u in f.usable]
@@ -134,21 +132,23 @@ def test_all_streams_of_a_video_come_from_one_opening(root, monkeypatch):
     assert episode["times"]["highfps"][0] == episode["times"]["video"][0] == 0
 
 
-def test_four_fast_frames_make_a_picture(root):
+def test_four_fast_frames_make_a_tiled_frame(root):
     data = ready(HighFrameRateDataModule, root, batch_size=1)
     [batch] = data.val_dataloader()
     quarters = batch["frames"][0].unfold(2, 16, 16).unfold(3, 16, 16).flatten(2, 3)  # (4,3,4,16,16)
-    shown = [grey for picture in quarters for grey in greys(picture.movedim(1, 0))]
+    shown = [number for frame in quarters for number in numbers(frame.movedim(1, 0))]
     assert shown == [i * 31 // 15 for i in range(16)]
 
 
-def test_frames_a_second_leave_out_what_makes_no_whole_picture(tmp_path):
+def test_fast_frames_that_do_not_fill_a_tiled_frame_are_left_out(tmp_path):
     film(tmp_path / "a.mp4")
     fast, spec = HighFrameRate(fps=0.75), FrameSpec(4, (32, 32))
     [source] = fast.find(tmp_path / "a.mp4")["val"]
     assert fast.request(spec).sampling == Rate(3.0, 16)
     assert len(fast.read(source, spec)) == 3  # 12 frames in 4 s
-    with pytest.raises(BadSample, match="not four for one picture") as caught:
+    with pytest.raises(
+        BadSample, match="has 2 fast frames, and a tiled frame needs four"
+    ) as caught:
         HighFrameRate(fps=0.1).read(source, spec)
     assert caught.value.trouble == "too short"
 
@@ -168,35 +168,30 @@ def test_no_sound_track_silence_and_damage_are_three_things(root):
     assert [bad.trouble for bad in quiet.bad_samples] == ["no audio", "unreadable"]
 
 
-def test_sound_alone_takes_its_videos_from_elsewhere(root, tmp_path):
-    av = import_library("av")
+def write_sound(path: Path) -> None:
+    with riff.open(str(path), "wb") as sound:
+        sound.setparams((1, 2, RATE, 0, "NONE", ""))
+        sound.writeframes((clicks(1.0) * 32767).astype(np.int16).tobytes())
+
+
+def test_files_with_sound_only_take_their_videos_from_elsewhere(root, tmp_path):
     sounds = tmp_path / "sounds"
     sounds.mkdir()
     for i in range(2):
-        with av.open(str(sounds / f"tone{i}.wav"), "w") as container:
-            stream = container.add_stream("pcm_s16le", rate=RATE, layout="mono")
-            wave = (clicks(1.0) * 32767).astype(np.int16)
-            frame = av.AudioFrame.from_ndarray(wave[None], "s16", "mono")
-            frame.rate = RATE
-            container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+        write_sound(sounds / f"tone{i}.wav")
     data = ready(AudioDataModule, sounds, reference_root=root)
-    assert [len(d.dataset) for d in (data.train_dataloader(), data.reference_dataloader())] == [
-        1,
-        4,
-    ]
+    assert len(data.train_dataloader().dataset) == 1
+    assert len(data.reference_dataloader().dataset) == 4
     with pytest.raises(BadSample, match=r"no reference clip .* Give data\.reference_root"):
         ready(AudioDataModule, sounds)
 
 
-def test_a_mixed_folder_is_one_message_and_one_command(root, tmp_path):
-    """A file of sound alone is no reference video; all that was held out is bad."""
+def test_a_mixed_folder_is_one_message_and_one_command(root):
+    """A file with sound only is not a reference video; all that was held out is bad."""
     videos = root / "videos"
     film(videos / "1.mp4")
     film(videos / "9.mp4", wave=np.zeros(RATE * SECONDS, np.float32))
-    with riff.open(str(videos / "5.WAV"), "wb") as sound:
-        sound.setparams((1, 2, RATE, 0, "NONE", ""))
-        sound.writeframes((clicks(1.0) * 32767).astype(np.int16).tobytes())
+    write_sound(videos / "5.WAV")
     with pytest.raises(BadSample) as caught:
         ready(AudioDataModule, root)
     message = str(caught.value)
@@ -211,7 +206,8 @@ def test_a_mixed_folder_is_one_message_and_one_command(root, tmp_path):
     train, val, reference = ([c.name for c in loader.dataset.items] for loader in loaders)
     assert val == ["5.WAV"] and "5.WAV" not in train and not {"5.WAV", "9.mp4"} & {*reference}
     assert "1.mp4" in reference and "1.mp4" not in train
-    assert data.report()["left_out"] == ["5.WAV: is held out, since all that was is bad"]
+    reason = "is held out, since everything that was held out is bad"
+    assert data.report()["left_out"] == [f"5.WAV: {reason}"]
 
 
 @pytest.mark.parametrize(
@@ -223,73 +219,41 @@ def test_a_mixed_folder_is_one_message_and_one_command(root, tmp_path):
         (Rate(4.0, 3), (1.0, 2.0, 3.0)),
     ],
 )
-def test_timestamps_of_sound_alone(sampling, expected):
+def test_timestamps_of_files_with_sound_only(sampling, expected):
     assert timestamps(sampling, 1.0, 3.0) == expected
 
 
-def test_a_benchmark_says_which_videos_are_for_training(root):
-    annotations = root / "avsd"
-    annotations.mkdir()
-    for name, clip in (("train", "0"), ("valid", "3")):
-        turns = [{"question": "what?", "answer": "that"}]
-        content = {"dialogs": [{"image_id": clip, "summary": "", "caption": "", "dialog": turns}]}
-        (annotations / f"{name}_set4DSTC7-AVSD.json").write_text(json.dumps(content))
-    data = ready(AudioDataModule, root, benchmark=AVSD(annotations))
-    loaders = (data.train_dataloader(), data.val_dataloader(), data.reference_dataloader())
-    assert [name for batch in loaders for name in next(iter(batch))["clips"]] == ["0", "3", "0"]
-
-
-def test_a_video_of_another_container_will_do_but_none_is_missing(root):
-    (root / "videos" / "0.mp4").rename(root / "videos" / "0.mkv")
-    data = AudioDataModule(root, **SMALL, benchmark=instruct(root, "0.mp4", "9.mp4"))
-    findings = data.inspect(("train", "val"), read=False, stop=False)
-    assert [len(finding.usable) for finding in findings] == [1, 0]
-    assert findings[1].bad[0].trouble == "missing"
-
-
-def test_pictures_in_a_folder_are_a_video_of_three_a_second(root):
+def test_a_folder_of_images_is_a_video_with_three_frames_per_second(root, tmp_path):
     folder = root / "videos" / "show"
     folder.mkdir()
     for i in range(1, 13):
         Image.fromarray(np.full((32, 48, 3), 7 * i, np.uint8)).save(folder / f"{i:05}.png")
-    episode = Episode("show@1-3", {"frames": "show"}, (), (1.0, 3.0))
-    fast = HighFrameRate()
-    streams = fast.streams(fast.locate(root, episode), FrameSpec(4, (32, 32))).read()
-    assert greys(streams["video"].pixels) == [4, 5, 7, 9]
-    assert streams["video"].times[0] == 1.0
-
-
-def test_pictures_in_a_folder_are_read_again_when_one_changes(root, tmp_path):
-    folder = root / "videos" / "show"
-    folder.mkdir()
-    for i in range(4):
-        Image.fromarray(np.full((32, 32, 3), 7 * i, np.uint8)).save(folder / f"{i}.png")
     options = {"benchmark": instruct(root), "objective": "tuning", "cache_dir": tmp_path / "cache"}
     data = HighFrameRateDataModule(root, **SMALL, **options)
-    [fast], episode = data.modalities, Episode("show", {"frames": "show"}, ())
+    [fast], episode = data.modalities, Episode("show@1-3", {"frames": "show"}, (), (1.0, 3.0))
 
-    def shown():
+    def read():
         streams = fast.streams(fast.locate(root, episode), FrameSpec(4, (32, 32)))
-        read = data.serving.reader("train")(EpisodeMedia(episode, streams))
-        return greys(read["streams"]["video"])
+        return data.serving.reader("train")(EpisodeMedia(episode, streams))
 
-    assert shown() == [0, 1, 2, 3]
-    Image.fromarray(np.full((32, 32, 3), 70, np.uint8)).save(folder / "1.png")
-    assert shown() == [0, 10, 2, 3]
+    assert read()["times"]["video"][0] == 1.0
+    assert numbers(read()["streams"]["video"]) == [4, 5, 7, 9]
+    Image.fromarray(np.full((32, 48, 3), 70, np.uint8)).save(folder / "00005.png")
+    assert numbers(read()["streams"]["video"]) == [4, 10, 7, 9], "a changed image is read again"
 
 
 @pytest.mark.parametrize("setting", [{"window": 1.0}, {"scale": "min-max"}, {"frames": 3}])
-def test_every_setting_of_a_modality_makes_new_entries(root, tmp_path, setting):
+def test_every_setting_of_a_modality_makes_new_cache_entries(root, tmp_path, setting):
     options = {"cache_dir": tmp_path / "cache"}
     first = next(iter(ready(AudioDataModule, root, **options).val_dataloader()))["frames"]
     other = next(iter(ready(AudioDataModule, root, **options | setting).val_dataloader()))["frames"]
     assert first.shape != other.shape or not torch.equal(first, other)
 
 
-def test_the_order_of_modalities_is_kept_by_the_cache(root, tmp_path):
+def test_the_cache_keeps_the_order_of_modalities(root, tmp_path):
+    options = {"benchmark": instruct(root, "0.mp4", "1.mp4"), "objective": "tuning"}
     for both in ([Audio(), HighFrameRate()], [HighFrameRate(), Audio()]):
-        data = ModalityDataModule(root, both, **SMALL, benchmark=instruct(root, "0.mp4", "1.mp4"),
-                                  objective="tuning", cache_dir=tmp_path / "cache")  # fmt: skip
+        data = ModalityDataModule(root, both, **SMALL, **options, cache_dir=tmp_path / "cache")
         data.setup("fit")
         for _ in range(2):
             [[episode]] = data.train_dataloader()
@@ -297,16 +261,20 @@ def test_the_order_of_modalities_is_kept_by_the_cache(root, tmp_path):
 
 
 def test_an_id_with_a_dot_is_its_own_file_and_no_other(root):
-    audio, videos = Audio(), root / "videos"
+    videos = root / "videos"
     (videos / "0.mp4").rename(videos / "take.mp4")
     (videos / "1.mp4").rename(videos / "take.1.mkv")
-    assert audio.locate(root, Episode("x", {"video": "take.1"}, ())).path == videos / "take.1.mkv"
-    assert audio.locate(root, Episode("x", {"video": "take.1.mp4"}, ())).path.suffix == ".mkv"
+
+    def path(name):
+        return Audio().locate(root, Episode("x", {"video": name}, ())).path
+
+    assert path("take.1") == path("take.1.mp4") == videos / "take.1.mkv"
+    assert path("videos/take.mp4") == videos / "take.mp4"
     with pytest.raises(BadSample, match=r"take\.2: is missing"):
-        audio.locate(root, Episode("x", {"video": "take.2"}, ()))
+        path("take.2")
 
 
-def test_a_second_place_is_looked_at_where_the_first_has_nothing(root):
+def test_a_file_may_be_at_its_second_path(root):
     data = HighFrameRate()
     at = partial(Episode, "x", questions=(), elsewhere={"video": "data0613/star/B.mp4"})
     first = film(root / "star" / "A.mp4")
@@ -319,7 +287,7 @@ def test_a_second_place_is_looked_at_where_the_first_has_nothing(root):
     assert caught.value.path == root / "star" / "B.mp4"
 
 
-def test_links_that_an_annotation_reaches_stay_inside(root, elsewhere):
+def test_links_that_an_annotation_names_must_stay_inside(root, elsewhere):
     outside = film(elsewhere / "secret.mp4")
     (root / "videos" / "bare.mkv").symlink_to(outside)
     for name in ("bare", "bare.mp4", "bare.mkv"):
@@ -333,11 +301,6 @@ def test_links_that_an_annotation_reaches_stay_inside(root, elsewhere):
             Ego().locate(root, Episode("x", media, ())).views()
 
 
-def test_names_may_begin_with_the_folder_of_the_videos(root):
-    source = Audio().locate(root, Episode("x", {"video": "videos/0.mp4"}, ()))
-    assert source.path == root / "videos" / "0.mp4"
-
-
 def test_folders_behind_links_are_searched_once(root, tmp_path):
     linked = tmp_path / "linked"
     linked.mkdir()
@@ -346,12 +309,12 @@ def test_folders_behind_links_are_searched_once(root, tmp_path):
     assert len(Audio().find(linked)["train"]) == 4
 
 
-def test_a_rate_of_frames_makes_no_batches_for_alignment(root):
+def test_a_frame_rate_needs_batches_of_one_clip(root):
     with pytest.raises(UserError, match=r"data\.fps=2\.0 gives clips of different lengths"):
         AudioDataModule(root, fps=2.0)
 
 
-def test_an_empty_folder_says_what_it_looks_for(tmp_path):
+def test_the_error_for_an_empty_folder_names_the_suffixes(tmp_path):
     with pytest.raises(BadSample, match=r"holds no file named .*\*\.mp4"):
         ready(HighFrameRateDataModule, tmp_path)
 
@@ -379,24 +342,24 @@ def test_ego_is_the_modality_and_exo_the_video(takes):
     data = ready(EgoDataModule, takes)
     batch = next(iter(data.val_dataloader()))
     assert batch["clips"] == ["t4/aria01_214-1"]
-    assert greys(batch["frames"][0]) == [0, 10, 20, 31]
-    videos = {b["clips"][0]: greys(b["frames"][0]) for b in data.reference_dataloader()}
+    assert numbers(batch["frames"][0]) == [0, 10, 20, 31]
+    videos = {b["clips"][0]: numbers(b["frames"][0]) for b in data.reference_dataloader()}
     assert len(videos) == 4 + 3  # a view each; one take has one
     assert videos["t0/cam02"] == [4, 14, 24, 35]
 
 
-def test_the_configuration_says_which_views_are_what(takes):
-    data = ready(EgoDataModule, takes, rgb_views=["ego"], modality_views=["exo2"],
-                 on_bad_sample="skip", max_bad_share=1)  # fmt: skip
-    assert greys(next(iter(data.val_dataloader()))["frames"][0]) == [4, 14, 24, 35]
+def test_views_can_be_chosen(takes):
+    views = {"rgb_views": ["ego"], "modality_views": ["exo2"]}
+    data = ready(EgoDataModule, takes, **views, on_bad_sample="skip", max_bad_share=1)
+    assert numbers(next(iter(data.val_dataloader()))["frames"][0]) == [4, 14, 24, 35]
     [bad] = data.bad_samples
     assert "t1 has none of the views exo2, only ego, exo1" in str(bad)
     assert bad.trouble == "missing"
-    with pytest.raises(ValueError, match="'exo9' is no view"):
+    with pytest.raises(ValueError, match="'exo9' is not a view"):
         EgoDataModule(takes, rgb_views=["exo9"])
 
 
-def annotate(takes: Path, small: bool = False) -> EgoExo4D:
+def annotate(takes: Path) -> EgoExo4D:
     records = []
     for take in range(5):
         folder = Path("takes", f"t{take}", "frame_aligned_videos")
@@ -419,25 +382,23 @@ def annotate(takes: Path, small: bool = False) -> EgoExo4D:
     return EgoExo4D(takes / "annotations")
 
 
-def test_views_of_an_episode_take_turns_at_the_same_moments(takes):
+def test_views_of_an_episode_alternate_at_the_same_timestamps(takes):
     benchmark = annotate(takes)
     data = ready(EgoDataModule, takes, benchmark=benchmark, objective="tuning")
     [[episode]] = data.val_dataloader()
-    assert greys(episode["streams"]["video"]) == [2, 4, 12, 14, 22, 24, 33, 35]
-    assert greys(episode["streams"]["ego"]) == [0, 10, 20, 31]
+    assert numbers(episode["streams"]["video"]) == [2, 4, 12, 14, 22, 24, 33, 35]
+    assert numbers(episode["streams"]["ego"]) == [0, 10, 20, 31]
     assert episode["times"]["video"] == tuple(t for t in episode["times"]["ego"] for _ in range(2))
-    lone = [
-        e for batch in data.train_dataloader() for e in batch if len(e["streams"]["video"]) == 4
-    ]
-    assert len(lone) == 1  # the take without exo2
+    lengths = [len(e["streams"]["video"]) for batch in data.train_dataloader() for e in batch]
+    assert sorted(lengths) == [4, 8, 8, 8]  # one take lacks exo2
     assert episode["questions"][0].answers == ("Novice",)
 
 
 @pytest.mark.parametrize(
     ("view", "count", "left"),
-    [("cam02", 28, 3), ("aria01_214-1", 25, 3), ("cam01", 28, 4), ("cam02", 31, 4)],
+    [("cam02", 28, 3), ("aria01_214-1", 25, 3), ("cam01", 28, 4)],
 )
-def test_a_view_that_is_a_few_frames_shorter_loses_those_moments(takes, view, count, left):
+def test_timestamps_after_the_end_of_a_slightly_shorter_view_are_left_out(takes, view, count, left):
     benchmark = annotate(takes)
     path = takes / "takes" / "t4" / "frame_aligned_videos" / f"{view}.mp4"
     film(path, {"cam01": 14, "cam02": 28}.get(view, 0), count=count)
@@ -449,9 +410,6 @@ def test_a_view_that_is_a_few_frames_shorter_loses_those_moments(takes, view, co
     assert episode["times"]["video"] == tuple(t for t in times for _ in range(2))
     assert len(episode["streams"]["ego"]) == left
     assert len(episode["streams"]["video"]) == 2 * left
-    if view == "cam02" and left == 3:
-        assert greys(episode["streams"]["video"]) == [2, 4, 12, 14, 22, 24]
-        assert greys(episode["streams"]["ego"]) == [0, 10, 20]
     clips = ready(EgoDataModule, takes, benchmark=benchmark)
     assert all(len(b["frames"][0]) == 4 for b in clips.val_dataloader())
 
@@ -477,5 +435,6 @@ def test_smaller_copies_of_takes_are_found(takes):
     take = Ego().locate(takes, Episode("t1", {"take": "takes/t1"}, ()))
     assert sorted(take.views()) == ["ego", "exo1"]
     next(takes.rglob("aria*_214-1.mp4")).unlink()
-    findings = EgoDataModule(takes, benchmark=benchmark).inspect(("train", "val"), False, False)
-    assert [bad.trouble for f in findings for bad in f.bad] == ["missing"]
+    with pytest.raises(BadSample, match=r"aria01_214-1\.mp4: is not there") as caught:
+        ready(EgoDataModule, takes, benchmark=benchmark)
+    assert caught.value.trouble == "missing"

@@ -23,7 +23,7 @@ def joined(shares: list[list[list[int]]]) -> list[list[int]]:
 
 
 @given(counts, sizes, st.integers(1, 9), epochs, st.integers(0, 9))
-def test_ranks_share_the_very_batches_of_one(count, size, ranks, epoch, seed):
+def test_ranks_share_the_batches_of_a_single_process(count, size, ranks, epoch, seed):
     alone = list(Batches(count, size, seed=seed, epoch=epoch))
     if ranks > size:
         with pytest.raises(UserError, match=r"raise data\.batch_size"):
@@ -37,15 +37,15 @@ def test_ranks_share_the_very_batches_of_one(count, size, ranks, epoch, seed):
 
 
 @given(counts, sizes, st.integers(1, 4), st.data())
-def test_a_later_start_leaves_out_what_was_seen(count, size, ranks, data):
+def test_a_later_start_skips_the_batches_already_seen(count, size, ranks, data):
     ranks = min(ranks, size)
     rank = data.draw(st.integers(0, ranks - 1))
     order = {"seed": 3, "rank": rank, "ranks": ranks}
     every = list(Batches(count, size, epoch=2, **order))
     start = data.draw(st.integers(0, len(every)))
     batches = Batches(count, size, epoch=2, start=start, **order)
-    assert len(batches) == len(every)  # Lightning counts the seen ones too
-    batches.set_epoch(2)  # the epoch that it is in: Lightning says it again
+    assert len(batches) == len(every)  # Lightning also counts those already seen
+    batches.set_epoch(2)  # Lightning sets the present epoch again
     assert list(batches) == every[start:]
     assert list(batches) == every
     batches.start = start
@@ -53,15 +53,7 @@ def test_a_later_start_leaves_out_what_was_seen(count, size, ranks, data):
     assert list(batches) == list(Batches(count, size, epoch=3, **order))
 
 
-@given(counts, sizes, st.integers(1, 4))
-def test_the_length_is_the_number_of_batches(count, size, ranks):
-    ranks = min(ranks, size)
-    for rank in range(ranks):
-        batches = Batches(count, size, rank=rank, ranks=ranks)
-        assert len(batches) == len(list(batches))
-
-
-def test_epochs_and_seeds_have_orders_of_their_own():
+def test_each_epoch_and_seed_has_its_own_order():
     orders = {
         tuple(index for [index] in Batches(20, 1, seed=seed, epoch=epoch))
         for seed, epoch in [(None, 0), (0, 0), (0, 1), (7, 0)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from datamodules.samples import BadSample
-from experiments.own_modality.accelerometer import draw
+from experiments.own_modality.accelerometer import render
 from experiments.toyworld.video_files import write_video
 from tests.conftest import REPOSITORY
 from vlynx_pl.commands import cli
@@ -48,7 +48,7 @@ def test_an_accelerometer_is_aligned(tmp_path, monkeypatch):
 
 def test_axes_are_colours_and_frequencies_are_rows(tmp_path):
     for axis in range(3):
-        frame = draw(write_trace(tmp_path / "a.csv", 25, axis))[0]  # half of Nyquist
+        frame = render(write_trace(tmp_path / "a.csv", 25, axis))[0]  # half of Nyquist
         assert frame.shape[:2] == (3, 33)
         assert frame.float().mean((1, 2)).argmax() == axis
         assert frame[axis].float().mean(1).argmax() == 16
@@ -56,8 +56,8 @@ def test_axes_are_colours_and_frequencies_are_rows(tmp_path):
 
 def test_a_file_that_is_not_a_trace_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("1,2\n" * 80)
-    with pytest.raises(BadSample, match="no trace"):
-        draw(tmp_path / "a.csv")
+    with pytest.raises(BadSample, match="not a trace"):
+        render(tmp_path / "a.csv")
 
 
 def test_it_is_one_short_file():

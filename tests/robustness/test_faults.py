@@ -216,7 +216,7 @@ FAULTS: Final = {
     ),
     "clock set back between two sessions": Fault(clock_back, 0, r"Going on from .*-00000006", None),
     "a file hangs its loader worker": Fault(
-        worker_hangs, 1, r"Error: .*finds no end", {"data.num_workers": 1}
+        worker_hangs, 1, r"Error: .*has not finished in data\.timeout", {"data.num_workers": 1}
     ),
     "loader worker killed": Fault(
         worker_killed, 1, r"Error: .*was killed by SIGKILL", {"data.num_workers": 1}
