@@ -283,5 +283,5 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
             collate_fn=partial(collate_or_error, self.serving.batch),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
-            timeout=self.timeout if self.num_workers > 0 else 0,
+            timeout=self.timeout,
         )

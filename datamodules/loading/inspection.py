@@ -11,7 +11,7 @@ from datamodules.loading.loader import Item, Loader, SampleDataset
 from datamodules.loading.recordings import Expected, Part
 from datamodules.loading.serving import Serving
 from datamodules.loading.settings import LoadingSettings
-from datamodules.loading.worker_errors import Reading, WorkerFault, explained
+from datamodules.loading.worker_errors import WorkerFault
 from datamodules.samples import BadSample, Episode
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
@@ -55,7 +55,7 @@ def inspect(
         jobs: the expected recordings.
         serving: makes clips or episodes of a recording.
         settings: with ``num_workers``, a file that kills the process that reads it is one bad
-            recording; without, threads of this process read.
+            recording.
         read: decode everything and list all that is bad; otherwise leave it unread and raise the
             first BadSample.
         learnt: whether questions are learnt, or only asked.
@@ -63,7 +63,7 @@ def inspect(
     Returns:
         What was found of each, in order.
     """
-    title, apart = f"Checking {Path(settings.root).name}", settings.num_workers > 0
+    title = f"Checking {Path(settings.root).name}"
 
     def look(part: Part, recording: Expected) -> Finding:
         finding = Finding(part, recording.name, recording.episode)
@@ -71,9 +71,6 @@ def inspect(
             finding.usable, finding.bad = serving.items(part, recording, learnt)
         except BadSample as bad:
             finding.bad.append(bad)
-        if read and not apart:
-            reader = serving.reader(part)
-            _sort(finding, [_verdict(reader, item) for item in finding.usable])
         return finding
 
     findings: list[Finding] = []
@@ -81,52 +78,47 @@ def inspect(
     try:
         pending = [pool.submit(look, *job) for job in jobs]
         outcomes = (job.result() for job in pending)
-        for finding in track(outcomes, title, len(pending), disable=read and apart):
+        for finding in track(outcomes, title, len(pending), disable=read):
             _raise_if_interrupted()
             if finding.bad and not read:
                 raise finding.bad[0]
             findings.append(finding)
     finally:
         pool.shutdown(cancel_futures=True)
-    if read and apart:
-        for part in dict.fromkeys(finding.part for finding in findings):
-            of_part = [finding for finding in findings if finding.part == part]
-            items = [item for finding in of_part for item in finding.usable]
-            read_items = read_all(
-                items,
-                serving.reader(part),
-                settings.num_workers,
-                settings.timeout,
-                _raise_if_interrupted,
-            )
-            verdicts = dict(track(read_items, f"{title}, {part}", len(items)))
-            in_order = iter([verdicts[index] for index in range(len(items))])
-            for finding in of_part:
-                _sort(finding, [next(in_order) for _ in finding.usable])
+    for part in dict.fromkeys(finding.part for finding in findings if read):
+        found = [
+            (finding, item)
+            for finding in findings
+            if finding.part == part
+            for item in finding.usable
+        ]
+        items = [item for _, item in found]
+        verdicts = read_all(items, serving.reader(part), settings.num_workers, settings.timeout)
+        for index, bad in track(verdicts, f"{title}, {part}", len(items)):
+            if bad is not None:
+                finding, item = found[index]
+                finding.usable.remove(item)
+                finding.bad.append(bad)
     return findings
 
 
 def read_all(
-    items: Sequence[Item],
-    reader: Callable[[Any], Any],
-    processes: int,
-    timeout: float,
-    while_waiting: Callable[[], None],
+    items: Sequence[Item], reader: Callable[[Any], Any], processes: int, timeout: float
 ) -> Iterator[tuple[int, BadSample | None]]:
     """Read items in processes; a process that dies or takes too long costs one item.
 
     Args:
         items: what to read.
         reader: reads one.
-        processes: how many.
-        timeout: s for an item; 0 is forever.
-        while_waiting: called at least once a second; what it raises ends all processes.
+        processes: how many; 0 reads in this process.
+        timeout: s that a process may take for an item; 0 is forever.
 
     Yields:
         The index of an item, and what is bad about it, if anything.
 
     Raises:
         UserError: the system can no longer read an item, or processes cannot be started or kept.
+        Interrupted: a signal asked this process to stop.
         Exception: an error in the code that reads.
     """
     left = list(range(len(items)))
@@ -134,15 +126,16 @@ def read_all(
         verdicts = Loader(
             SampleDataset([items[i] for i in left], reader),
             None,
-            while_waiting,
-            num_workers=processes,
-            collate_fn=_verdict_of,
-            timeout=timeout,
-            prefetch_factor=_AHEAD,
+            processes,
+            timeout,
+            _raise_if_interrupted,
+            collate_fn=_verdict,
+            prefetch_factor=_AHEAD if processes else None,
         )
         count, fault = 0, None
         try:
             for (bad,) in verdicts:
+                _raise_if_interrupted()
                 yield left[count], bad
                 count += 1
         except WorkerFault as error:
@@ -153,27 +146,11 @@ def read_all(
         left = left[count:]
 
 
-def _verdict_of(sample: Any) -> UserError | tuple[BadSample | None]:
+def _verdict(sample: Any) -> UserError | tuple[BadSample | None]:
     """What is bad about a sample, in a tuple, since the loader raises an error that is alone."""
     if isinstance(sample, BadSample):
         return (sample,)
     return sample if isinstance(sample, UserError) else (None,)
-
-
-def _verdict(reader: Callable[[Any], Any], item: Item) -> BadSample | None:
-    try:
-        with explained(Reading(item.name, item.files)):
-            reader(item)
-    except BadSample as bad:
-        return bad
-    return None
-
-
-def _sort(finding: Finding, verdicts: Sequence[BadSample | None]) -> None:
-    """Move what is bad from the usable items."""
-    judged = list(zip(finding.usable, verdicts, strict=True))
-    finding.usable = [item for item, bad in judged if bad is None]
-    finding.bad += [bad for _, bad in judged if bad is not None]
 
 
 def _raise_if_interrupted() -> None:

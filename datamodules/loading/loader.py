@@ -89,8 +89,10 @@ class Loader(DataLoader[Any]):
     Args:
         dataset: what to read.
         batch_size: see DataLoader.
+        num_workers: number of processes; 0 reads in this process.
+        timeout: time in s that a worker may take for a clip.
         while_waiting: called at least once a second while workers are awaited; it may raise.
-        settings: of DataLoader; ``timeout`` is the time in s that a clip may take.
+        settings: others of DataLoader.
     """
 
     dataset: SampleDataset
@@ -99,12 +101,15 @@ class Loader(DataLoader[Any]):
         self,
         dataset: SampleDataset,
         batch_size: int | None = 1,
+        num_workers: int = 0,
+        timeout: float = 0,
         while_waiting: Callable[[], None] = lambda: None,
         **settings: Any,
     ) -> None:
         self._while_waiting = while_waiting
-        context = READERS if settings.get("num_workers") else None
-        super().__init__(dataset, batch_size, multiprocessing_context=context, **settings)
+        if num_workers > 0:
+            settings |= {"timeout": timeout, "multiprocessing_context": READERS}
+        super().__init__(dataset, batch_size, num_workers=num_workers, **settings)
 
     @override
     def _get_iterator(self) -> Any:

@@ -80,9 +80,9 @@ def plant(root: Path, *contents: str) -> Path:
     return root
 
 
-def verdicts(root: Path, processes=1, timeout=0.0, while_waiting=lambda: None) -> dict:
+def verdicts(root: Path, processes: int = 1, timeout: float = 0) -> dict:
     clips = [Clip(p.name, partial(render, p), (p,)) for p in sorted(root.glob("*.txt"))]
-    return dict(read_all(clips, ReadClip(SIZE), processes, timeout, while_waiting))
+    return dict(read_all(clips, ReadClip(SIZE), processes, timeout))
 
 
 def test_a_file_that_kills_its_process_is_one_bad_recording(tmp_path):
@@ -123,15 +123,12 @@ def test_a_file_that_takes_too_long_is_one_bad_sample(tmp_path, on_poll):
     assert "larger data.timeout" in found[1].remedy
 
 
-def test_an_interrupted_check_leaves_no_process(tmp_path):
+def test_an_interrupted_check_leaves_no_process(tmp_path, monkeypatch):
     root = plant(tmp_path, "hang")
-
-    def while_waiting():
-        if (root / "00.begun").exists():
-            raise Interrupted("asked")
-
-    with pytest.raises(Interrupted):
-        verdicts(root, 2, while_waiting=while_waiting)
+    asked = "datamodules.loading.inspection.asked_to_stop"
+    monkeypatch.setattr(asked, (root / "00.begun").exists)
+    with pytest.raises(Interrupted, match="Stopped while checking the data, as asked"):
+        verdicts(root, 2)
     assert not multiprocessing.active_children()
 
 
@@ -144,4 +141,4 @@ def test_an_error_in_the_code_is_not_a_bad_file(tmp_path):
 def test_a_reader_that_cannot_be_pickled_is_named(tmp_path):
     clip = Clip("a", lambda: torch.zeros(1, 3, *SIZE, dtype=torch.uint8))
     with pytest.raises(UserError, match=r"cannot be sent to another process .*num_workers=0"):
-        list(read_all([clip], ReadClip(SIZE), 1, 0, lambda: None))
+        list(read_all([clip], ReadClip(SIZE), 1, 0))

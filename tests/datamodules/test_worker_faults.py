@@ -56,7 +56,7 @@ def loader(act, workers=1, batches=((0,), (1,), (2,), (3,)), timeout=60.0) -> Lo
         num_workers=workers,
         collate_fn=partial(collate_or_error, partial(collate, frame_size=SIZE)),
         persistent_workers=workers > 0,
-        timeout=timeout if workers else 0,
+        timeout=timeout,
     )
 
 
