@@ -4,22 +4,24 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final
 
-from datamodules.loading.loader import Item, Loader, SampleDataset
+from datamodules.loading.loader import Loader, SampleDataset
 from datamodules.loading.recordings import Expected, Part
 from datamodules.loading.serving import Serving
 from datamodules.loading.settings import LoadingSettings
 from datamodules.loading.worker_errors import WorkerFault
-from datamodules.samples import BadSample, Episode
+from datamodules.samples import BadSample, Clip, Episode
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
 
 # Most of the time is spent waiting for the disk, and in libraries that let other threads run.
 _THREADS: Final = 2 * (os.cpu_count() or 1)
-_AHEAD: Final = 8  # samples that a process may be ahead of the slowest
+_AHEAD: Final = 8  # clips that a process may be ahead of the slowest
 
 
 @dataclass
@@ -85,48 +87,46 @@ def inspect(
             findings.append(finding)
     finally:
         pool.shutdown(cancel_futures=True)
-    for part in dict.fromkeys(finding.part for finding in findings if read):
-        found = [
-            (finding, item)
-            for finding in findings
-            if finding.part == part
-            for item in finding.usable
-        ]
-        items = [item for _, item in found]
-        verdicts = read_all(items, serving.reader(part), settings.num_workers, settings.timeout)
-        for index, bad in track(verdicts, f"{title}, {part}", len(items)):
-            if bad is not None:
-                finding, item = found[index]
-                finding.usable.remove(item)
-                finding.bad.append(bad)
+    if not read:
+        return findings
+    found = [(finding, item) for finding in findings for item in finding.usable]
+    readers: dict[Part, Callable[[Any], Any]] = {
+        part: serving.reader(part) for part in dict.fromkeys(f.part for f in findings)
+    }
+    clips = [Clip(item.name, partial(readers[f.part], item), item.files) for f, item in found]
+    verdicts = read_all(clips, settings.num_workers, settings.timeout)
+    for index, bad in track(verdicts, title, len(clips)):
+        if bad is not None:
+            finding, item = found[index]
+            finding.usable.remove(item)
+            finding.bad.append(bad)
     return findings
 
 
 def read_all(
-    items: Sequence[Item], reader: Callable[[Any], Any], processes: int, timeout: float
+    clips: Sequence[Clip], processes: int, timeout: float
 ) -> Iterator[tuple[int, BadSample | None]]:
-    """Read items in processes; a process that dies or takes too long costs one item.
+    """Read clips in processes; a process that dies or takes too long costs one clip.
 
     Args:
-        items: what to read.
-        reader: reads one.
+        clips: what to read.
         processes: how many; 0 reads in this process.
-        timeout: s that a process may take for an item; 0 is forever.
+        timeout: s that a process may take for a clip; 0 is forever.
 
     Yields:
-        The index of an item, and what is bad about it, if anything.
+        The index of a clip, and what is bad about it, if anything.
 
     Raises:
-        UserError: the system can no longer read an item, or processes cannot be started or kept.
+        UserError: the system can no longer read a clip, or processes cannot be started or kept.
         Interrupted: a signal asked this process to stop.
         Exception: an error in the code that reads.
     """
-    left = list(range(len(items)))
+    left = list(range(len(clips)))
     while left:
         verdicts = Loader(
-            SampleDataset([items[i] for i in left], reader),
+            SampleDataset([clips[i] for i in left], methodcaller("read")),
             None,
-            processes,
+            min(processes, len(left)),
             timeout,
             _raise_if_interrupted,
             collate_fn=_verdict,

@@ -16,7 +16,6 @@ import torch
 from datamodules.base import ModalityDataModule
 from datamodules.loading.coverage import check
 from datamodules.loading.inspection import read_all
-from datamodules.loading.reading import ReadClip
 from datamodules.modalities.modality import Modality
 from datamodules.modalities.video import VideoSource
 from datamodules.samples import BadSample, Clip
@@ -82,7 +81,7 @@ def plant(root: Path, *contents: str) -> Path:
 
 def verdicts(root: Path, processes: int = 1, timeout: float = 0) -> dict:
     clips = [Clip(p.name, partial(render, p), (p,)) for p in sorted(root.glob("*.txt"))]
-    return dict(read_all(clips, ReadClip(SIZE), processes, timeout))
+    return dict(read_all(clips, processes, timeout))
 
 
 def test_a_file_that_kills_its_process_is_one_bad_recording(tmp_path):
@@ -141,4 +140,4 @@ def test_an_error_in_the_code_is_not_a_bad_file(tmp_path):
 def test_a_reader_that_cannot_be_pickled_is_named(tmp_path):
     clip = Clip("a", lambda: torch.zeros(1, 3, *SIZE, dtype=torch.uint8))
     with pytest.raises(UserError, match=r"cannot be sent to another process .*num_workers=0"):
-        list(read_all([clip], ReadClip(SIZE), 1, 0))
+        list(read_all([clip], 1, 0))
