@@ -60,6 +60,6 @@ def _state(file: Path) -> tuple[str, int, int]:
         state = file.stat()
     except OSError as error:
         raise BadSample(
-            file, f"is not there ({error.strerror})", "Put it back, or leave it out", "missing"
+            file, f"is missing ({error.strerror})", "Put it back, or leave it out", "missing"
         ) from error
     return str(file.resolve()), state.st_size, state.st_mtime_ns

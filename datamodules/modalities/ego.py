@@ -67,7 +67,7 @@ class Take:
                 if self.root is None:
                     return found
                 return inside(self.root, str(found.relative_to(self.root)), self.root)
-        raise BadSample(path, "is not there", "Download it, or leave it out", "missing")
+        raise BadSample(path, "is missing", "Download it, or leave it out", "missing")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -435,6 +435,6 @@ def test_smaller_copies_of_takes_are_found(takes):
     take = Ego().locate(takes, Episode("t1", {"take": "takes/t1"}, ()))
     assert sorted(take.views()) == ["ego", "exo1"]
     next(takes.rglob("aria*_214-1.mp4")).unlink()
-    with pytest.raises(BadSample, match=r"aria01_214-1\.mp4: is not there") as caught:
+    with pytest.raises(BadSample, match=r"aria01_214-1\.mp4: is missing") as caught:
         ready(EgoDataModule, takes, benchmark=benchmark)
     assert caught.value.trouble == "missing"

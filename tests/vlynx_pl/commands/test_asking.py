@@ -235,7 +235,7 @@ def test_what_is_wrong_with_the_sound_names_its_file(tmp_path, tuned, vlynx_ask)
     assert (code, said) == (1, "")
     assert "mute.mp4: has no sound track. Add --audio, a file with its sound" in shown
     code, _, shown = vlynx_ask(run, f"--video={mute}", f"--audio={short}", "Is it loud?")
-    assert code == 1 and "short.mp4: has sound for a part of the video only" in shown
+    assert code == 1 and "short.mp4: has sound for only a part of the video" in shown
 
 
 def test_only_modalities_that_the_run_was_tuned_with_are_read(tmp_path):
@@ -377,4 +377,4 @@ class Smell(Modality):
 def test_a_modality_of_ones_own_says_what_it_lacks(tuned, vlynx_ask):
     own = [{"class_path": f"{Smell.__module__}.Smell"}]
     run = tuned("ModalityDataModule", "smell", modalities=own)
-    assert "Smell reads no files that a user names" in vlynx_ask(run, "Why?")[2]
+    assert "Smell cannot read files that a user names" in vlynx_ask(run, "Why?")[2]
