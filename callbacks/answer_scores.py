@@ -26,7 +26,7 @@ from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
-from vlynx_pl.metrics import Answered, Scores, failures, headline, table, told
+from vlynx_pl.metrics import Answered, Scores, describe_failures, failures, headline, table
 from vlynx_pl.runs.provenance import last_session
 from vlynx_pl.tuning import InstructionTuning
 
@@ -132,7 +132,7 @@ class AnswerScores(Callback):
             found = trainer.strategy.broadcast(found)
         self._earlier = {}
         for episode in data(trainer).episodes(split):
-            asked = [_answered(episode.name, question, None) for question in episode.questions]
+            asked = [Answered.of(question, None, episode.name) for question in episode.questions]
             answers = [found[one.id] for one in asked if one.id in found]
             if [replace(answer, prediction=None, times={}) for answer in answers] == asked:
                 self._earlier[episode.name] = answers
@@ -154,7 +154,7 @@ class AnswerScores(Callback):
     def _record(self, trainer: Trainer, episodes: Any, answers: list[list[str]]) -> None:
         """Score and keep the answers of a batch."""
         new = [
-            _answered(episode["name"], question, text, episode["times"])
+            Answered.of(question, text, episode["name"], episode["times"])
             for episode, said in zip(episodes, answers, strict=True)
             for question, text in zip(episode["questions"], said, strict=True)
         ]
@@ -169,7 +169,7 @@ class AnswerScores(Callback):
         """Gather the answers of all ranks; on the first rank, write everything."""
         usable, unusable = data(trainer).episodes(split), data(trainer).failed_episodes(split)
         known = [answer for answers in self._earlier.values() for answer in answers]
-        known += [_answered(e.name, question, None) for e in unusable for question in e.questions]
+        known += [Answered.of(question, None, e.name) for e in unusable for question in e.questions]
         if known and trainer.is_global_zero:
             self.scores.update(known)
         assert self._barrier is not None
@@ -208,8 +208,8 @@ class AnswerScores(Callback):
             Console().print(table(figures))
         if failed:
             raise UserError(
-                f"{told(failed)}. All other figures stand. {_kept_in(trainer)} Or score "
-                f"predictions-{split}.jsonl with vlynx score"
+                f"{describe_failures(failed)}. All other figures stand. {_kept_in(trainer)} Or "
+                f"score predictions-{split}.jsonl with vlynx score"
             )
 
     def _write_answers(
@@ -242,21 +242,3 @@ class AnswerScores(Callback):
 
 def _kept_in(trainer: Trainer) -> str:
     return f"Every answer so far is in {run_folder(trainer)}. Run the same command again to go on."
-
-
-def _answered(
-    clip: str,
-    question: Any,
-    prediction: str | None,
-    times: Mapping[str, Sequence[float]] | None = None,
-) -> Answered:
-    return Answered(
-        question.id,
-        prediction,
-        question.answers,
-        question.options,
-        question.labels,
-        clip,
-        question.prompt,
-        times or {},
-    )

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, TypedDict
 from torch import Tensor
 
 from vlynx_pl.io.errors import UserError
+from vlynx_pl.questions import Question as Question  # noqa: PLC0414 (re-exported)
 
 Split = Literal["train", "val", "test"]
 Trouble = Literal[
@@ -92,28 +93,6 @@ class FrameBatch(TypedDict):
 
     frames: Tensor  # uint8 (B, T, 3, H, W)
     clips: list[str]  # B names of scene and frames
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question about a clip, with its reference answers.
-
-    Args:
-        id: that of the annotation file, if it has one; unique within a benchmark's split.
-        prompt: what the user says, as the benchmark's protocol words it, including options.
-        answers: references; the first is the training target. For a choice question, the letter.
-            Empty if the benchmark withholds them.
-        history: earlier turns of a dialogue, (question, answer); their answers are learnt too.
-        options: the texts to choose from, without letters.
-        labels: what scores are broken down by, such as ``{"type": "Counting"}``.
-    """
-
-    id: str
-    prompt: str
-    answers: tuple[str, ...]
-    history: tuple[tuple[str, str], ...] = ()
-    options: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

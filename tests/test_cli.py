@@ -313,4 +313,4 @@ def test_a_file_name_that_is_not_utf8_is_printed_or_refused(vlynx, monkeypatch):
     screen.flush()
     refused, missing = screen.buffer.getvalue().decode().splitlines()
     assert r"--data.root=caf\udce9: the name is not UTF-8" in refused and "ln -s" in refused
-    assert r"caf\udce9: AVUT doesn't read it" in missing
+    assert r"caf\udce9: AVUT does not read it" in missing

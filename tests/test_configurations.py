@@ -134,11 +134,11 @@ def test_a_benchmark_without_training_questions_is_tuned_on_another_task(assembl
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("align sound", "align/sound.yaml is not there; give one of 3d, audio, ego, highfps"),
-        ("tune nextqa", "tune/nextqa.yaml is not there; give one of avqa, avsd, avut, egoexo"),
+        ("align sound", "align/sound.yaml does not exist; give one of 3d, audio, ego, highfps"),
+        ("tune nextqa", "tune/nextqa.yaml does not exist; give one of avqa, avsd, avut, egoexo"),
         (
             "eval scanqa --backbone=gpt",
-            "backbones/gpt.yaml is not there; give one of llava_ov_0.5b",
+            "backbones/gpt.yaml does not exist; give one of llava_ov_0.5b",
         ),
     ],
 )
@@ -155,7 +155,10 @@ def test_outside_the_checkout_it_says_where_to_run(vlynx, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("data: [", "mine.yaml, line 1"), ("data: {init_args: {}}", "names no benchmark that says")],
+    [
+        ("data: [", "mine.yaml, line 1"),
+        ("data: {init_args: {}}", "does not name a benchmark with a modality"),
+    ],
 )
 def test_a_users_task_needs_a_benchmark(vlynx, tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)

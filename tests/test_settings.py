@@ -140,7 +140,7 @@ SETTINGS = {
     "--trainer.strategy=fsdp": "strategy=fsdp.*requires a GPU",
     "--trainer.accelerator=gpuu": "accelerator=gpuu.*invalid accelerator name",
     "--trainer.devices=0": "devices=0",
-    "--trainer.barebones=true": "--trainer.barebones=true leaves out",
+    "--trainer.barebones=true": "--trainer.barebones=true disables",
     "--trainer.val_check_interval=100000": "val_check_interval",
     "--trainer.max_epochs=-1": "give --trainer.max_steps",
     "--trainer.max_time=soon": "max_time=soon",

@@ -1,4 +1,4 @@
-"""What both stages share: AdamW on the adapters alone, and checkpoints that hold nothing else."""
+"""Base of both stages: AdamW on the adapters only, and checkpoints that contain only these."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -21,12 +21,12 @@ from vlynx_pl.io.errors import UserError
 
 
 class AdapterTraining(LightningModule):
-    """Trains whatever of a frozen backbone requires a gradient.
+    """Trains the parameters of a frozen backbone that require a gradient.
 
     Args:
         backbone: the frozen Video LLM.
         learning_rate: peak of AdamW's learning rate.
-        warmup: share of all steps with a linearly rising rate, before a cosine to zero.
+        warmup: share of all steps with linear warmup, before a cosine decay to zero.
     """
 
     def __init__(self, backbone: VideoBackbone, learning_rate: float, warmup: float) -> None:
@@ -34,37 +34,37 @@ class AdapterTraining(LightningModule):
         self.backbone = backbone
         self.learning_rate, self.warmup = learning_rate, warmup
         self.made_with: dict[str, Mapping[str, Any]] = {}
-        """Modality → what its saved adapter was made with, where one was loaded."""
-        # Checkpoints hold the adapters only; on_load_checkpoint checks that they are complete.
+        """Modality → ``made_with.json`` of its adapter, if one was loaded."""
+        # Checkpoints contain the adapters only; on_load_checkpoint checks that they are complete.
         self.strict_loading = False
         self._seed = torch.initial_seed()
         self._means = nn.ModuleDict()
 
     def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:
-        """Folder name → PEFT model and adapter name of every adapter that is trained."""
-        raise NotImplementedError(f"{type(self).__name__} trains no adapter")
+        """Folder name → PEFT model and adapter name of every trained adapter."""
+        raise NotImplementedError
 
     def save_adapters(self, folder: Path, made_with: Mapping[str, Any]) -> None:
-        """Write everything that is trained into a folder, each part into one of its own.
+        """Write everything that is trained, each part into a folder in ``folder``.
 
         Args:
             folder: of the run's adapters.
-            made_with: plain numbers and names, noted in each.
+            made_with: plain data, saved with each.
         """
         for name, (adapters, adapter) in self.trained_adapters().items():
             save_adapter(adapters, adapter, folder / name, made_with)
 
     def adapter_metadata(self) -> dict[str, Any]:
-        """What else is to be saved beside the adapters: plain numbers and names."""
+        """Further plain data to be saved with the adapters."""
         return {}
 
     def batch_memory_hint(self, batch: Any) -> str:
-        """What a batch asks of the memory, in numbers, and the settings that lower it."""
-        raise NotImplementedError(f"{type(self).__name__} knows no batches")
+        """Describe the size of a batch, and the settings that lower its memory."""
+        raise NotImplementedError
 
     def resume_invariants(self) -> dict[str, Any]:
-        """What a run that was stopped must find unchanged: plain numbers and names."""
-        # What an adapter's tensors are multiplied by is not in them.
+        """Plain data that must be equal when a run is resumed."""
+        # The scale of an adapter is not part of its tensors.
         scales = {
             folder: sorted({layer.scaling[name] for layer in adapted_layers(peft, name).values()})
             for folder, (peft, name) in self.trained_adapters().items()
@@ -73,7 +73,7 @@ class AdapterTraining(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        # DDP would send the frozen weights to all ranks at the start, and buffers at every step.
+        # DDP would broadcast the frozen weights at the start, and buffers at every step.
         everything = [*self.named_parameters(), *self.named_buffers()]
         self._ddp_params_and_buffers_to_ignore = [
             name for name, tensor in everything if not tensor.requires_grad
@@ -81,14 +81,14 @@ class AdapterTraining(LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # Dropout depends on these alone, so that a run which was stopped goes on as if it had not.
+        # Dropout depends on these only, so that a resumed run equals an uninterrupted one.
         place = (self._seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7]))
 
     def log_mean(self, name: str, value: Tensor, count: int) -> None:
-        """Log the mean over all samples of a validation, of which ``value`` is that of ``count``.
+        """Log the mean over a validation's samples; ``value`` is the mean of ``count`` samples.
 
-        Lightning's own mean over ranks rounds their numbers of samples to whole averages.
+        Lightning's own mean over ranks ignores that they have different numbers of samples.
         """
         if name not in self._means:
             self._means[name] = MeanMetric().to(self.device)
@@ -98,7 +98,7 @@ class AdapterTraining(LightningModule):
         self.log(name, mean, batch_size=1, metric_attribute=f"_means.{name}")
 
     def learning_rates(self) -> list[tuple[nn.Module, float | None]]:
-        """Parts with a peak learning rate of their own; None is ``learning_rate`` after all."""
+        """Modules with their own peak learning rate; None means ``learning_rate``."""
         return []
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ class AdapterTraining(LightningModule):
         optimizer = torch.optim.AdamW(self._parameter_groups(), weight_decay=0.0)
         if (steps := self.trainer.estimated_stepping_batches) == float("inf"):
             raise UserError(
-                "trainer.max_epochs=-1 has no end, over which the learning rate could fall; give "
+                "trainer.max_epochs=-1 has no end for the learning rate to decay to; give "
                 "--trainer.max_steps=N, or a number of epochs"
             )
         steps = int(steps)
@@ -139,26 +139,26 @@ class AdapterTraining(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if wrong := sorted(self._trained().keys() ^ checkpoint["state_dict"].keys()):
             raise AdapterError(
-                f"the checkpoint does not hold this run's adapter: {len(wrong)} tensors differ, "
+                f"the checkpoint does not contain this run's adapter: {len(wrong)} tensors differ, "
                 f"for example {wrong[0]}; resume with the backbone, rank and modality it was "
                 "saved with"
             )
         for what, now in self.resume_invariants().items():
             if (then := checkpoint["invariants"].get(what)) != now:
                 raise AdapterError(
-                    f"the checkpoint was saved with {what} {then}, this run has {now}; go on with "
-                    "what it was begun with, or begin a new run in another folder"
+                    f"the checkpoint was saved with {what} {then}, this run has {now}; resume with "
+                    "the same settings, or start a new run in another folder"
                 )
         self._seed = checkpoint["seed"]
 
     def _trained(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name: the adapters and nothing else."""
+        """The trained parameters by name."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
 @contextmanager
 def evaluating(module: LightningModule) -> Iterator[None]:
-    """Eval mode for a while; afterwards every part is in the mode it was in."""
+    """Switch to eval mode; afterwards restore the mode of every part."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -1,8 +1,8 @@
 """LoRA adapters in two PEFT models: one around the vision tower, one around the LLM.
 
-Switching an adapter touches no ``requires_grad``. PEFT's own ``set_adapter`` and
-``disable_adapter`` do, which silently drops gradients when they are called between two forwards
-of one training step; so a step selects adapters through :func:`use_adapter` alone.
+Select adapters with :func:`use_adapter`, which leaves ``requires_grad`` unchanged. PEFT's own
+``set_adapter`` and ``disable_adapter`` change it, which silently drops gradients when they are
+called between two forwards of one training step.
 """
 
 import hashlib
@@ -27,19 +27,19 @@ from vlynx_pl.io.files import atomic_folder
 
 
 class AdapterError(UserError):
-    """An adapter folder that cannot be read, or one that was made for another model."""
+    """An adapter folder that cannot be read, or that was made for another model."""
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A new LoRA adapter, for every linear layer of the vision tower or of the LLM.
+    """Settings of a new LoRA adapter for every linear layer of the vision tower or the LLM.
 
     Args:
         rank: LoRA r.
         alpha: numerator of the scale, alpha/rank.
         dropout: LoRA dropout.
         use_rslora: scale by alpha/√rank instead (rsLoRA, arXiv 2312.03732).
-        use_dora: learn magnitudes and directions of weights apart (DoRA, arXiv 2402.09353).
+        use_dora: learn magnitude and direction of weights separately (DoRA, arXiv 2402.09353).
     """
 
     rank: int
@@ -49,14 +49,14 @@ class Lora:
     use_dora: bool = False
 
     def config(self, root: nn.Module) -> LoraConfig:
-        """PEFT's configuration of it in the vision tower or the LLM, ``root``."""
+        """Return PEFT's configuration for the vision tower or the LLM, ``root``."""
         return LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
-            # A list of full names: a bare suffix such as q_proj would fit other towers, too.
+            # Full names: a bare suffix such as q_proj would match other towers, too.
             target_modules=linear_names(root),
         )
 
@@ -79,24 +79,24 @@ def add_adapter(
         root: the vision tower or the LLM.
         wrapper: the PEFT model already around ``root``, or None for its first adapter.
         name: adapter name, a modality or a task.
-        config: PEFT's, such as :meth:`Lora.config` gives.
-        empty: leave the weights on the meta device, which takes no memory, to be loaded.
+        config: PEFT's configuration, see :meth:`Lora.config`.
+        empty: put the weights on the meta device, without memory, to be loaded later.
 
     Raises:
-        UserError: an adapter of that name exists, or the name is not a plain word.
+        UserError: an adapter of that name exists, or the name cannot be used.
     """
-    # PEFT makes an entry of an nn.ModuleDict of it, which knows some names already.
+    # PEFT uses the name as a key of an nn.ModuleDict, in which some names are taken.
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict(), name):
         raise UserError(
-            f"adapter name {name!r}: use letters, digits, '_' and '-' only, and no name of torch's "
-            "own such as 'type'"
+            f"adapter name {name!r}: use letters, digits, '_' and '-' only, and not a name of "
+            "torch's own such as 'type'"
         )
     if wrapper is not None and name in wrapper.peft_config:
         raise UserError(f"adapter {name!r} exists already; adapters: {list(wrapper.peft_config)}")
-    # PEFT's low_cpu_mem_usage alone takes memory for one matrix after the other.
+    # PEFT's low_cpu_mem_usage alone still allocates one matrix after the other.
     device = torch.device("meta") if empty else nullcontext()
     with device, warnings.catch_warnings():
-        # PEFT asks transformers 5 for a property under its old name.
+        # PEFT uses a deprecated name of transformers 5.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*", FutureWarning)
         if wrapper is None:
             wrapper = PeftModel(root, config, adapter_name=name, low_cpu_mem_usage=empty)
@@ -108,7 +108,7 @@ def add_adapter(
 
 
 def linear_names(root: nn.Module) -> list[str]:
-    """Names of all linear layers under ``root``; each of them gets an adapter."""
+    """List the names of all linear layers under ``root``."""
     names = []
     for name, module in root.named_modules():
         if ".lora_" in name or name.endswith(".base_layer"):
@@ -121,7 +121,7 @@ def linear_names(root: nn.Module) -> list[str]:
 
 @contextmanager
 def use_adapter(root: nn.Module, name: str | None) -> Iterator[None]:
-    """Run ``root`` with one adapter, or with none: then it is the untouched base, bit for bit.
+    """Run ``root`` with one adapter; with None it is the untouched base, bit for bit.
 
     Raises:
         KeyError: no adapter of that name was added to ``root``.
@@ -129,7 +129,7 @@ def use_adapter(root: nn.Module, name: str | None) -> Iterator[None]:
     layers: list[Any] = [m for m in root.modules() if isinstance(m, BaseTunerLayer)]
     if name is not None and not any(name in layer.lora_A for layer in layers):
         raise KeyError(f"no adapter {name!r} here; add it with add_vision_adapter first")
-    # Private names of PEFT, because its public switches also flip requires_grad; a test pins them.
+    # Private attributes of PEFT, as its public switches also change requires_grad.
     saved = [(layer._disable_adapters, layer._active_adapter) for layer in layers]
     for layer in layers:
         layer._disable_adapters = name is None
@@ -143,7 +143,7 @@ def use_adapter(root: nn.Module, name: str | None) -> Iterator[None]:
 
 
 def adapter_in_use(root: nn.Module) -> str | None:
-    """Name of the adapter that ``root`` runs with now; None is the untouched base."""
+    """Return the name of the active adapter of ``root``; None is the untouched base."""
     layers: Iterator[Any] = (m for m in root.modules() if isinstance(m, BaseTunerLayer))
     layer = next(layers, None)
     if layer is None or layer.disable_adapters:
@@ -153,13 +153,13 @@ def adapter_in_use(root: nn.Module) -> str | None:
 
 
 def adapter_parameters(wrapper: PeftModel, name: str) -> dict[str, nn.Parameter]:
-    """The adapter's own parameters by name."""
+    """Return an adapter's parameters by name."""
     own = re.compile(rf"\.lora_\w+\.{name}\.")
     return {key: p for key, p in wrapper.named_parameters() if own.search(key)}
 
 
 def adapter_tensors(wrapper: PeftModel, name: str) -> dict[str, Tensor]:
-    """An adapter's tensors under the names that PEFT saves them by."""
+    """Return an adapter's tensors under the names that PEFT saves them by."""
     tensors: dict[str, Tensor] = get_peft_model_state_dict(
         wrapper, adapter_name=name, save_embedding_layers=False
     )
@@ -167,29 +167,29 @@ def adapter_tensors(wrapper: PeftModel, name: str) -> dict[str, Tensor]:
 
 
 def adapted_layers(wrapper: PeftModel, name: str) -> dict[str, LoraLayer]:
-    """The layers that an adapter is in, by their names in ``wrapper``."""
+    """Return the layers that have an adapter, by their names in ``wrapper``."""
     layers = wrapper.named_modules()
     return {key: m for key, m in layers if isinstance(m, LoraLayer) and name in m.scaling}
 
 
 def train_adapters(wrapper: PeftModel, mode: bool) -> None:
-    """Switch dropout of all adapters on or off, and nothing of the model itself."""
+    """Switch dropout of all adapters on or off; the model itself stays in its mode."""
     for name, module in wrapper.named_modules():
         if ".lora_dropout" in name:
             module.train(mode)
         elif getattr(module, "lora_magnitude_vector", None):
-            module.training = mode  # a DoRA layer passes its dropout by otherwise
+            module.training = mode  # a DoRA layer skips its dropout otherwise
 
 
 def adapter_hash(wrapper: PeftModel, name: str) -> str:
-    """Hash of all that an adapter adds to the model: its tensors and the scale of each layer."""
+    """Hash an adapter's tensors and the scale of each layer."""
     layers = adapted_layers(wrapper, name).items()
     scales = {f"{key}.scale": torch.tensor(layer.scaling[name]) for key, layer in layers}
     return tensors_hash(adapter_tensors(wrapper, name) | scales)
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, shapes and, in float32, of values; tensors on the meta device have none."""
+    """Hash names, shapes and float32 values; tensors on the meta device have no values."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
@@ -201,12 +201,11 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
 def save_adapter(
     wrapper: PeftModel, name: str, folder: Path, made_with: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the adapter as a plain PEFT folder, at once or not at all.
+    """Write an adapter as a plain PEFT folder, atomically.
 
-    The folder holds ``adapter_config.json`` and ``adapter_model.safetensors`` and loads with
+    The folder contains ``adapter_config.json`` and ``adapter_model.safetensors``, and loads with
     ``PeftModel.from_pretrained(vision_tower, folder)``, without this package. ``made_with``, plain
-    numbers and names, is kept in it as ``made_with.json``, since weights alone do not say what
-    frames they expect.
+    data on the frames that the weights expect, is written beside them as ``made_with.json``.
     """
     tensors = {key: t.cpu().contiguous() for key, t in adapter_tensors(wrapper, name).items()}
     with atomic_folder(folder) as unfinished:

@@ -1,7 +1,7 @@
-"""Stage 1, interface alignment: teach a modality to speak like video.
+"""Stage 1, interface alignment (paper section 3.2, eq. 4-9).
 
-LoRA in the vision encoder is trained on frames of the new modality alone, unpaired and without
-text, so that attention responses and token statistics match the guidance (section 3.2, eq. 4-9).
+LoRA in the vision encoder is trained on frames of the new modality only, unpaired and without text,
+so that attention responses and token statistics match those of video, the guidance.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,12 @@ class InterfaceAlignment(AdapterTraining):
     """Trains one modality's vision adapter against the video guidance.
 
     Args:
-        backbone: the frozen Video LLM; the adapter is added to it here.
+        backbone: the frozen Video LLM; the adapter is added to it.
         modality: name of the adapter, such as ``3d``.
         objective: what is minimised; null is AlignmentObjective with its defaults.
         lora: the vision adapter.
         learning_rate: peak of AdamW's learning rate.
-        warmup: share of all steps with a linearly rising rate, before a cosine to zero.
+        warmup: share of all steps with linear warmup, before a cosine decay to zero.
     """
 
     reference_keys: Tensor  # (L, h, S, d)
@@ -52,7 +52,7 @@ class InterfaceAlignment(AdapterTraining):
         backbone.add_vision_adapter(modality, lora)
         self.train()
         self._guidance: InterfaceGuidance | None = None
-        self._aligned_to: str | None = None  # fingerprint, of a run that goes on
+        self._aligned_to: str | None = None  # fingerprint, in a resumed run
         self._floor: Tensor | None = None  # (L,)
 
     @override
@@ -63,12 +63,12 @@ class InterfaceAlignment(AdapterTraining):
         """Align to ``guidance`` from now on.
 
         Raises:
-            GuidanceError: the run that goes on here was aligned to another one.
+            GuidanceError: the resumed run was aligned to another one.
         """
         if self._aligned_to not in {None, guidance.fingerprint}:
             raise GuidanceError(
                 f"this run was aligned to guidance {self._aligned_to} until it was stopped, now it "
-                f"is {guidance.fingerprint}; put the run's own guidance.safetensors back, or begin "
+                f"is {guidance.fingerprint}; restore the run's own guidance.safetensors, or start "
                 "a new run in another folder"
             )
         self._guidance = guidance
@@ -77,7 +77,7 @@ class InterfaceAlignment(AdapterTraining):
             self.register_buffer(f"reference_{name}", tensor, persistent=False)
 
     def use_attention_floor(self, gaps: Tensor) -> None:
-        """Let a layer's gap (L,) cost nothing up to these, those of RGB video."""
+        """Set the attention gaps (L,) of RGB video, up to which ``attn_floor`` costs nothing."""
         self._floor = gaps
 
     @override
@@ -102,7 +102,7 @@ class InterfaceAlignment(AdapterTraining):
 
     @property
     def guidance(self) -> InterfaceGuidance:
-        """The guidance that is aligned to.
+        """The guidance in use.
 
         Raises:
             RuntimeError: none was given yet.
@@ -115,11 +115,14 @@ class InterfaceAlignment(AdapterTraining):
         return self._guidance
 
     def encode(self, frames: Tensor, adapter: str | None) -> Encoded:
-        """Encode frames (B, T, 3, H, W) and measure every layer's attention gap on the way.
+        """Encode frames, and measure every layer's attention gap.
 
         Args:
-            frames: of the modality, or RGB video.
+            frames: (B, T, 3, H, W) of the modality, or of RGB video.
             adapter: name of the vision adapter; None is the untouched base.
+
+        Returns:
+            Tokens (B, T, N, D) and gaps (L,).
 
         Raises:
             RuntimeError: no guidance was given yet.
@@ -139,17 +142,17 @@ class InterfaceAlignment(AdapterTraining):
         return Encoded(tokens, torch.stack(gaps))
 
     def losses(self, frames: Tensor, share: float = 1.0) -> dict[str, Tensor]:
-        """The losses of the objective on modality frames (B, T, 3, H, W), and their ``total``.
+        """Compute the losses of the objective, and their ``total``.
 
-        A process may have nothing of a batch, and the others wait for its gradients: then a black
-        frame stands in, which weighs nothing.
+        A process may have no part of a batch while the others wait for its gradients. A black frame
+        of weight zero then takes its place.
 
         Args:
-            frames: of this process's part of a batch.
-            share: what a loss of this process alone counts, see :meth:`AlignmentObjective.losses`.
+            frames: (B, T, 3, H, W), this process's part of a batch.
+            share: weight of this process, see :meth:`AlignmentObjective.losses`.
 
         Raises:
-            RuntimeError: no guidance, or no wanted floor of attention gaps, was given yet.
+            RuntimeError: no guidance, or no attention floor for ``attn_floor``, was given yet.
         """
         clips = len(frames)
         shown = frames if clips else frames.new_zeros(1, *frames.shape[1:])

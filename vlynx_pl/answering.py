@@ -1,8 +1,8 @@
 """Answers to all questions on a clip from one encoded prefix and one KV cache.
 
-Every question is a branch that sees the prefix and itself (see prefix_sharing.py): all prompts are
-read in one forward, then each step feeds one token of every answer not finished. Decoding is greedy
-with no repetition penalty; nothing is read from a checkpoint's generation config.
+Every question is a branch that sees the prefix and itself (see prefix_sharing.py). All prompts are
+read in one forward; then each step feeds one token of every unfinished answer. Decoding is greedy
+without a repetition penalty, and ignores the checkpoint's generation config.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +15,15 @@ from transformers import DynamicCache
 from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.prefix_sharing import asking_branch, shared_prefix, visible
-from vlynx_pl.question_texts import Question
+from vlynx_pl.prefix_sharing import question_branch, shared_prefix, visible
+from vlynx_pl.questions import Question
 
 STOP: Final = ("<|im_end|>", "<|endoftext|>")
 """Tokens that end an answer in ChatML."""
 
 
 class SharedCache:
-    """The KV cache of one clip: the prefix once, then what its branches say.
+    """The KV cache of one clip: the prefix once, then the tokens of its branches.
 
     Args:
         backbone: the Video LLM.
@@ -40,12 +40,12 @@ class SharedCache:
         prefix = shared_prefix(backbone, streams)
         self._start, self._device = len(prefix), prefix.device
         self._owners = torch.zeros(len(prefix), dtype=torch.long, device=self._device)
-        self._said: dict[int, int] = {}  # tokens of every branch
+        self._lengths: dict[int, int] = {}  # branch → its tokens so far
         self._run(prefix, list(range(len(prefix))), None)
 
     @torch.inference_mode()
     def feed(self, tokens: Mapping[int, Sequence[int]]) -> Tensor:
-        """Continue some branches, or begin them.
+        """Begin or continue branches.
 
         Args:
             tokens: branch, counted from 1 → its next token ids, at least one.
@@ -58,12 +58,12 @@ class SharedCache:
         positions: list[int] = []
         ends: list[int] = []
         for branch, new in tokens.items():
-            first = self._start + self._said.get(branch, 0)
+            first = self._start + self._lengths.get(branch, 0)
             ids += new
             owners += [branch] * len(new)
             positions += range(first, first + len(new))
             ends.append(len(ids) - 1)
-            self._said[branch] = self._said.get(branch, 0) + len(new)
+            self._lengths[branch] = self._lengths.get(branch, 0) + len(new)
         self._owners = torch.cat([self._owners, torch.tensor(owners, device=self._device)])
         embeddings = self._backbone.embed(torch.tensor(ids, device=self._device))
         hidden = self._run(embeddings, positions, visible(self._owners, len(ids)))
@@ -87,42 +87,34 @@ def answer(
     questions: Sequence[Question],
     *,
     max_new_tokens: int = 64,
-    min_new_tokens: int = 1,
-    stop: Sequence[str] = STOP,
     llm_adapter: str | None = None,
 ) -> list[str]:
-    """Answer all questions on a clip.
+    """Answer all questions on a clip, each with at least one token (method.md section 5.3).
 
     Args:
         backbone: the Video LLM.
         streams: tokens (T, N, D) each, RGB first, then the modalities.
         questions: their prompts and histories are read, their answers are not.
-        max_new_tokens: most tokens of an answer.
-        min_new_tokens: tokens before which no answer ends (1 as released, method.md section 5.3).
-        stop: tokens that end an answer.
+        max_new_tokens: maximum tokens of an answer.
         llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
 
     Raises:
-        UserError: there are no questions, one cannot be put into a prompt, or ``stop`` names no
-            token.
+        UserError: there are no questions, or one cannot be put into a prompt.
     """
     tokenizer = backbone.tokenizer
-    stop_ids: list[int] = []
-    for token in stop:
-        index = tokenizer.convert_tokens_to_ids(token)
-        if not isinstance(index, int) or index == tokenizer.unk_token_id:
-            raise UserError(f"stop={token!r} is no token of {backbone.name}; name one that is")
-        stop_ids.append(index)
+    special = tokenizer.get_added_vocab()
+    stop = [special[token] for token in STOP]
     prompts = _prompts(backbone, questions)
-    cache = SharedCache(backbone, streams, llm_adapter)
-    answers = generate(cache, prompts, max_new_tokens, min_new_tokens, stop_ids)
+    answers = generate(
+        SharedCache(backbone, streams, llm_adapter), prompts, max_new_tokens, 1, stop
+    )
     return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
 
 
 def _prompts(backbone: VideoBackbone, questions: Sequence[Question]) -> list[list[int]]:
     if not questions:
         raise UserError("a clip without questions has nothing to answer; leave it out")
-    return [asking_branch(backbone.tokenizer, question).ids for question in questions]
+    return [question_branch(backbone.tokenizer, q, learnt=False).ids for q in questions]
 
 
 @torch.inference_mode()
@@ -133,14 +125,17 @@ def generate(
     min_new_tokens: int,
     stop: Sequence[int],
 ) -> list[list[int]]:
-    """Greedy continuations of all prompts on a clip, without the token that ended them.
+    """Continue all prompts on a clip greedily.
 
     Args:
-        cache: of the clip, no branch begun.
-        prompts: token ids of what follows the visual tokens.
-        max_new_tokens: most tokens of an answer.
-        min_new_tokens: tokens before which no answer ends.
+        cache: of the clip, without branches.
+        prompts: token ids that follow the visual tokens.
+        max_new_tokens: maximum tokens of an answer.
+        min_new_tokens: minimum tokens of an answer.
         stop: ids of the tokens that end an answer.
+
+    Returns:
+        New token ids for each prompt, without the one that ended the answer.
     """
     answers: dict[int, list[int]] = {branch: [] for branch in range(1, len(prompts) + 1)}
     feeding = dict(zip(answers, prompts, strict=True))
@@ -165,7 +160,10 @@ def score_options(
     *,
     llm_adapter: str | None = None,
 ) -> Tensor:
-    """How likely each option begins the answer: (K, len(options)) logits of their first tokens.
+    """Score how likely each option begins the answer.
+
+    Returns:
+        (K, len(options)) float32 logits of the options' first tokens.
 
     Raises:
         UserError: two options begin with the same token, or there are no questions.
@@ -187,9 +185,9 @@ def choose(
     *,
     llm_adapter: str | None = None,
 ) -> list[str]:
-    """The most likely letter of each question, written with or without a space before it.
+    """Choose the most likely letter for each question, with or without a space before it.
 
-    AVQA's way (method.md section 5.3); a spelling that is not one token is left out.
+    This is AVQA's evaluation (method.md section 5.3). Spellings of several tokens are ignored.
     """
     spellings = [
         spelling

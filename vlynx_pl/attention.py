@@ -1,8 +1,8 @@
-"""Listening to the vision encoder's attention without copying model code.
+"""Observing the vision encoder's attention without copying model code.
 
-One attention function is registered with transformers' attention registry. It *is* SDPA (bit for
-bit); while somebody listens it also hands over the queries, keys and values that the layer has
-projected anyway, so that nothing is projected twice (paper section 3.2, eq. 2 and 4).
+An attention function is registered with transformers. It is SDPA, bit for bit; inside
+:func:`listen` it also records the queries, keys and values that the layer has projected, so that
+nothing is projected twice (paper section 3.2, eq. 2 and 4).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,11 +16,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 LISTENING_ATTENTION = "vlynx_listening"
-"""Name under which the attention function is registered; a vision config asks for it by name."""
+"""Name of the attention function in transformers' registry, as set in a vision config."""
 
 
 class AttentionCall(NamedTuple):
-    """What one self-attention layer computed for F frames of S tokens, h heads of d channels."""
+    """Result of one self-attention layer for F frames of S tokens, with h heads of d channels."""
 
     layer: int
     query: Tensor  # (F, h, S, d)
@@ -52,7 +52,7 @@ def _listening_attention(
 
 
 AttentionInterface.register(LISTENING_ATTENTION, _listening_attention)
-# Without a mask of its own a registered attention would make transformers ignore padding.
+# Without a registered mask, transformers would ignore padding.
 AttentionMaskInterface.register(LISTENING_ATTENTION, sdpa_mask)
 
 
@@ -61,10 +61,10 @@ def listen(layers: Sequence[nn.Module], listener: Listener) -> Iterator[None]:
     """Call ``listener`` once for every forward of every attention layer in ``layers``.
 
     The layers must run with the attention named by :data:`LISTENING_ATTENTION`. Leave the context
-    before ``backward()``: gradient checkpointing would run the layers, and so the listener, again.
+    before ``backward()``, as gradient checkpointing would call the listener again.
 
     Raises:
-        RuntimeError: a layer ran with another attention implementation, so nothing was heard.
+        RuntimeError: a layer ran with another attention implementation.
     """
     heard: dict[nn.Module, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 

@@ -1,8 +1,8 @@
-"""A batch that several ranks share: what each rank's part of it counts.
+"""Weights of each rank's part of a batch.
 
-DDP averages gradients over ranks as if all had the same number of samples. So that each sample
-weighs alike in the last batch of an epoch, or in one of clips with unlike numbers of questions, a
-rank's mean is multiplied by its share of the batch.
+DDP averages gradients over ranks as if all had the same number of samples. A rank's mean is
+multiplied by its share of the batch, so that all samples weigh the same in the last batch of an
+epoch, or in a batch of clips with different numbers of questions.
 """
 
 from typing import Any
@@ -13,20 +13,20 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes of the run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def total_over_ranks(part: Tensor) -> Tensor:
-    """The sum over all ranks, through which each rank's gradient flows back."""
+    """Sum a tensor over all ranks; gradients flow back to each."""
     total: Tensor = _Total.apply(part) if world_size() > 1 else part
     return total
 
 
 def share_of_batch(count: int, device: torch.device) -> float:
-    """What the mean over this rank's ``count`` samples is multiplied by, 1 where all have as many.
+    """Return the factor of the mean over this rank's ``count`` samples; 1 if all have as many.
 
-    The average over ranks of the products is the mean over the samples of all ranks.
+    With it, the average over ranks is the mean over the samples of all ranks.
     """
     if world_size() == 1:
         return 1.0
@@ -42,7 +42,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        # Every rank computes with the total, so all that they want of it comes together here.
+        # Every rank computes with the total, so its gradient is the sum of theirs.
         return _summed(gradient)
 
 

@@ -1,8 +1,8 @@
-"""Interface guidance: what plain video looks like inside the frozen model (paper eq. 2-3).
+"""Interface guidance: statistics of plain video inside the frozen model (paper eq. 2-3).
 
-Per vision layer the mean keys and values over all frames, and the mean and variance of the
-projected tokens. Sums are float64; what is kept is float32 in one safetensors file that says which
-backbone and which videos made it.
+These are mean keys and values of every vision layer over all frames, and mean and variance of the
+projected tokens. Sums are float64; results are float32, in one safetensors file that names the
+backbone and the videos.
 """
 
 import json
@@ -31,18 +31,18 @@ _FORMAT = "vlynx-guidance-1"
 
 
 class GuidanceError(UserError):
-    """A guidance file that is damaged, or made with another backbone or frame size."""
+    """A guidance file that is damaged, or was made with another backbone or frame size."""
 
 
 @dataclass(frozen=True)
 class GuidanceSource:
-    """What made a guidance: enough to refuse it where it does not belong."""
+    """Backbone, videos and settings that a guidance was made with."""
 
     backbone: str
     fingerprint: str
     frame_size: tuple[int, int]
     include_newline: bool
-    videos: tuple[str, ...] = ()  # clips in the order of the pass
+    videos: tuple[str, ...] = ()  # clips, in the order they were read
     preprocessing: str = "{}"  # how their frames were made, as JSON
 
     @classmethod
@@ -53,13 +53,18 @@ class GuidanceSource:
         videos: Sequence[str] = (),
         preprocessing: Mapping[str, object] | None = None,
     ) -> Self:
-        """What a guidance that is made here and now is made of."""
-        made = json.dumps(dict(preprocessing or {}), sort_keys=True)
-        road = (backbone.name, backbone.fingerprint, backbone.frame_size, include_newline)
-        return cls(*road, tuple(videos), made)
+        """Describe a guidance of this backbone."""
+        return cls(
+            backbone.name,
+            backbone.fingerprint,
+            backbone.frame_size,
+            include_newline,
+            tuple(videos),
+            json.dumps(dict(preprocessing or {}), sort_keys=True),
+        )
 
     def difference(self, here: Self) -> str | None:
-        """The first thing that is not as it is here, in words; names of backbones do not count."""
+        """Describe the first difference, or return None; names of backbones may differ."""
         for what in ("fingerprint", "frame_size", "include_newline", "preprocessing"):
             made_with, wanted = getattr(self, what), getattr(here, what)
             if made_with != wanted:
@@ -75,19 +80,13 @@ class GuidanceSource:
         )
 
     def notes(self) -> dict[str, str]:
-        """As the metadata of a safetensors file."""
-        return {
-            "backbone": self.backbone,
-            "fingerprint": self.fingerprint,
-            "frame_size": json.dumps(self.frame_size),
-            "include_newline": json.dumps(self.include_newline),
-            "videos": json.dumps(self.videos),
-            "preprocessing": self.preprocessing,
-        }
+        """Return the metadata for a safetensors file."""
+        fields = vars(self).items()
+        return {name: one if isinstance(one, str) else json.dumps(one) for name, one in fields}
 
     @classmethod
     def of_notes(cls, notes: Mapping[str, str]) -> Self:
-        """From the metadata of a file; raises KeyError, TypeError or ValueError if it has none."""
+        """Read the metadata of a file; raise KeyError, TypeError or ValueError if it is invalid."""
         height, width = json.loads(notes["frame_size"])
         return cls(
             notes["backbone"],
@@ -95,13 +94,13 @@ class GuidanceSource:
             (height, width),
             json.loads(notes["include_newline"]),
             tuple(json.loads(notes["videos"])),
-            notes.get("preprocessing", "{}"),  # files of old do not say it
+            notes["preprocessing"],
         )
 
 
 @dataclass(frozen=True)
 class InterfaceGuidance:
-    """The reference statistics of the video interface; means are over frames, nothing else.
+    """Reference statistics of the video interface; means are over frames only.
 
     Shapes for SigLIP so400m at 384 px: keys and values (26, 16, 729, 72).
     """
@@ -115,7 +114,7 @@ class InterfaceGuidance:
     source: GuidanceSource
 
     def save(self, path: Path) -> None:
-        """Write one safetensors file, atomically."""
+        """Write a safetensors file, atomically."""
         metadata = {
             "format": _FORMAT,
             "num_frames": str(self.num_frames),
@@ -131,7 +130,7 @@ class InterfaceGuidance:
         """Read a guidance file.
 
         Raises:
-            GuidanceError: the file is missing, damaged, or no guidance; a value is not finite.
+            GuidanceError: the file is missing, damaged or not a guidance, or a value is not finite.
         """
         try:
             with safe_open(path, "pt") as file:
@@ -141,7 +140,7 @@ class InterfaceGuidance:
                 tensors = {name: file.get_tensor(name) for name in _TENSORS}
             for name, tensor in tensors.items():
                 if tensor.dtype != torch.float32 or not tensor.isfinite().all():
-                    raise ValueError(f"its {name} are no finite float32 numbers")
+                    raise ValueError(f"its {name} are not finite float32 numbers")
             source = GuidanceSource.of_notes(metadata)
             counts = int(metadata["num_frames"]), int(metadata["num_videos"])
         except (*PARSE_ERRORS, SafetensorError) as error:
@@ -152,13 +151,17 @@ class InterfaceGuidance:
         return cls(**tensors, num_frames=counts[0], num_videos=counts[1], source=source)
 
     def check(self, backbone: VideoBackbone, include_newline: bool, path: Path) -> None:
-        """Refuse a guidance that does not fit the run, whatever videos made it.
+        """Check that the guidance fits the run, whatever videos it was made with.
 
         Raises:
-            GuidanceError: another backbone, frame size, newline setting or shape; both are named.
+            GuidanceError: its backbone, frame size, newline setting or shapes differ; both are
+                named.
         """
-        road = GuidanceSource.of(backbone, include_newline)
-        here = replace(road, videos=self.source.videos, preprocessing=self.source.preprocessing)
+        here = replace(
+            GuidanceSource.of(backbone, include_newline),
+            videos=self.source.videos,
+            preprocessing=self.source.preprocessing,
+        )
         differs = self.source.difference(here)
         layers = (len(backbone.attention_layers()), *_attention_shape(backbone))
         shapes = (layers, layers, (backbone.hidden_size,), (backbone.hidden_size,))
@@ -168,13 +171,13 @@ class InterfaceGuidance:
         if differs:
             raise GuidanceError(
                 f"guidance file {path} does not fit this run: {differs} (it was made with "
-                f"{self.source.backbone}, here is {here.backbone}). Leave the path out to compute "
-                "the guidance anew, or use the backbone it was made for"
+                f"{self.source.backbone}, this is {here.backbone}). Leave the path out to compute "
+                "the guidance again, or use the backbone it was made for"
             )
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of its tensors."""
+        """Hash of the tensors."""
         return tensors_hash({name: getattr(self, name) for name in _TENSORS})
 
 
@@ -182,10 +185,10 @@ def merge_moments(parts: Tensor) -> Tensor:
     """Merge count, mean and summed squared deviation of disjoint sets by Chan's formula.
 
     Args:
-        parts: (P, 3, D) float64 rows of count, mean and M2; empty sets change no bit of the others.
+        parts: (P, 3, D) float64, count, mean and M2 of P sets; empty sets do not change any bit.
 
     Returns:
-        (3, D) of the union.
+        (3, D), count, mean and M2 of the union.
     """
     counts, means, deviations = parts.unbind(1)  # each (P, D)
     total = counts.sum(0)
@@ -196,7 +199,7 @@ def merge_moments(parts: Tensor) -> Tensor:
 
 
 def moments(rows: Tensor) -> Tensor:
-    """Count, mean and summed squared deviation of rows (R, D) as (3, D) float64."""
+    """Return count, mean and summed squared deviation of rows (R, D) as (3, D) float64."""
     rows = rows.double()
     mean = rows.mean(0)
     deviation = (rows - mean).square().sum(0)
@@ -204,11 +207,11 @@ def moments(rows: Tensor) -> Tensor:
 
 
 class GuidanceStatistics(Metric):
-    """Accumulates guidance batch by batch; ranks and shards merge exactly.
+    """Accumulates guidance over batches and process ranks.
 
     Args:
         backbone: the frozen model whose interface is measured.
-        include_newline: count the newline token once a video, as the released code does.
+        include_newline: count the newline token once per video, as the released code does.
     """
 
     full_state_update = False
@@ -220,7 +223,7 @@ class GuidanceStatistics(Metric):
 
     def __init__(self, backbone: VideoBackbone, include_newline: bool = False) -> None:
         super().__init__()
-        self._backbone = [backbone]  # in a list: the metric must not adopt it as a submodule
+        self._backbone = [backbone]  # in a list, so not a submodule
         self.include_newline = include_newline
         heads, positions, channels = _attention_shape(backbone)
         shape = (len(backbone.attention_layers()), heads, positions, channels)
@@ -232,7 +235,7 @@ class GuidanceStatistics(Metric):
         self.add_state("num_videos", torch.tensor(0), "sum")
 
     def update(self, frames: Tensor) -> None:
-        """Add a batch of videos (B, T, 3, H, W), uint8 or normalised; every frame counts alike."""
+        """Add a batch of videos (B, T, 3, H, W), uint8 or normalised; all frames weigh the same."""
         backbone = self._backbone[0]
         with torch.inference_mode(), listen(backbone.attention_layers(), self._add_attention):
             tokens = backbone.encode(frames)  # (B, T, N, D)
@@ -242,12 +245,12 @@ class GuidanceStatistics(Metric):
         self.num_videos += frames.shape[0]
 
     def _add_attention(self, call: AttentionCall) -> None:
-        # The few frames of a batch in float32, which is many times faster; batches in float64.
+        # float32 within a batch, which is many times faster; float64 over batches.
         self.key_sum[call.layer] += call.key.sum(0, dtype=torch.float32)
         self.value_sum[call.layer] += call.value.sum(0, dtype=torch.float32)
 
     def compute(self) -> dict[str, Tensor]:
-        """The means over everything seen so far, on all ranks, float32."""
+        """Means over everything seen so far, on all ranks, in float32."""
         count, mean, deviation = self.token_moments
         return {
             "keys": (self.key_sum / self.num_frames).float(),
@@ -259,13 +262,13 @@ class GuidanceStatistics(Metric):
         }
 
     def guidance(self) -> InterfaceGuidance:
-        """The guidance of everything seen so far, on all ranks.
+        """Return the guidance of everything seen so far, on all ranks.
 
         Raises:
             GuidanceError: no video was seen.
         """
         with warnings.catch_warnings():
-            # A rank may have seen none itself.
+            # This rank may not have seen any.
             warnings.filterwarnings("ignore", "The ``compute`` method of metric")
             means = self.compute()
         frames, videos = int(means.pop("num_frames")), int(means.pop("num_videos"))
@@ -281,8 +284,8 @@ def estimate_guidance(
     """Measure the video interface of a frozen backbone (paper section 3.2, eq. 2-3).
 
     Args:
-        backbone: the model; adapters, if any, are off.
-        batches: frame batches (B, T, 3, H, W) of plain videos; T may differ between batches.
+        backbone: the model; its adapters are off.
+        batches: frames (B, T, 3, H, W) of plain videos; T may differ between batches.
         include_newline: count the newline token in the token statistics.
 
     Raises:

@@ -1,11 +1,11 @@
-"""How far a stream of tokens is from the video interface, and whether it is still alive.
+"""Distance of a stream of tokens from the video interface, and two signs of its health.
 
-Alignment may cheat: tokens that no longer depend on their input have a tiny attention gap. So the
-gap is always shown with two signs of health, relative to RGB video tokens: the variance between
-samples and the effective rank of the tokens.
+Tokens that no longer depend on their input have a tiny attention gap. So the gap is always shown
+with the variance between samples and the effective rank, relative to those of RGB video tokens.
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -13,10 +13,12 @@ from torchmetrics import Metric
 
 from vlynx_pl.guidance import InterfaceGuidance, merge_moments, moments
 
+_EPSILON: Final = torch.finfo(torch.float64).eps
+
 
 @dataclass(frozen=True)
 class InterfaceGap:
-    """Distances to the guidance, and health, of one stream of tokens."""
+    """Distances from the guidance, and health, of one stream of tokens."""
 
     attention: Tensor = field(repr=False)  # (L,) mean L1 gap of each layer
     token_mean: Tensor = field(repr=False)  # (D,)
@@ -36,8 +38,8 @@ class InterfaceGapMeter(Metric):
     """Accumulates an :class:`InterfaceGap` over batches and ranks.
 
     Args:
-        guidance: what the tokens are compared with.
-        positions: N, tokens of a frame.
+        guidance: the statistics to compare with.
+        positions: N, tokens per frame.
     """
 
     full_state_update = False
@@ -76,12 +78,13 @@ class InterfaceGapMeter(Metric):
             "token_mean": token_mean,
             "token_var": (deviation / frames).mean(0) + (mean - token_mean).square().mean(0),
             "sample_variance": deviation.sum() / (frames * self.positions),
-            # What is left after each position's own mean depends on the input alone.
+            # Without each position's own mean, only what depends on the input is left.
             "scatter": self.second_moment - frames * mean.T @ mean,  # (D, D)
+            "rounding": self.second_moment.trace() * len(self.second_moment) * _EPSILON,
         }
 
     def gap(self) -> InterfaceGap:
-        """The gap of everything seen so far, on all ranks; its tensors are on the CPU."""
+        """Return the gap of everything seen so far, on all ranks; its tensors are on the CPU."""
         seen = self.compute()
         token_mean, token_var = seen["token_mean"], seen["token_var"]
         return InterfaceGap(
@@ -91,18 +94,23 @@ class InterfaceGapMeter(Metric):
             mean_distance=float((self.guidance.token_mean.to(token_mean) - token_mean).norm()),
             var_distance=float((self.guidance.token_var.to(token_var) - token_var).norm()),
             sample_variance=float(seen["sample_variance"]),
-            effective_rank=effective_rank(seen["scatter"]),
+            effective_rank=effective_rank(seen["scatter"], seen["rounding"]),
         )
 
 
-def effective_rank(covariance: Tensor) -> float:
-    """exp(entropy) of the normalised eigenvalues of a covariance (D, D); Roy & Vetterli 2007.
+def effective_rank(covariance: Tensor, rounding: Tensor | float = 0.0) -> float:
+    """exp(entropy) of the normalised eigenvalues of a covariance; Roy & Vetterli 2007.
 
-    1 when all variation is along one direction, D when it is equal along all; 0 without any.
+    Args:
+        covariance: (D, D), of any scale.
+        rounding: a total variance up to this is taken for rounding error.
+
+    Returns:
+        1 if all variation is along one direction, D if it is equal along all, 0 if there is none.
     """
     spectrum = torch.linalg.eigvalsh(covariance).clamp(min=0)
     total = spectrum.sum()
-    if total == 0:
+    if total <= rounding:
         return 0.0
     share = spectrum / total
     return float(torch.special.entr(share).sum().exp())

@@ -19,7 +19,7 @@ def reference_response(queries: Tensor, reference_keys: Tensor, reference_values
         (F, Q, h*d) attention context, before the output projection.
     """
     frames, heads, count, channels = queries.shape
-    # All frames share the same keys and values, so they are one long row of queries: no copies.
+    # All frames share the same keys and values, so one long row of queries avoids copies.
     row = queries.transpose(0, 1).reshape(1, heads, frames * count, channels)
     context = scaled_dot_product_attention(
         row, reference_keys[None].to(row.dtype), reference_values[None].to(row.dtype)
@@ -35,12 +35,12 @@ def attention_response_loss(
     project: Callable[[Tensor], Tensor] | None = None,
     detach_reference: bool = False,
 ) -> Tensor:
-    """How far a layer's attention response is from its response to the video guidance (eq. 4-6).
+    """Distance of a layer's attention response from its response to the guidance (eq. 4-6).
 
     Args:
         queries: (F, h, Q, d) queries of the compared positions.
-        response: (F, Q, C) what the layer really answered there: its context, or with ``project``
-            its projected output.
+        response: (F, Q, C) the layer's own response: its context, or with ``project`` its projected
+            output.
         reference_keys: (h, S, d).
         reference_values: (h, S, d).
         project: the layer's output projection, applied to the reference response as well.
@@ -70,8 +70,11 @@ def token_moments(
     """Mean and population variance per channel of tokens (..., D), in float32 (eq. 3 and 7).
 
     Args:
-        tokens: those of this process.
-        total: sums a tensor over all processes whose tokens belong together, with its gradient.
+        tokens: of this process.
+        total: sums a tensor over all processes, with its gradient; None is this process alone.
+
+    Returns:
+        Mean (D,) and variance (D,).
     """
     rows = tokens.flatten(0, -2).float()
     if total is None:
@@ -90,15 +93,15 @@ def token_statistics_loss(
 ) -> Tensor:
     """Distance of the tokens' mean and variance from those of video tokens (eq. 8).
 
-    Un-squared Euclidean norms over channels, as released; the paper's text says squared error.
+    Euclidean norms over channels, not squared, as released; the paper's text says squared error.
 
     Args:
         tokens: (..., D) tokens of one batch.
         mean: (D,) of the guidance.
         variance: (D,) of the guidance.
         total: see :func:`token_moments`.
-        relative: in units of the guidance's own spread, ‖σ_v‖₂ for the mean and ‖σ²_v‖₂ for the
-            variance, so that a weight means the same whatever the scale of a backbone's tokens.
+        relative: in units of the guidance's spread, ‖σ_v‖₂ for the mean and ‖σ²_v‖₂ for the
+            variance, so that a weight does not depend on the scale of a backbone's tokens.
 
     Returns:
         Scalar float32, ‖μ_v − μ_m‖₂ + ‖σ²_v − σ²_m‖₂.

@@ -1,7 +1,7 @@
-"""What alignment minimises, chosen by ``model.objective``: a class with its settings.
+"""The alignment objectives, chosen by ``model.objective``.
 
-An objective says where attention is compared with the guidance, how token statistics are measured,
-and what each counts. Another one is a subclass, or a class with the same members.
+An objective defines where attention is compared with the guidance, how token statistics are
+measured, and their weights. A new one is a subclass, or a class with the same members.
 """
 
 from dataclasses import dataclass
@@ -27,27 +27,27 @@ class Encoded:
 class AlignmentObjective:
     """The attention response loss L_attn and the token statistics loss L_stat (paper eq. 4-9).
 
-    Distances are means over layers and elements, so that β keeps its meaning (eq. 6 is written as a
-    sum), and un-squared norms (eq. 8 is called squared). The defaults are the released losses, but
-    for statistics of all processes together, without the newline token.
+    Distances are means over layers and elements (eq. 6 has a sum), which keeps β independent of the
+    model's size, and norms are not squared (the text on eq. 8 says squared). The defaults are the
+    released losses, except that statistics are of all processes, without the newline token.
 
-    L_attn is least where attention answers alike whatever else is in the frame, as no video does:
-    alone, it may leave nothing of what samples differ in. ``attn_floor`` keeps it from getting
-    there, and L_stat does; experiments/paper compares what else was tried.
+    L_attn alone has a degenerate minimum: attention that responds the same to every input, so that
+    tokens lose what distinguishes samples. L_stat and ``attn_floor`` prevent this; the study in
+    experiments/paper compares further remedies.
 
     Args:
         attn_weight: weight of L_attn.
         stat_weight: β, weight of L_stat (eq. 9).
-        queries: compare every second row and column of patches, or all of them.
+        queries: compare every second row and column of patches, or all.
         response: compare after or before the attention's output projection.
         detach_reference: stop the gradient through the reference response.
-        attn_floor: a layer's gap costs nothing up to what RGB video itself has; nearer to the mean
-            video than videos are is not nearer to video. ReferenceGuidance measures it.
+        attn_floor: a layer's gap costs nothing up to that of RGB video, as tokens nearer to the
+            mean video than videos are do not resemble video more. ReferenceGuidance measures it.
         stat_scale: L_stat in the tokens' own units, or ``relative`` to the guidance's spread, so
             that β means the same for every backbone.
         include_newline: count the newline token in the statistics, as the released code does.
-        statistics: those of a step are of all processes' ``batch`` together, so that their number
-            changes nothing, or each process ``rank``'s own, as released.
+        statistics: over the whole ``batch``, whatever the number of processes, or over each process
+            ``rank``'s part, as released.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class AlignmentObjective:
 
     @property
     def safeguard(self) -> tuple[str, float]:
-        """The setting that keeps L_attn from collapsing tokens, and its value: 0 is without."""
+        """Name and value of the setting that keeps tokens from collapsing; 0 turns it off."""
         return "stat_weight", self.stat_weight
 
     def positions(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """(Q,) indices of the compared patches in a ``grid`` of (rows, columns)."""
+        """Return the indices (Q,) of the compared patches in a ``grid`` of (rows, columns)."""
         rows, columns = grid
         step = 2 if self.queries == "pooled" else 1
         index = torch.arange(rows * columns, device=device).view(rows, columns)
@@ -88,10 +88,10 @@ class AlignmentObjective:
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
-        """How far a layer's answer is from its answer to the guidance, a scalar (eq. 4-6).
+        """Distance of a layer's response from its response to the guidance, a scalar (eq. 4-6).
 
         Args:
-            call: what the layer computed.
+            call: the layer's result.
             positions: (Q,) indices of the compared patches.
             projection: the layer's output projection.
             keys: (h, S, d) of the guidance in this layer.
@@ -117,17 +117,17 @@ class AlignmentObjective:
         video_gaps: Tensor | None = None,
         share: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Each loss by its name, and ``total``, their weighted sum (eq. 9).
+        """Return each loss by its name, and ``total``, their weighted sum (eq. 9).
 
         Args:
-            backbone: what encoded them.
+            backbone: the one that encoded the tokens.
             encoded: this process's part of a batch.
-            clips: its clips, B, or 0 where the part is empty and a black frame stands in for it.
+            clips: number of its clips, B; 0 if a black frame takes the place of an empty part.
             mean: (D,) of the guidance's tokens.
             variance: (D,) of the guidance's tokens.
             video_gaps: (L,) attention gaps of RGB video, for ``attn_floor``.
-            share: what the losses of this process alone are multiplied by, so that their average
-                over processes is the mean over all clips.
+            share: factor of this process's own losses, with which their average over processes is
+                the mean over all clips.
 
         Raises:
             RuntimeError: ``attn_floor`` without ``video_gaps``.
@@ -143,7 +143,7 @@ class AlignmentObjective:
             if total is not None:
                 gaps = mean_of_all(gaps.expand(clips, -1), total)
             gaps = (gaps - video_gaps.to(gaps)).relu()
-        # Nothing has no mean; apart from the other processes it weighs nothing anyway.
+        # An empty part has no mean; with statistics of its own it has weight zero anyway.
         counted = encoded.tokens if apart else encoded.tokens[:clips]
         rows = backbone.token_rows(counted, self.include_newline)
         stat = token_statistics_loss(rows, mean, variance, total, self.stat_scale == "relative")
@@ -157,14 +157,14 @@ class AlignmentObjective:
 
 
 class ReleasedObjective(AlignmentObjective):
-    """The losses as the released code has them, but in float32."""
+    """The losses of the released code, in float32."""
 
     def __init__(self, attn_weight: float = 1.0, stat_weight: float = 0.01) -> None:
         super().__init__(attn_weight, stat_weight, include_newline=True, statistics="rank")
 
 
 class PaperObjective(AlignmentObjective):
-    """The losses as the paper writes them; whether it detaches the reference is left open there."""
+    """The losses of the paper's text, which does not say whether the reference is detached."""
 
     def __init__(self, attn_weight: float = 1.0, stat_weight: float = 0.01) -> None:
         super().__init__(
@@ -173,7 +173,7 @@ class PaperObjective(AlignmentObjective):
 
 
 class RelativeObjective(AlignmentObjective):
-    """Losses without a β to search for: relative L_stat, and L_attn no nearer than videos are."""
+    """Losses without a β to tune: relative L_stat, and L_attn with a floor."""
 
     def __init__(self, attn_weight: float = 1.0, stat_weight: float = 1.0) -> None:
         super().__init__(attn_weight, stat_weight, attn_floor=True, stat_scale="relative")

@@ -1,8 +1,8 @@
-"""Many questions on one video in one sequence: the video once, then a branch a question.
+"""Many questions on one video in one sequence: the video once, then one branch per question.
 
-A branch sees the prefix and itself, and its positions continue the prefix, so that loss and
-gradients are those of one sequence a question, at about 1/K of the cost. Frozen tokens of the
-streams go in; mask, positions, labels and losses come out.
+A branch sees the prefix and itself, and its positions continue the prefix. So loss and gradients
+equal those of one sequence per question, at about 1/K of the cost for K questions. The input is the
+frozen tokens of the streams; mask, positions and labels are made here.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.question_texts import Question, target, unfit
+from vlynx_pl.questions import Question
 
-# ChatML as Qwen2's tokenizer writes it (method.md section 5.2). Not taken from the checkpoint: a
-# processor's template saved beside the tokenizer replaces the tokenizer's own, and has no system
-# turn.
+# ChatML as Qwen2's tokenizer writes it (method.md section 5.2). Not taken from the checkpoint: the
+# processor's template, which lacks the system turn, would replace the tokenizer's.
 _USER: Final = "<|im_start|>user\n"
 _ASSISTANT: Final = "<|im_start|>assistant\n"
 _END: Final = "<|im_end|>\n"
@@ -28,7 +27,7 @@ _START: Final = f"<|im_start|>system\nYou are a helpful assistant.{_END}{_USER}"
 
 
 class Branch(NamedTuple):
-    """All of a question's conversation that follows the visual tokens."""
+    """The part of a question's conversation that follows the visual tokens."""
 
     name: str
     ids: list[int]
@@ -36,7 +35,7 @@ class Branch(NamedTuple):
 
 
 def shared_prefix(backbone: VideoBackbone, streams: Sequence[Tensor]) -> Tensor:
-    """What all questions on a clip begin with, up to and including the visual tokens.
+    """Embed what all questions on a clip begin with, up to and including the visual tokens.
 
     Args:
         backbone: the Video LLM.
@@ -49,32 +48,24 @@ def shared_prefix(backbone: VideoBackbone, streams: Sequence[Tensor]) -> Tensor:
     return backbone.splice(ids, streams)
 
 
-def learning_branch(tokenizer: PreTrainedTokenizerBase, question: Question) -> Branch:
-    """The question with its first answer, to learn every answer of its dialogue from.
+def question_branch(tokenizer: PreTrainedTokenizerBase, question: Question, learnt: bool) -> Branch:
+    """Tokenise a question.
+
+    Args:
+        tokenizer: the backbone's.
+        question: with the history of its dialogue.
+        learnt: include the answer, and supervise every answer of the dialogue; otherwise stop where
+            the answer begins.
 
     Raises:
-        UserError: there is no answer to learn, or a text holds a token that structures the prompt.
+        UserError: an answer is missing, or a text contains a token that structures the prompt.
     """
-    return _branch(tokenizer, question, target(question))
-
-
-def asking_branch(tokenizer: PreTrainedTokenizerBase, question: Question) -> Branch:
-    """The question up to where its answer begins.
-
-    Raises:
-        UserError: an answer in its history is empty, or a text holds a token that structures the
-            prompt.
-    """
-    return _branch(tokenizer, question, None)
-
-
-def _branch(tokenizer: PreTrainedTokenizerBase, question: Question, answer: str | None) -> Branch:
-    reason = unfit(question, tokenizer.get_added_vocab(), answer)
+    reason = question.unfit(tokenizer.get_added_vocab(), learnt)
     if reason is not None:
         raise UserError(f"{reason}; correct the annotation, or leave the question out")
     branch = Branch(question.id, [], [])
     before = "\n"  # after the visual tokens; later turns have a header
-    for asked, said in (*question.history, (question.prompt, answer)):
+    for asked, said in (*question.history, (question.prompt, question.target if learnt else None)):
         pieces = [(f"{before}{asked}{_END}{_ASSISTANT}", False)]
         if said is not None:
             pieces.append((f"{said.strip()}{_END}", True))
@@ -93,12 +84,12 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def split_by_budget(branches: Sequence[Branch], question_budget: int) -> list[list[Branch]]:
-    """Share out questions on one clip over sequences, in order.
+    """Divide the questions on one clip between sequences, in order.
 
     Args:
         branches: the questions.
-        question_budget: most tokens of questions and answers in a sequence. Visual tokens are not
-            counted: they are as many however the questions are shared out.
+        question_budget: maximum tokens of questions and answers in a sequence. Visual tokens do not
+            count: every sequence has the same ones.
 
     Raises:
         UserError: one question alone is longer than the budget.
@@ -122,7 +113,7 @@ def split_by_budget(branches: Sequence[Branch], question_budget: int) -> list[li
 
 
 def visible(owners: Tensor, queries: int) -> Tensor:
-    """Which tokens the last ``queries`` tokens see: the prefix and their own branch, up to now.
+    """Mask of the tokens that the last ``queries`` tokens attend to: the prefix and their branch.
 
     Args:
         owners: (L,) the branch of every token, counted from 1; 0 is the prefix.
@@ -142,19 +133,22 @@ def question_losses(
     branches: Sequence[Branch],
     llm_adapter: str | None = None,
 ) -> Tensor:
-    """Each question's mean negative log-likelihood over its supervised tokens, in one forward.
+    """Compute each question's mean negative log-likelihood over its supervised tokens.
 
-    Their mean is the mean of one-question-a-sequence losses. An episode in several sequences is
-    weighted by questions: the sum of all losses over the number of questions.
+    One forward serves all questions. The mean of the losses equals that of one sequence per
+    question; an episode in several sequences is weighted by questions.
 
     Args:
         backbone: the Video LLM.
         prefix: (P, D) from :func:`shared_prefix`.
-        branches: K questions from :func:`learning_branch`.
+        branches: K questions from :func:`question_branch`, with their answers.
         llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
 
     Returns:
         (K,) float32.
+
+    Raises:
+        UserError: there are no questions.
     """
     if not branches:
         raise UserError("a clip without questions has nothing to learn; leave it out")
@@ -172,7 +166,7 @@ def question_losses(
             position_ids=torch.tensor([positions], device=device),
             use_cache=False,
         ).last_hidden_state[0]
-    # Only where something is learnt are logits computed; a token is predicted at the one before.
+    # Logits are computed only for supervised tokens; each is predicted at the token before it.
     learnt = torch.tensor([flag for branch in branches for flag in branch.supervised]).nonzero()
     learnt = learnt.flatten().to(device)
     logits = backbone.logits(hidden[start + learnt - 1])

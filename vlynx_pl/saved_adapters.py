@@ -1,7 +1,7 @@
-"""Adapters as PEFT saves them: what their settings mean, and which of them can be loaded.
+"""Adapters saved by PEFT: which settings are supported, and how they are loaded.
 
-An adapter is built by PEFT from the settings in its folder, so that its tokens are PEFT's own. A
-setting that has PEFT do anything but add LoRA matrices to layers is refused by its name.
+PEFT builds an adapter from the settings in its folder, so that its tokens are PEFT's own. A setting
+that does anything other than add LoRA matrices to layers is refused by name.
 """
 
 import json
@@ -27,31 +27,37 @@ _READ: Final = {
     "use_rslora", "use_dora", "lora_bias",
     "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
 }  # fmt: skip
-"""Settings that an adapter is built from."""
+"""Settings that define an adapter."""
 
-_NO_MATTER: Final = {
-    # Where it comes from:
+_IGNORED: Final = {
+    # Its origin:
     "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision",
     "inference_mode", "runtime_config",
-    # Of layers that are not nn.Linear, or read only with a setting that is refused:
+    # For layers other than nn.Linear, or used only with a setting that is refused:
     "fan_in_fan_out", "megatron_core", "qalora_group_size",
-    # How training began:
+    # The start of training:
     "loftq_config", "eva_config", "corda_config", "lora_ga_config",
 }  # fmt: skip
 _DEFAULTS: Final = {
     field.name: {} if field.default is MISSING else field.default for field in fields(LoraConfig)
 }
-_INITIAL: Final = (True, False, "gaussian", "orthogonal", "eva")  # these leave the base as it is
+_INITIAL: Final = (
+    True,
+    False,
+    "gaussian",
+    "orthogonal",
+    "eva",
+)  # these do not change the base weights
 _LARGEST: Final = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
 class SavedAdapter:
-    """What a folder says of its adapter."""
+    """The settings of an adapter folder."""
 
     folder: Path
     config: LoraConfig
-    made_with: Mapping[str, Any]  # backbone, fingerprint, frames; empty where plain PEFT saved it
+    made_with: Mapping[str, Any]  # backbone, fingerprint, frames; empty if plain PEFT saved it
 
 
 def saved_config(folder: Path) -> SavedAdapter:
@@ -85,16 +91,16 @@ def saved_config(folder: Path) -> SavedAdapter:
 
 
 def _refuse_unsupported(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Raise AdapterError for a setting that is neither read, nor without effect, nor off."""
-    if settings["peft_type"] != "LORA":  # its other settings may mean something else
+    """Raise AdapterError for a setting that has an effect and is not supported."""
+    if settings["peft_type"] != "LORA":
         raise _unsupported(folder, settings, "peft_type", "train a LoRA adapter")
-    for name in sorted(settings.keys() - _READ - _NO_MATTER - {"peft_type"}):
+    for name in sorted(settings.keys() - _READ - _IGNORED - {"peft_type"}):
         value, remedy = settings[name], "train the adapter without it"
         if name == "init_lora_weights":
             if value not in _INITIAL:
                 remedy = (
-                    "what PEFT saved belongs to base weights that it had changed: let PEFT save "
-                    f"it as plain LoRA (path_initial_model_for_weight_conversion), or {remedy}"
+                    "it belongs to base weights that PEFT had changed: let PEFT save it as plain "
+                    f"LoRA (path_initial_model_for_weight_conversion), or {remedy}"
                 )
                 raise _unsupported(folder, settings, name, remedy)
         elif value not in (_DEFAULTS.get(name, {}), None, False, []):
@@ -111,11 +117,7 @@ def _unsupported(folder: Path, settings: Mapping[str, Any], name: str, remedy: s
 
 
 def _config(settings: Mapping[str, Any]) -> LoraConfig:
-    """PEFT's configuration from what is read of a folder's settings.
-
-    Raises:
-        ValueError, TypeError: they are not such.
-    """
+    """Make PEFT's configuration of a folder's settings; raise ValueError for a bad number."""
     config = LoraConfig(**{name: settings[name] for name in _READ & settings.keys()})
     config.rank_pattern = dict(config.rank_pattern or {})
     config.alpha_pattern = dict(config.alpha_pattern or {})
@@ -133,25 +135,25 @@ def _config(settings: Mapping[str, Any]) -> LoraConfig:
 def load_adapter(
     root: nn.Module, wrapper: PeftModel | None, name: str, saved: SavedAdapter
 ) -> PeftModel:
-    """Inject a saved adapter into ``root``, in place, under a name of one's own.
+    """Inject a saved adapter into ``root``, in place, under any name.
 
-    Nothing is taken from the folder but what its settings ask for, and no memory before shapes are
-    known to be those of its weights.
+    Only the tensors that the settings ask for are loaded, and memory is allocated only after their
+    shapes have been checked.
 
     Args:
         root: the vision tower or the LLM.
         wrapper: the PEFT model already around ``root``, or None for its first adapter.
         name: adapter name, a modality or a task.
-        saved: what :func:`saved_config` read.
+        saved: from :func:`saved_config`.
 
     Raises:
-        AdapterError: the weights are missing or damaged, a value is not finite, or they belong to
-            another model or to other settings.
+        AdapterError: the weights are missing, damaged or not finite, or belong to another model or
+            to other settings.
         UserError: see :func:`add_adapter`.
     """
     folder = saved.folder
     tensors = _weights(folder)
-    _refuse_stranger(root, folder / _WEIGHTS, tensors)
+    _refuse_other_model(root, folder / _WEIGHTS, tensors)
     try:
         wrapper = add_adapter(root, wrapper, name, saved.config, empty=True)
     except UserError:
@@ -159,7 +161,7 @@ def load_adapter(
     except (*PARSE_ERRORS, re.error) as error:
         raise AdapterError(
             f"{folder}: its adapter_config.json does not fit this model ({error}); use the "
-            "backbone that the adapter was trained on, or train it anew"
+            "backbone that the adapter was trained on, or train it again"
         ) from error
     try:
         _check(wrapper, name, saved, tensors)
@@ -171,12 +173,12 @@ def load_adapter(
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a folder in float32, as adapters are kept; all values are finite."""
+    """Read the tensors of a folder in float32; raise AdapterError if one is not finite."""
     file, pickled = folder / _WEIGHTS, folder / "adapter_model.bin"
     if pickled.exists() and not file.exists():
         raise AdapterError(
-            f"{pickled}: is a pickle, which can run any program when it is read, so that V-LynX "
-            "reads safetensors alone; if you trust it, load it with PEFT and save it again with "
+            f"{pickled}: is a pickle, which can run any program when it is read, so V-LynX reads "
+            "safetensors only; if you trust it, load it with PEFT and save it again with "
             "save_pretrained"
         )
     try:
@@ -184,66 +186,66 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     except (*PARSE_ERRORS, SafetensorError) as error:
         raise AdapterError(
             f"{file}: cannot be read as a PEFT adapter ({error}); copy the folder again or train "
-            "the adapter anew"
+            "the adapter again"
         ) from error
     for key, tensor in tensors.items():
         if not holds_finite_numbers(tensor):
             raise AdapterError(
-                f"{file}: {key} holds other than finite numbers of float16 or more; train the "
-                "adapter anew"
+                f"{file}: {key} contains values that are not finite floats of 16 bits or more; "
+                "train the adapter again"
             )
     return {key: tensor.float() for key, tensor in tensors.items()}
 
 
-def _refuse_stranger(root: nn.Module, file: Path, keys: Iterable[str]) -> None:
-    """Raise AdapterError where saved tensors are of layers that ``root`` does not have."""
+def _refuse_other_model(root: nn.Module, file: Path, keys: Iterable[str]) -> None:
+    """Raise AdapterError if saved tensors belong to layers that ``root`` does not have."""
     names = {name for name, _ in root.named_modules() if name}
     modules = {key.removeprefix(_PREFIX).split(".lora_")[0] for key in keys if ".lora_" in key}
-    # Stranger → the layer that its name ends with, if there is one.
+    # Unknown layer → the layer of this model that its name ends with, if there is one.
     inner = {
-        stranger: max((n for n in names if stranger.endswith(f".{n}")), key=len, default="")
-        for stranger in sorted(modules - names)
+        unknown: max((n for n in names if unknown.endswith(f".{n}")), key=len, default="")
+        for unknown in sorted(modules - names)
     }
     if not inner:
         return
-    stranger = max(inner, key=lambda each: len(inner[each]))
-    why = f"{file}: made for another model, {len(inner)} layers are not here, such as {stranger}"
-    if not inner[stranger]:
+    unknown = max(inner, key=lambda each: len(inner[each]))
+    why = f"{file}: made for another model, which has {len(inner)} other layers, such as {unknown}"
+    if not inner[unknown]:
         raise AdapterError(f"{why}; use the backbone it was trained on")
     raise AdapterError(
-        f"{why} where {inner[stranger]} is; if it was saved around a larger model or by another "
-        f"version of transformers, save it around the {type(root).__name__} alone, or take "
-        f"{stranger.removesuffix(inner[stranger])!r} out of the names in its two files"
+        f"{why} instead of {inner[unknown]}; if it was saved around a larger model or by another "
+        f"version of transformers, save it around the {type(root).__name__} alone, or remove "
+        f"{unknown.removesuffix(inner[unknown])!r} from the names in its two files"
     )
 
 
 def _check(
     wrapper: PeftModel, name: str, saved: SavedAdapter, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Raise AdapterError where the weights are not those that the settings ask for."""
+    """Raise AdapterError if the weights are not those that the settings ask for."""
     file = saved.folder / _WEIGHTS
     for key, layer in adapted_layers(wrapper, name).items():
         if not isinstance(kind := layer.get_base_layer(), (nn.Linear, nn.Conv2d)):
             raise AdapterError(
                 f"{saved.folder}: target_modules in its adapter_config.json asks for "
-                f"{key.removeprefix(_PREFIX)}, a layer of {type(kind).__name__}; only Linear and "
-                "Conv2d layers are supported, train the adapter without it"
+                f"{key.removeprefix(_PREFIX)}, which is of type {type(kind).__name__}; only Linear "
+                "and Conv2d layers are supported, train the adapter without it"
             )
     wanted = adapter_tensors(wrapper, name)
     for key in sorted(wanted.keys() | tensors.keys()):
         has, asks = (given[key].shape if key in given else None for given in (tensors, wanted))
         if has != asks:
-            has_one = "is missing" if has is None else f"has shape {tuple(has)}"
-            one = "no such tensor" if asks is None else f"one of shape {tuple(asks)}"
+            found = "is missing" if has is None else f"has shape {tuple(has)}"
+            asked = "no such tensor" if asks is None else f"one of shape {tuple(asks)}"
             raise AdapterError(
-                f"{file}: {key} {has_one}, but its adapter_config.json asks for {one}, with "
-                f"{_differing(saved.config)} on this backbone; both files must be of one adapter, "
-                "and the backbone the one it was trained on"
+                f"{file}: {key} {found}, but its adapter_config.json asks for {asked}, with "
+                f"{_differing(saved.config)} on this backbone; both files must belong to one "
+                "adapter, and the backbone must be the one it was trained on"
             )
 
 
 def _differing(config: LoraConfig) -> str:
-    """The settings that an adapter is built from, but for those that are PEFT's defaults."""
+    """Format the settings that define an adapter and differ from PEFT's defaults."""
     read = {name: getattr(config, name) for name in sorted(_READ)}
     return ", ".join(
         f"{name}={value!r:.60}" for name, value in read.items() if value != _DEFAULTS[name]
@@ -251,6 +253,6 @@ def _differing(config: LoraConfig) -> str:
 
 
 def holds_finite_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor holds floats of 16 bits or more that are finite in float32."""
-    kind = tensor.dtype  # of the small ones torch cannot even tell
+    """Whether a tensor has floats of at least 16 bits that are finite in float32."""
+    kind = tensor.dtype  # torch has no isfinite for smaller ones
     return kind.is_floating_point and kind.itemsize >= 2 and bool(tensor.float().isfinite().all())

@@ -1,7 +1,7 @@
-"""How an episode's streams become the tokens that the LLM is given, chosen by ``model.streams``.
+"""How an episode's streams become the LLM's tokens, chosen by ``model.streams``.
 
-V-LynX reads each modality with its aligned vision adapter; PAVE has a class of its own
-(:mod:`vlynx_pl.baselines.pave_streams`).
+V-LynX encodes each modality with its aligned vision adapter. PAVE's class is in
+:mod:`vlynx_pl.baselines.pave_streams`.
 """
 
 import json
@@ -28,16 +28,16 @@ from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import PRECISION
 from vlynx_pl.saved_adapters import SavedAdapter
 
-_BASE: Final = "base"  # in the place of an adapter
+_BASE: Final = "base"  # instead of an adapter's folder
 
 
 class StreamTokens(nn.Module, ABC):
-    """Encodes an episode's streams, and makes the LLM's tokens of what is encoded.
+    """Encodes an episode's streams, and makes the LLM's tokens of the result.
 
     Args:
         names: the streams that are encoded, ``video`` first.
-        settings: what answers are noted with: plain numbers and names.
-        learning_rate: peak of what is trained here; None is that of the LLM's adapter.
+        settings: plain data, saved with predictions.
+        learning_rate: peak for what is trained here; None is that of the LLM's adapter.
     """
 
     def __init__(
@@ -46,73 +46,76 @@ class StreamTokens(nn.Module, ABC):
         super().__init__()
         self.names, self.settings, self.learning_rate = tuple(names), settings, learning_rate
         self.made_with: dict[str, Mapping[str, Any]] = {}
-        """Modality → what its saved adapter was made with, where one was loaded."""
-        self._attached: tuple[VideoBackbone, ...] = ()  # not a submodule, it is its owner's
+        """Modality → ``made_with.json`` of its adapter, if one was loaded."""
+        self._attached: tuple[VideoBackbone, ...] = ()  # in a tuple, so not a submodule
 
     @property
     def backbone(self) -> VideoBackbone:
-        """What encodes frames, once it is attached."""
+        """The attached backbone."""
         [backbone] = self._attached
         return backbone
 
     def attach(self, backbone: VideoBackbone, llm_adapter: SavedAdapter | None) -> None:
-        """Encode with this backbone; what else this needs is made, or lies beside ``llm_adapter``.
+        """Encode with this backbone; other weights are new, or loaded from beside ``llm_adapter``.
 
         Raises:
-            AdapterError: it is damaged, or another model's.
+            AdapterError: the weights are damaged, or belong to another model.
         """
         self._attached = (backbone,)
 
     @abstractmethod
     def trained(self) -> nn.Module:
-        """The module that holds all that is trained here, if anything is."""
+        """The module that contains everything that is trained here."""
 
     @abstractmethod
     def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
-        """Encode what may be kept on disk, (U, N, C) for each of ``names``.
+        """Encode the streams as far as a token store may keep the result.
 
         Args:
-            episode: ``streams`` has all of ``names``, name → uint8 (T, 3, H, W), and ``times`` the
-                U timestamps of each, with T / U frames for each.
+            episode: ``streams`` has all of ``names``, name → uint8 (T, 3, H, W); ``times`` has the
+                U timestamps (s) of each, every one with T / U frames.
+
+        Returns:
+            (U, N, C) for each of ``names``.
         """
 
     @abstractmethod
     def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Tensor]:
-        """The LLM's tokens (U, N, D) of what :meth:`encode` gave, or a store kept."""
+        """Make the LLM's tokens (U, N, D) of what :meth:`encode` returned, or a store kept."""
 
     @abstractmethod
     def kept_bytes(self, episode: Mapping[str, Any]) -> int:
-        """What a token store takes for what :meth:`encode` gives of an episode."""
+        """Bytes that a token store needs for an episode."""
 
     @abstractmethod
     def token_cache_keys(self) -> dict[str, str]:
-        """Stream → all that what is encoded depends on beside the frames.
+        """Stream → everything beside the frames that its encoding depends on.
 
         Raises:
-            UserError: it changes while it is trained.
+            UserError: the encoding changes during training.
         """
 
     @abstractmethod
     def reads(self) -> dict[str, dict[str, Any]]:
-        """Modality → how it becomes tokens: plain numbers and names."""
+        """Modality → how it becomes tokens, as plain data."""
 
     def adapter_metadata(self) -> dict[str, Any]:
-        """What is noted beside the LLM's adapter: plain numbers and names."""
+        """Plain data to be saved with the LLM's adapter."""
         return {"reads": self.reads()}
 
     def resume_invariants(self) -> dict[str, Any]:
-        """What a run that was stopped must find unchanged: plain numbers and names."""
+        """Plain data that must be equal when a run is resumed."""
         return {"reads": self.reads()}
 
     def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:
-        """Folder name → PEFT model and adapter name of every vision adapter that is trained."""
+        """Folder name → PEFT model and adapter name of every trained vision adapter."""
         return {}
 
     def save(self, folder: Path, made_with: Mapping[str, Any]) -> None:
-        """Write into a folder what is trained here and is not an adapter."""
+        """Write what is trained here and is not an adapter."""
 
     def check(self, episode: Mapping[str, Any]) -> None:
-        """Raise UserError where a stream is missing, or its timestamps have unlike many frames."""
+        """Raise UserError if a stream is missing, or its timestamps differ in numbers of frames."""
         streams, times = episode["streams"], episode["times"]
         for name in self.names:
             if name not in streams:
@@ -125,17 +128,17 @@ class StreamTokens(nn.Module, ABC):
             if not timestamps or frames % timestamps:
                 raise UserError(
                     f"stream {name!r} has {frames} frames for {timestamps} timestamps; correct the "
-                    "data module, which must give each timestamp as many"
+                    "data module, which must give every timestamp the same number"
                 )
 
     def refuse_others(self, llm_adapter: SavedAdapter) -> None:
-        """Raise AdapterError where an LLM adapter was tuned on other streams than these."""
+        """Raise AdapterError if an LLM adapter was tuned on other streams than these."""
         tuned_on = llm_adapter.made_with.get("reads")
         if tuned_on is not None and tuned_on != self.reads():
             raise AdapterError(
                 f"{llm_adapter.folder} was tuned on {tuned_on}, this run reads {self.reads()}; "
-                "give the model.streams of its tuning: the same modalities and pooled, or, where "
-                "it has a patch, PAVE with its side and sizes"
+                "give the model.streams of its tuning: the same modalities and pooled, or, if it "
+                "has a patch, PAVE with its side and sizes"
             )
 
     def _cache_key(self, how: Mapping[str, Any]) -> str:
@@ -148,24 +151,24 @@ class StreamTokens(nn.Module, ABC):
 
 
 class AlignedStreams(StreamTokens):
-    """The video as the untouched base sees it, then each modality with its vision adapter.
+    """The video encoded by the untouched base, then each modality with its vision adapter.
 
     Tokens are averaged over the frames of a timestamp (``turbo+normals`` has two).
 
     Args:
-        modalities: stream → folder of its aligned vision adapter, or ``base``: the stream is read
-            by the untouched base. Streams go to the LLM in this order, after the video; one that
-            is not named is left out, so none at all is the LoRA-only baseline.
-        train_vision: train the vision adapters along; those of ``base`` from nothing, which is the
-            paper's "no interface adaptation" (Table 5). Those that were trained along with an LLM
-            adapter lie beside it, and are loaded with it.
-        lora: vision adapters that begin from nothing.
-        learning_rate: peak of the vision adapters'; null is that of the LLM's. What suits the LLM
-            may be far too much for a vision encoder.
+        modalities: stream → folder of its aligned vision adapter, or ``base`` for the untouched
+            base. Streams follow the video in this order; others are not read, so an empty mapping
+            is the LoRA-only baseline.
+        train_vision: also train the vision adapters; those of ``base`` are new, which is the
+            paper's "no interface adaptation" (Table 5). Adapters that were trained with an LLM
+            adapter are loaded from beside it.
+        lora: settings of new vision adapters.
+        learning_rate: peak for the vision adapters; null is that of the LLM's, which may be far too
+            high for a vision encoder.
         pooled: modalities whose tokens are averaged over each frame.
 
     Raises:
-        UserError: a learning rate without anything to train.
+        UserError: a learning rate is given, but nothing is trained.
     """
 
     def __init__(
@@ -185,13 +188,13 @@ class AlignedStreams(StreamTokens):
         names, settings = ("video", *self.modalities), {"modalities": self.modalities}
         super().__init__(names, settings, learning_rate)
         self.train_vision, self.lora, self.pooled = train_vision, lora, frozenset(pooled)
-        self._adapters: dict[str, str | None] = {}  # stream → vision adapter that reads it
+        self._adapters: dict[str, str | None] = {}  # stream → its vision adapter
 
     @override
     def attach(self, backbone: VideoBackbone, llm_adapter: SavedAdapter | None) -> None:
         super().attach(backbone, llm_adapter)
         for name in self.modalities:
-            if self.train_vision and llm_adapter is not None:  # it may have been trained along
+            if self.train_vision and llm_adapter is not None:  # they may have been trained together
                 along = llm_adapter.folder.parent / f"vision-{name}"
                 if along.is_dir():
                     self.modalities[name] = str(along)
@@ -213,7 +216,7 @@ class AlignedStreams(StreamTokens):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         if not self.train_vision and any(self._adapters.values()):
-            # A frozen adapter reads without dropout, as it will when questions are answered.
+            # Frozen adapters encode without dropout, as in evaluation.
             train_adapters(self.backbone.vision_adapters, False)
         return self
 
@@ -250,8 +253,8 @@ class AlignedStreams(StreamTokens):
     def token_cache_keys(self) -> dict[str, str]:
         if self.train_vision:
             raise UserError(
-                "train_vision changes the tokens at every step, so that none can be kept; take "
-                "callbacks.KeepTokens out of trainer.callbacks"
+                "train_vision changes the tokens at every step, so they cannot be kept; remove "
+                "callbacks.KeepTokens from trainer.callbacks"
             )
         reads = {"video": {}, **self.reads()}
         return {name: self._cache_key(how) for name, how in reads.items()}
@@ -268,7 +271,7 @@ class AlignedStreams(StreamTokens):
 
     @override
     def resume_invariants(self) -> dict[str, Any]:
-        # Vision adapters that are trained along change with every step.
+        # Trained vision adapters change at every step.
         return {} if self.train_vision else super().resume_invariants()
 
     @override

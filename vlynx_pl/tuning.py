@@ -1,7 +1,7 @@
 """Stage 2: instruction tuning (paper section 3.4).
 
 The LLM learns to use the aligned tokens: [video, modalities, question] → answer. All questions on a
-clip share its prefix (see prefix_sharing.py); vision adapters stay as alignment left them.
+clip share its prefix (see prefix_sharing.py). Vision adapters stay as alignment left them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,35 +21,35 @@ from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.distributed import share_of_batch
 from vlynx_pl.io.tensor_store import PRECISION, TokenStore
 from vlynx_pl.prefix_sharing import (
-    learning_branch,
+    question_branch,
     question_losses,
     shared_prefix,
     split_by_budget,
 )
-from vlynx_pl.question_texts import Question, target, unfit
+from vlynx_pl.questions import Question
 from vlynx_pl.streams import AlignedStreams, StreamTokens
 
-_TURN: Final = 20  # more than the tokens around a question and its answer
+_TURN: Final = 20  # upper bound of the tokens around a question and its answer
 
 
 class InstructionTuning(AdapterTraining):
     """Trains one task's LLM adapter on episodes: a clip, its streams, and all its questions.
 
     Args:
-        backbone: the frozen Video LLM; adapters are added to it here.
+        backbone: the frozen Video LLM; adapters are added to it.
         task: name of the LLM adapter, such as ``scanqa``.
         streams: how streams become the LLM's tokens; null is AlignedStreams without modalities, the
             LoRA-only baseline.
-        lora: an LLM adapter that begins from nothing; of a loaded one, only the dropout counts.
-        llm_adapter: folder of an LLM adapter to begin with, or to evaluate, whatever its rank.
-            What else was trained lies beside it, and is loaded with it.
-        question_budget: most tokens of questions and answers in a sequence; a clip with more
+        lora: settings of a new LLM adapter; of a loaded one, only the dropout is used.
+        llm_adapter: folder of an LLM adapter to continue or evaluate, of any rank. Other weights
+            that were trained with it are loaded from beside it.
+        question_budget: maximum tokens of questions and answers in a sequence; a clip with more
             becomes several sequences.
-        max_new_tokens: most tokens of an answer.
-        choices: letters, such as ``ABCD``; the most likely one is the answer, as AVQA is evaluated
-            (method.md section 5.3). Without any, answers are free.
-        checkpointing: compute the LLM's activations again for the backward pass and keep none, for
-            half the memory or less and a third more time.
+        max_new_tokens: maximum tokens of an answer.
+        choices: letters, such as ``ABCD``, of which the most likely one is the answer, as in AVQA's
+            evaluation (method.md section 5.3). Empty for free answers.
+        checkpointing: recompute the LLM's activations in the backward pass; needs at most half the
+            memory and a third more time.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with a linearly rising rate, before a cosine to zero.
     """
@@ -73,7 +73,7 @@ class InstructionTuning(AdapterTraining):
         self.question_budget, self.max_new_tokens = question_budget, max_new_tokens
         self.streams = streams or AlignedStreams()
         self.made_with = self.streams.made_with
-        self.token_store: TokenStore | None = None  # where tokens are kept, if they are
+        self.token_store: TokenStore | None = None
         self._loaded = None if llm_adapter is None else backbone.saved_adapter(Path(llm_adapter))
         if self._loaded is None:
             backbone.add_llm_adapter(task, lora)
@@ -121,28 +121,24 @@ class InstructionTuning(AdapterTraining):
 
     @override
     def on_test_start(self) -> None:
-        """Refuse to evaluate an LLM adapter on other streams than it was tuned on.
-
-        Raises:
-            AdapterError: they are others.
-        """
+        """Raise AdapterError where the LLM adapter was tuned on other streams."""
         if self._loaded is None:
             rank_zero_warn("model.llm_adapter is null: the untuned LLM answers")
         else:
             self.streams.refuse_others(self._loaded)
 
     def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
-        """What the LLM is given of an episode.
+        """Encode an episode as the LLM's tokens.
 
         Args:
-            episode: with ``streams`` and ``times``, see :meth:`StreamTokens.encode`; or else with
-                ``tokens`` that a store kept of them, name → (U, N, C).
+            episode: with ``streams`` and ``times``, see :meth:`StreamTokens.encode`; or with
+                ``tokens`` from a store, name → (U, N, C).
 
         Returns:
-            (U, N, D) for each stream that the LLM reads, the video's first.
+            (U, N, D) for each stream that the LLM reads, the video first.
 
         Raises:
-            UserError: a stream is not there, or its timestamps have unlike numbers of frames.
+            UserError: a stream is missing, or its timestamps differ in their numbers of frames.
         """
         return self.streams.tokens(self._encoded(episode), episode)
 
@@ -154,7 +150,7 @@ class InstructionTuning(AdapterTraining):
         encoded = self.streams.encode(episode)
         if self.token_store is None:
             return encoded
-        # Rounded at once, so that the first epoch learns from what all others do.
+        # Rounded at once, so that the first epoch trains on the same tokens as later ones.
         streams = {
             name: (each.to(PRECISION), episode["times"][name])
             for name, each in zip(names, encoded, strict=True)
@@ -163,25 +159,25 @@ class InstructionTuning(AdapterTraining):
         return [kept for kept, _ in streams.values()]
 
     def losses(self, episode: Mapping[str, Any]) -> Tensor:
-        """(K,) the loss of each of an episode's questions, answers of its history included."""
+        """Compute the loss (K,) of each question of an episode, its history's answers included."""
         prefix = shared_prefix(self.backbone, self.encode(episode))
         tokenizer = self.backbone.tokenizer
-        branches = [learning_branch(tokenizer, question) for question in episode["questions"]]
+        branches = [question_branch(tokenizer, q, learnt=True) for q in episode["questions"]]
         parts = split_by_budget(branches, self.question_budget)
         return torch.cat([question_losses(self.backbone, prefix, p, self.task) for p in parts])
 
     def unfit(self, question: Question, learnt: bool) -> str | None:
-        """Why a question cannot be learnt, or cannot be asked; None where it can be."""
+        """Return why a question cannot be learnt (or only asked), or None."""
         tokenizer = self.backbone.tokenizer
-        reason = unfit(question, tokenizer.get_added_vocab(), target(question) if learnt else None)
+        reason = question.unfit(tokenizer.get_added_vocab(), learnt)
         if reason is not None or not learnt:
             return reason
-        turns = [*question.history, (question.prompt, target(question))]
+        turns = [*question.history, (question.prompt, question.target)]
         bytes_of_texts = sum(len(text.encode()) for turn in turns for text in turn)
-        # A token is a byte at least, and few questions are worth being tokenised for this.
+        # A token has at least one byte, so most questions need not be tokenised for this.
         if bytes_of_texts + _TURN * len(turns) <= self.question_budget:
             return None
-        length = len(learning_branch(tokenizer, question).ids)
+        length = len(question_branch(tokenizer, question, learnt=True).ids)
         if length <= self.question_budget:
             return None
         return (
@@ -191,13 +187,13 @@ class InstructionTuning(AdapterTraining):
 
     @property
     def asking(self) -> dict[str, Any]:
-        """How questions are answered, beside what is loaded: plain numbers and names."""
+        """How questions are answered, as plain data for the predictions file."""
         how = {"choices": self.choices} if self.choices else {"max_new_tokens": self.max_new_tokens}
         loaded = {"llm_adapter": self.llm_adapter, **self.streams.settings}
         return {"task": self.task, "decoding": "greedy", **loaded, **how}
 
     def answers(self, episode: Mapping[str, Any]) -> list[str]:
-        """Answers to all questions of an episode, whatever mode the module is in."""
+        """Answer all questions of an episode, in eval mode."""
         with evaluating(self):
             with torch.inference_mode():
                 tokens = self.encode(episode)
@@ -214,13 +210,13 @@ class InstructionTuning(AdapterTraining):
         return loss
 
     def _mean_loss(self, batch: Sequence[Mapping[str, Any]]) -> tuple[Tensor, int]:
-        """Of a rank's part of a batch, and of how many questions it is the mean."""
-        # A rank may have nothing of an epoch's last batch, but the others wait for its gradients.
+        """Mean loss of this rank's part of a batch, and its number of questions."""
+        # A rank may have no part of an epoch's last batch, but the others wait for its gradients.
         losses = [self.losses(episode) for episode in batch] or [self._nothing()]
         return torch.cat(losses).mean(), sum(len(episode["questions"]) for episode in batch)
 
     def _nothing(self) -> Tensor:
-        """(1,) zero, with a gradient of zero for all that is trained."""
+        """Return (1,) zero, with a zero gradient for every trained parameter."""
         trained = (parameter for parameter in self.parameters() if parameter.requires_grad)
         return torch.stack([parameter.sum() * 0 for parameter in trained]).sum()[None]
 

@@ -116,7 +116,7 @@ def test_a_question_that_structures_the_prompt_fails_alone(vlynx, options, data,
     path = data / "ScanQA_v1.0_val.json"
     path.write_text(path.read_text().replace("the wall?", "the <image>?"))
     command = "test", *options, "--data.test_split=val", f"--run={tmp_path / 'run'}"
-    message = f"{path}: question 'val-2-0' holds '<image>', which structures the prompt"
+    message = f"{path}: question 'val-2-0' contains '<image>', which structures the prompt"
     code, printed = vlynx(*command)
     assert code == 1 and message in printed
     assert vlynx(*command, "--data.on_bad_sample=skip", "--data.max_bad_share=1")[0] == 0

@@ -200,7 +200,7 @@ FAULTS: Final = {
     "disk full while a checkpoint is written": Fault(
         disk_full, 1, r"Error: .*ckpt could not be written \(File too large\); free some space"
     ),
-    "read-only run folder": Fault(read_only, 1, r"Error: .*cannot be written into"),
+    "read-only run folder": Fault(read_only, 1, r"Error: .*cannot be written to"),
     "data mount vanishes in mid-run": Fault(data_gone, 1, r"Error: .*[Mm]ount it again"),
     "second run in the same folder": Fault(
         second_run, 1, r"Error: .*is in use by process \d+", None

@@ -124,7 +124,7 @@ def test_a_checkpoint_given_by_hand_is_not_unpickled(vlynx, tmp_path, pickle_pay
     (tmp_path / "a.ckpt").write_bytes(saved(WHOLE | {"a": pickle_payload}))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(ALIGNED))
     options = [f"--ckpt_path={tmp_path}/a.ckpt", "--weights_only=false", f"--run={tmp_path}/run"]
-    why = {"fit": "holds more than tensors and plain types", "test": "not a checkpoint: leave"}
+    why = {"fit": "contains more than tensors and plain types", "test": "not a checkpoint: leave"}
     code, out = vlynx(command, f"--config={tmp_path}/run.yaml", *options)
     assert code == 1 and "Traceback" not in out and why[command] in out
 
@@ -144,4 +144,4 @@ def test_a_checkpoint_that_lightning_would_load_by_itself(vlynx, tmp_path, pickl
     (tmp_path / "run" / "hpc_ckpt_1.ckpt").write_bytes(saved(WHOLE | {"a": pickle_payload}))
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(ALIGNED))
     code, out = vlynx("fit", f"--config={tmp_path}/run.yaml", f"--run={tmp_path}/run")
-    assert code == 1 and "hpc_ckpt_1.ckpt is no checkpoint of ours" in out
+    assert code == 1 and "hpc_ckpt_1.ckpt is not a checkpoint of V-LynX" in out

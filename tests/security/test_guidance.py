@@ -66,7 +66,7 @@ def test_a_guidance_that_is_not_finite_float32(backbone, tmp_path, name, change)
     path = guidance_file(tmp_path, backbone, WHOLE)
     InterfaceGuidance.load(path).check(backbone, False, path)
     path = guidance_file(tmp_path, backbone, WHOLE | {name: change(WHOLE[name])})
-    with pytest.raises(GuidanceError, match=f"its {name} are no finite float32 numbers"):
+    with pytest.raises(GuidanceError, match=f"its {name} are not finite float32 numbers"):
         InterfaceGuidance.load(path)
 
 

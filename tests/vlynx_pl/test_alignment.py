@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from tests.vlynx_pl.conftest import randomise
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.attention import listen
@@ -109,11 +110,8 @@ OPTIONS = {"attn_floor": True, "stat_scale": "relative"}
 
 @pytest.fixture
 def trained(module):
-    """With an adapter that does something, and a floor that some layers are above."""
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.data.normal_(std=0.1, generator=generator)
+    """With an adapter that is not zero."""
+    randomise(module.backbone.vision_adapters, "3d", 0.1)
     return module
 
 
@@ -161,15 +159,6 @@ def test_each_option_changes_the_loss_that_it_names(trained, videos):
         assert_close(losses["total"], losses["attn"] + 0.01 * losses["stat"])
 
 
-def test_gaps_below_the_floor_cost_nothing_and_have_no_gradient(trained, depth):
-    trained.objective.attn_floor = True
-    trained.use_attention_floor(heard(trained, depth)[1].abs().mean((1, 2, 3)) * 1.001)
-    loss = trained.losses(depth)["attn"]
-    loss.backward()
-    assert loss == 0
-    assert not any(p.grad.any() for p in trained.parameters() if p.grad is not None)
-
-
 def test_a_floor_without_gaps_says_what_is_missing(module, depth):
     module.objective.attn_floor = True
     with pytest.raises(RuntimeError, match=r"add the ReferenceGuidance callback .* call use_att"):
@@ -198,43 +187,6 @@ def test_every_adapter_tensor_and_nothing_else_gets_a_gradient(module, depth):
             assert parameter.grad is None, name
 
 
-def test_training_lowers_the_loss(module, depth):
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=1e-3)
-    first = module.losses(depth)["total"].item()
-    for _ in range(20):
-        optimizer.zero_grad()
-        loss = module.losses(depth)["total"]
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.7 * first
-
-
-def test_detaching_changes_the_gradient_but_not_the_loss(module, depth):
-    gradients = []
-    for detach in (False, True):
-        module.objective.detach_reference = detach
-        module.zero_grad()
-        loss = module.losses(depth)["attn"]
-        loss.backward()
-        name = "vision_tower.encoder.layers.3.self_attn.q_proj.lora_B.3d.weight"
-        gradients.append(
-            (
-                loss.item(),
-                dict(module.named_parameters())[f"backbone.model.model.{name}"].grad.clone(),
-            )
-        )
-    assert gradients[0][0] == gradients[1][0]
-    assert not torch.equal(gradients[0][1], gradients[1][1])
-
-
-@pytest.mark.parametrize("fill", [0, 255])
-def test_blank_frames_have_a_finite_loss(module, fill):
-    loss = module.losses(torch.full((2, 1, 3, 64, 64), fill, dtype=torch.uint8))["total"]
-    loss.backward()
-    assert loss.isfinite()
-    assert all(p.grad.isfinite().all() for p in module.parameters() if p.requires_grad)
-
-
 EACH = [{}, *({name: value} for name, value in OPTIONS.items())]
 
 
@@ -254,7 +206,7 @@ def test_a_rank_with_nothing_of_a_batch_has_finite_losses(module, depth, options
 def test_nothing_of_a_batch_adds_nothing_to_what_the_other_ranks_have(
     trained, depth, options, monkeypatch
 ):
-    """The other rank is one whose every sum and count is 1."""
+    """Every sum and count of the other rank is 1."""
     monkeypatch.setattr("vlynx_pl.objectives.world_size", lambda: 2)
     monkeypatch.setattr("vlynx_pl.objectives.total_over_ranks", lambda part: part + 1)
     for name, value in options.items():
@@ -321,5 +273,5 @@ def test_a_checkpoint_holds_the_adapter_alone_and_is_checked(module):
     assert all("lora_" in name for name in names)
     module.on_load_checkpoint(checkpoint)
     checkpoint["state_dict"].popitem()
-    with pytest.raises(ValueError, match="does not hold this run's adapter: 1 tensors differ"):
+    with pytest.raises(ValueError, match="does not contain this run's adapter: 1 tensors differ"):
         module.on_load_checkpoint(checkpoint)

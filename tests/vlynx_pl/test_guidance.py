@@ -5,8 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from tests.conftest import MINIATURE, published_backbone
@@ -58,7 +57,7 @@ def test_guidance_is_the_mean_over_frames_of_the_projections(backbone, batches):
     assert (guidance.num_frames, guidance.num_videos) == (17, 5)
 
 
-def test_adapters_do_not_colour_the_guidance(backbone, batches):
+def test_adapters_do_not_change_the_guidance(backbone, batches):
     plain = estimate_guidance(backbone, batches)
     backbone.add_vision_adapter("3d", Lora(4, 8))
     with torch.no_grad():
@@ -67,19 +66,6 @@ def test_adapters_do_not_colour_the_guidance(backbone, batches):
                 parameter.normal_()
     again = estimate_guidance(backbone, batches)
     assert torch.equal(plain.keys, again.keys) and torch.equal(plain.token_var, again.token_var)
-
-
-def test_shards_merged_equal_one_pass(backbone, batches):
-    whole = estimate_guidance(backbone, batches)
-    first, second = GuidanceStatistics(backbone), GuidanceStatistics(backbone)
-    first.update(batches[0])
-    for frames in batches[1:]:
-        second.update(frames)
-    first.merge_state(second)
-    merged = first.guidance()
-    assert (merged.num_frames, merged.num_videos) == (whole.num_frames, whole.num_videos)
-    for name in ("keys", "values", "token_mean", "token_var"):
-        assert_close(getattr(merged, name), getattr(whole, name), atol=1e-6, rtol=1e-6)
 
 
 def test_moments_merge_whatever_the_split():
@@ -115,7 +101,7 @@ def test_sums_merged_in_any_order_are_those_of_one_pass_to_rounding(backbone, ba
 
 @pytest.mark.parametrize("include_newline", [False, True])
 @torch.no_grad()
-def test_the_newline_is_counted_once_a_video_if_at_all(backbone, batches, include_newline):
+def test_the_newline_is_counted_once_per_video_if_at_all(backbone, batches, include_newline):
     rows = []
     for frames in batches:
         rows.append(backbone.encode(frames).flatten(0, 2))
@@ -175,37 +161,23 @@ def test_a_source_says_what_differs(backbone):
         ({"frame_size": (1, 2)}, "its frame_size is (64, 64), here it is (1, 2)"),
         ({"include_newline": True}, "its include_newline is False, here it is True"),
         ({"preprocessing": "{}"}, 'is {"fps": 1.0, "size": [64, 64]}, here it is {}'),
-        ({"videos": ("a",)}, "its clip 2 is b, here it is none"),
         ({"videos": ("a", "c")}, "its clip 2 is b, here it is c"),
         ({"videos": ("a", "b", "c")}, "its clip 3 is none, here it is c"),
     ):
         assert words in source.difference(replace(source, **change))
 
 
-def test_a_file_that_does_not_say_how_its_frames_were_made_can_be_used(backbone, saved):
-    tensors = load_file(saved)
-    with safe_open(saved, "pt") as file:
-        metadata = file.metadata()
-    del metadata["preprocessing"]
-    save_file(tensors, saved, metadata)
-    InterfaceGuidance.load(saved).check(backbone, False, saved)
-
-
-def test_a_damaged_file_is_one_clear_error(saved):
+def test_files_that_are_not_a_guidance_are_one_clear_error(saved):
+    remedy = "Delete it, .* computed again from the reference videos"
+    save_file({"x": torch.zeros(1)}, saved.parent / "x.safetensors")
+    with pytest.raises(GuidanceError, match=rf"x\.safetensors cannot .*format is None.*{remedy}"):
+        InterfaceGuidance.load(saved.parent / "x.safetensors")
     saved.write_bytes(saved.read_bytes()[:1000])
-    with pytest.raises(GuidanceError, match=rf"{saved.name} cannot be used.*Delete it"):
+    with pytest.raises(GuidanceError, match=rf"{saved.name} cannot be used.*{remedy}"):
         InterfaceGuidance.load(saved)
-
-
-def test_another_safetensors_file_is_no_guidance(tmp_path):
-    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(GuidanceError, match="format is None"):
-        InterfaceGuidance.load(tmp_path / "x.safetensors")
-
-
-def test_a_missing_file_is_one_clear_error(tmp_path):
-    with pytest.raises(GuidanceError, match="computed again from the reference videos"):
-        InterfaceGuidance.load(tmp_path / "nothing.safetensors")
+    saved.unlink()
+    with pytest.raises(GuidanceError, match=rf"{saved.name} cannot be used.*{remedy}"):
+        InterfaceGuidance.load(saved)
 
 
 def test_a_guidance_of_another_backbone_is_refused_with_both_fingerprints(saved):
@@ -218,12 +190,3 @@ def test_a_guidance_of_another_backbone_is_refused_with_both_fingerprints(saved)
     assert guidance.source.fingerprint in str(error.value)
     assert other.fingerprint in str(error.value)
     assert str(saved) in str(error.value)
-
-
-def test_a_guidance_of_another_frame_size_is_refused_with_both(backbone, saved):
-    tensors = load_file(saved)
-    with safe_open(saved, "pt") as file:
-        metadata = file.metadata()
-    save_file(tensors, saved, metadata | {"frame_size": json.dumps([384, 384])})
-    with pytest.raises(GuidanceError, match=r"frame_size is \(384, 384\).*here it is \(64, 64\)"):
-        InterfaceGuidance.load(saved).check(backbone, False, saved)

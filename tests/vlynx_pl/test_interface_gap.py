@@ -45,6 +45,7 @@ def test_tokens_that_ignore_their_input_have_no_health(guidance):
     meter = InterfaceGapMeter(guidance, 16)
     meter.update(tokens, torch.zeros(len(guidance.keys)))
     assert meter.gap().sample_variance == pytest.approx(0, abs=1e-9)
+    assert meter.gap().effective_rank == 0
 
 
 def test_ranks_merge(guidance):

@@ -1,7 +1,6 @@
-"""LoRA, rsLoRA and DoRA: trained, stopped and resumed, saved, read by plain PEFT, and asked."""
+"""LoRA, rsLoRA and DoRA: trained, resumed, saved, loaded by plain PEFT, and evaluated."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +11,9 @@ from peft import PeftModel
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from tests.conftest import MINIATURE
-from tests.vlynx_pl.test_tuning import episode
+from tests.vlynx_pl.conftest import episode, load_miniature, tuning
 from vlynx_pl.adapters import AdapterError, Lora, adapter_parameters
 from vlynx_pl.alignment import InterfaceAlignment
-from vlynx_pl.backbones import load_backbone
 from vlynx_pl.guidance import estimate_guidance
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
@@ -29,18 +26,14 @@ VARIANTS = {
 }
 
 
-def tuning(lora) -> InstructionTuning:
-    backbone = load_backbone(str(MINIATURE), "float32")
+def tuned(lora) -> InstructionTuning:
     streams = AlignedStreams({"3d": "base"}, train_vision=True, lora=lora)
-    return InstructionTuning(
-        backbone, "qa", streams, lora, max_new_tokens=2, learning_rate=1e-2, warmup=0.0
-    )
+    return tuning(streams, lora=lora, max_new_tokens=2, learning_rate=1e-2, warmup=0.0)
 
 
 def fit(module, videos, folder, checkpoint=None):
     clips = [episode(videos, "3d", answers=(word,)) for word in ("red", "box")]
-    for clip in clips:  # Lightning itself moves no frozen dataclass
-        clip["questions"] = [SimpleNamespace(**vars(asked)) for asked in clip["questions"]]
+    module.transfer_batch_to_device = lambda batch, *_: batch  # Lightning: no frozen dataclasses
     trainer = Trainer(
         max_epochs=2, accelerator="cpu", logger=False,
         callbacks=[ModelCheckpoint(folder, save_top_k=-1)],
@@ -58,7 +51,7 @@ def lora(request):
 
 def test_a_tuned_variant_resumes_and_is_read_everywhere(lora, videos, tmp_path):
     torch.manual_seed(0)
-    module = tuning(lora)
+    module = tuned(lora)
     begun = {name: p.detach().clone() for name, p in module._trained().items()}
     trained = fit(module, videos, tmp_path)
     assert all(not torch.equal(trained[name], begun[name]) for name in begun)
@@ -66,23 +59,20 @@ def test_a_tuned_variant_resumes_and_is_read_everywhere(lora, videos, tmp_path):
 
     [middle] = tmp_path.glob("epoch=0*.ckpt")
     torch.manual_seed(1)
-    resumed = fit(tuning(lora), videos, tmp_path / "again", middle)
+    resumed = fit(tuned(lora), videos, tmp_path / "again", middle)
     assert resumed.keys() == trained.keys()
     assert all(torch.equal(resumed[name], trained[name]) for name in trained)
 
     module.save_adapters(tmp_path / "run", {})
     saved = tmp_path / "run" / "vision-3d", tmp_path / "run" / "llm-qa"
-    again = InstructionTuning(
-        load_backbone(str(MINIATURE), "float32"), "qa", AlignedStreams({"3d": str(saved[0])}),
-        llm_adapter=str(saved[1]), max_new_tokens=2,
-    )  # fmt: skip
-    again.eval()
+    streams = AlignedStreams({"3d": str(saved[0])})
+    again = tuning(streams, llm_adapter=str(saved[1]), max_new_tokens=2).eval()
     clip = episode(videos, "3d")
     assert again.answers(clip) == module.answers(clip)
     with torch.no_grad():
         assert_close(again.losses(clip), module.eval().losses(clip), atol=1e-5, rtol=0)
 
-    plain = load_backbone(str(MINIATURE), "float32")
+    plain = load_miniature()
     PeftModel.from_pretrained(plain.vision_tower, str(saved[0])).eval()
     pixels = plain.normalise(clip["streams"]["3d"][None])
     with torch.no_grad():
@@ -124,11 +114,11 @@ def test_dropout_of_a_variant_is_on_in_training_alone(lora, videos, backbone):
 
 @pytest.mark.parametrize("other", [VARIANTS["rsLoRA"], replace(PLAIN, alpha=16)], ids=str)
 def test_a_checkpoint_of_another_scale_is_refused(other):
-    module = tuning(PLAIN)
+    module = tuned(PLAIN)
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)
     with pytest.raises(AdapterError, match=r"saved with scales .*'llm-qa': \[2\.0\]"):
-        tuning(other).on_load_checkpoint(checkpoint)
+        tuned(other).on_load_checkpoint(checkpoint)
     module.on_load_checkpoint(checkpoint)
 
 

@@ -1,4 +1,3 @@
-import re
 from itertools import accumulate
 
 import pytest
@@ -8,18 +7,18 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
-from datamodules.samples import Question
 from tests.conftest import MINIATURE
-from vlynx_pl.adapters import Lora, adapter_parameters, use_adapter
+from tests.vlynx_pl.conftest import randomise
+from vlynx_pl.adapters import Lora, adapter_parameters
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.prefix_sharing import (
     Branch,
-    asking_branch,
-    learning_branch,
+    question_branch,
     question_losses,
     shared_prefix,
     split_by_budget,
 )
+from vlynx_pl.questions import Question
 
 COLOURS = ("red", "green", "blue", "cyan", "yellow", "black")
 
@@ -59,10 +58,7 @@ def template_ids(tokenizer, listed, generate=False):
 def tuned(backbone):
     """The miniature with an LLM adapter that is not zero."""
     backbone.add_llm_adapter("task", Lora(8, 16))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in adapter_parameters(backbone.llm_adapters, "task").values():
-            parameter.normal_(std=0.05, generator=generator)
+    randomise(backbone.llm_adapters, "task", 0.05)
     return backbone
 
 
@@ -94,7 +90,9 @@ def reference_losses(backbone, streams, questions):
 
 
 def shared_losses(backbone, streams, questions):
-    branches = [learning_branch(backbone.tokenizer, question) for question in questions]
+    branches = [
+        question_branch(backbone.tokenizer, question, learnt=True) for question in questions
+    ]
     return question_losses(backbone, shared_prefix(backbone, streams), branches, "task")
 
 
@@ -118,34 +116,13 @@ def test_loss_and_gradients_are_those_of_separate_sequences(tuned, videos, modal
 
 
 @torch.no_grad()
-def test_the_order_of_questions_changes_the_order_of_losses_only(tuned, videos):
-    streams = streams_of(tuned, videos, 1)
-    questions = some_questions(2)
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(1)).tolist()
-    losses = shared_losses(tuned, streams, questions)
-    shuffled = shared_losses(tuned, streams, [questions[k] for k in order])
-    assert_close(shuffled, losses[order], atol=1e-6, rtol=1e-6)
-
-
-@torch.no_grad()
-def test_without_an_adapter_the_losses_are_the_base_models(tuned, videos):
-    streams = streams_of(tuned, videos, 0)
-    branches = [learning_branch(tuned.tokenizer, q) for q in some_questions(1)[:2]]
-    losses = question_losses(tuned, shared_prefix(tuned, streams), branches)
-    with use_adapter(tuned.language_model, None):
-        wanted = torch.stack(list(reference_losses(tuned, streams, some_questions(1)[:2])))
-    assert_close(losses, wanted, atol=1e-5, rtol=1e-5)
-    assert (losses - shared_losses(tuned, streams, some_questions(1)[:2])).abs().max() > 1e-3
-
-
-@torch.no_grad()
-def test_logits_are_computed_where_something_is_learnt_and_nowhere_else(tuned, videos):
+def test_logits_are_computed_for_supervised_tokens_only(tuned, videos):
     rows = []
     head = tuned.model.get_output_embeddings()
     head.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
     questions = some_questions(2)
     shared_losses(tuned, streams_of(tuned, videos, 1), questions)
-    branches = [learning_branch(tuned.tokenizer, question) for question in questions]
+    branches = [question_branch(tuned.tokenizer, question, learnt=True) for question in questions]
     assert rows == [sum(sum(branch.supervised) for branch in branches)]
 
 
@@ -192,22 +169,15 @@ said = words.filter(lambda text: text.strip())
 def test_tokens_are_those_of_the_plain_conversation(name, prompt, answer, history):
     tokenizer = TOKENIZERS[name]
     question = Question("q", prompt, (answer,), tuple(history))
-    branch = learning_branch(tokenizer, question)
+    branch = question_branch(tokenizer, question, learnt=True)
     bare = Question("q", prompt, (), tuple((asked, text.strip()) for asked, text in history))
     plain = template_ids(tokenizer, messages(bare, answer.strip()))
     after = plain.index(tokenizer.convert_tokens_to_ids("<video>")) + 1
     assert branch.ids == plain[after:]
-    asked = asking_branch(tokenizer, question)
+    asked = question_branch(tokenizer, question, learnt=False)
     open_ = template_ids(tokenizer, messages(bare), generate=True)
     assert asked.ids == open_[after:]
     assert branch.ids[: len(asked.ids)] == asked.ids
-
-
-@pytest.mark.parametrize("token", ["<video>", "<|im_end|>"])
-def test_tokens_that_structure_a_prompt_are_refused_in_texts(token):
-    for question in (Question("q", f"a{token}", ("b",)), Question("q", "a", (f"{token}b",))):
-        with pytest.raises(UserError, match=re.escape(f"'q' holds '{token}', which structures")):
-            learning_branch(TOKENIZERS["miniature"], question)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -216,7 +186,7 @@ def test_answers_their_end_and_the_newline_are_supervised(name):
     question = Question(
         "q", "And now?", (" a box ", "no"), (("What?", "a cone"), ("Where?", "left"))
     )
-    branch = learning_branch(tokenizer, question)
+    branch = question_branch(tokenizer, question, learnt=True)
     assert len(branch.ids) == len(branch.supervised)
     learnt = [i for i, flag in zip(branch.ids, branch.supervised, strict=True) if flag]
     assert tokenizer.decode(learnt) == "a cone<|im_end|>\nleft<|im_end|>\na box<|im_end|>\n"
@@ -234,16 +204,6 @@ def test_splitting_keeps_the_order_and_the_budget(lengths, budget):
     assert all(used + first > budget for used, first in zip(sums, following, strict=False))
 
 
-@torch.no_grad()
-def test_split_or_whole_the_losses_are_the_same(tuned, videos):
-    prefix = shared_prefix(tuned, streams_of(tuned, videos, 1))
-    branches = [learning_branch(tuned.tokenizer, question) for question in some_questions(1)]
-    groups = split_by_budget(branches, 100)
-    assert len(groups) > 2
-    split = torch.cat([question_losses(tuned, prefix, group, "task") for group in groups])
-    assert_close(split, question_losses(tuned, prefix, branches, "task"), atol=1e-6, rtol=1e-6)
-
-
 def test_a_question_longer_than_the_budget_is_named():
     branches = [Branch("short", [0] * 3, [True] * 3), Branch("AB12C/7", [0] * 9, [True] * 9)]
     with pytest.raises(UserError, match=r"'AB12C/7' has 9 tokens.*question_budget=8; raise"):
@@ -253,16 +213,15 @@ def test_a_question_longer_than_the_budget_is_named():
 @pytest.mark.parametrize(
     ("question", "message"),
     [
-        (Question("q7", "What?", ()), "'q7' has no answer to 'What\\?'"),
-        (Question("q7", "What?", (" ",)), "'q7' has no answer"),
+        (Question("q7", "What?", (" ",)), "'q7' has no answer to 'What\\?'"),
         (Question("q7", "What?", ("box",), (("Where?", ""),)), "no answer to 'Where\\?'"),
-        (Question("q7", "<image>\nWhat?", ("box",)), "'q7' holds '<image>'"),
-        (Question("q7", "What?", ("box<|im_end|>",)), r"'q7' holds '<\|im_end\|>'"),
+        (Question("q7", "<image>\nWhat?", ("box",)), "'q7' contains '<image>'"),
+        (Question("q7", "What?", ("box<|im_end|>",)), r"'q7' contains '<\|im_end\|>'"),
     ],
 )
 def test_a_question_that_cannot_be_learnt_is_named(question, message):
     with pytest.raises(UserError, match=message):
-        learning_branch(TOKENIZERS["miniature"], question)
+        question_branch(TOKENIZERS["miniature"], question, learnt=True)
 
 
 def test_a_clip_without_questions_is_refused(backbone):
@@ -275,7 +234,7 @@ def test_tokens_of_another_width_are_refused(backbone):
         shared_prefix(backbone, [torch.zeros(2, 4, 8)])
 
 
-def test_a_backbone_without_a_processor_says_that_it_cannot_read(backbone):
+def test_a_backbone_without_a_processor_cannot_read_text(backbone):
     backbone.processor = None
     with pytest.raises(ValueError, match=r"miniature was built without a processor"):
         shared_prefix(backbone, [])

@@ -2,7 +2,6 @@
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,54 +9,31 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.conftest import MINIATURE
+from tests.vlynx_pl.conftest import episode, load_miniature, perturbed, randomise, saved, tuning
 from vlynx_pl.adapters import AdapterError, Lora, adapter_parameters, save_adapter
 from vlynx_pl.answering import score_options
-from vlynx_pl.backbones import load_backbone
+from vlynx_pl.baselines.pave_streams import PatchedVideo
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import TokenStore
+from vlynx_pl.questions import Question
 from vlynx_pl.streams import AlignedStreams
-from vlynx_pl.tuning import InstructionTuning
-
-LLM = {"lora": Lora(4, 8, 0.0)}
-
-
-@dataclass(frozen=True)
-class Asked:
-    id: str
-    prompt: str
-    answers: tuple[str, ...]
-    history: tuple[tuple[str, str], ...] = ()
-
-
-def episode(videos, *streams: str, answers=("red", "box")):
-    pictures = {"video": videos[0]} | dict.fromkeys(streams, 255 - videos[0])
-    questions = tuple(Asked(f"q{i}", "What colour is it?", (a,)) for i, a in enumerate(answers))
-    times = dict.fromkeys(pictures, (0.0, 1.0, 2.0))
-    return {"key": "clip", "streams": pictures, "times": times, "questions": questions}
 
 
 @pytest.fixture
 def aligned(backbone, tmp_path):
-    """The folder of a vision adapter that does something, and the note of its backbone."""
+    """Folder of a vision adapter that is not zero."""
     torch.manual_seed(0)
     backbone.add_vision_adapter("3d", Lora(4, 8, 0.5))
-    for parameter in adapter_parameters(backbone.vision_adapters, "3d").values():
-        parameter.data.normal_(std=0.2)
+    randomise(backbone.vision_adapters, "3d", 0.2)
     made_with = {"backbone": "miniature", "fingerprint": backbone.fingerprint}
     save_adapter(backbone.vision_adapters, "3d", tmp_path / "vision-3d", made_with)
     return str(tmp_path / "vision-3d")
 
 
-@pytest.fixture
-def fresh():
-    return load_backbone(str(MINIATURE), "float32")
-
-
 def test_the_llm_sees_video_then_modalities_each_by_its_own_adapter(
     backbone, aligned, fresh, videos
 ):
-    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned, "audio": "base"}), **LLM)
+    module = tuning(AlignedStreams({"3d": aligned, "audio": "base"}), fresh)
     video, depth, audio = module.encode(episode(videos, "audio", "3d"))
     with torch.no_grad():
         assert torch.equal(video, backbone.encode(videos[:1])[0])
@@ -67,8 +43,7 @@ def test_the_llm_sees_video_then_modalities_each_by_its_own_adapter(
 
 
 def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh, aligned, videos):
-    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), lora=Lora(4, 8, 0.5))
-    module.train()
+    module = tuning(AlignedStreams({"3d": aligned}), fresh, lora=Lora(4, 8, 0.5)).train()
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     assert trained and all(".lora_" in name and ".qa." in name for name in trained)
     first, second = (module.encode(episode(videos, "3d"))[1] for _ in range(2))
@@ -82,39 +57,16 @@ def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh,
 
 def test_vision_adapters_may_be_trained_along_from_nothing(fresh, videos):
     streams = AlignedStreams({"3d": "base"}, train_vision=True, lora=Lora(4, 8))
-    module = InstructionTuning(fresh, "qa", streams, **LLM)
+    module = tuning(streams, fresh)
     module.losses(episode(videos, "3d")).mean().backward()
     vision = adapter_parameters(fresh.vision_adapters, "3d")
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in vision.values())
     assert set(module.trained_adapters()) == {"llm-qa", "vision-3d"}
 
 
-def test_vision_adapters_may_have_a_learning_rate_of_their_own(fresh):
-    streams = AlignedStreams({"3d": "base"}, train_vision=True, learning_rate=1e-5)
-    module = InstructionTuning(fresh, "qa", streams, **LLM)
-    module._trainer = SimpleNamespace(estimated_stepping_batches=10)
-    groups = module.configure_optimizers()["optimizer"].param_groups
-    rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
-    vision = adapter_parameters(fresh.vision_adapters, "3d").values()
-    llm = adapter_parameters(fresh.llm_adapters, "qa").values()
-    assert {rates.pop(id(p)) for p in vision} == {1e-5}
-    assert {rates.pop(id(p)) for p in llm} == {module.learning_rate} and not rates
-
-
-@pytest.mark.parametrize("modalities", [{}, {"3d": "base"}])
-def test_a_learning_rate_for_nothing_is_refused(modalities):
-    with pytest.raises(UserError, match=r"model.streams.learning_rate=1e-05 trains nothing"):
-        AlignedStreams(modalities, train_vision=not modalities, learning_rate=1e-5)
-
-
-def test_without_modalities_only_the_video_is_read(fresh, videos):
-    module = InstructionTuning(fresh, "qa", **LLM)
-    assert len(module.encode(episode(videos, "3d"))) == 1
-
-
 def test_tokens_are_averaged_over_a_timestamp_and_over_a_pooled_frame(fresh, videos):
     streams = AlignedStreams({"3d": "base", "audio": "base"}, pooled=["audio"])
-    module = InstructionTuning(fresh, "qa", streams, **LLM)
+    module = tuning(streams, fresh)
     asked = episode(videos, "3d", "audio")
     asked["streams"]["3d"] = videos.flatten(0, 1)  # two frames for each timestamp
     video, depth, audio = module.encode(asked)
@@ -126,17 +78,48 @@ def test_tokens_are_averaged_over_a_timestamp_and_over_a_pooled_frame(fresh, vid
     assert module.streams.kept_bytes(asked) == kept
 
 
-def test_timestamps_of_unlike_numbers_of_frames_are_refused(fresh, videos):
-    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": "base"}), **LLM)
-    asked = episode(videos, "3d")
-    asked["streams"]["3d"] = videos.flatten(0, 1)[:5]
-    with pytest.raises(UserError, match="stream '3d' has 5 frames for 3 timestamps"):
-        module.losses(asked)
+@pytest.mark.parametrize("named", [{}, {"3d": "base"}])
+def test_a_learning_rate_for_nothing_is_refused(named):
+    with pytest.raises(UserError, match=r"model.streams.learning_rate=1e-05 trains nothing"):
+        AlignedStreams(named, train_vision=not named, learning_rate=1e-5)
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        AlignedStreams({"3d": "base"}, train_vision=True, learning_rate=1e-3),
+        PatchedVideo("3d", hidden=16, heads=2, learning_rate=1e-3),
+    ],
+    ids=["vision adapters", "patch"],
+)
+def test_what_reads_streams_may_have_its_own_learning_rate(fresh, streams):
+    module = tuning(streams, fresh)
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
+    llm = adapter_parameters(fresh.llm_adapters, "qa").values()
+    assert {rates.pop(id(p)) for p in llm} == {module.learning_rate}
+    assert rates.keys() == {id(p) for p in streams.trained().parameters() if p.requires_grad}
+    assert set(rates.values()) == {1e-3}
+
+
+@pytest.mark.parametrize(
+    ("stream", "frames", "message"),
+    [
+        ("audio", 3, "no stream '3d', only video, audio"),
+        ("3d", 5, "stream '3d' has 5 frames for 3 timestamps"),
+    ],
+)
+def test_streams_that_do_not_fit_are_named(fresh, videos, stream, frames, message):
+    asked = episode(videos, stream)
+    asked["streams"][stream] = videos.flatten(0, 1)[:frames]
+    with pytest.raises(UserError, match=message):
+        tuning(AlignedStreams({"3d": "base"}), fresh).losses(asked)
 
 
 def test_it_learns_to_answer(fresh, videos):
     torch.manual_seed(0)
-    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": "base"}), **LLM)
+    module = tuning(AlignedStreams({"3d": "base"}), fresh)
     [said] = module.answers(episode(videos, "3d", answers=("red",)))
     target = "yes" if said != "yes" else "no"
     sample = episode(videos, "3d", answers=(target,))
@@ -148,38 +131,27 @@ def test_it_learns_to_answer(fresh, videos):
     assert module.answers(sample) == [target]
 
 
-def test_a_perturbed_vision_adapter_changes_what_the_llm_sees(fresh, aligned, videos):
-    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), **LLM)
-    before = module.losses(episode(videos, "3d"))
-    for parameter in adapter_parameters(fresh.vision_adapters, "3d").values():
-        parameter.data += 0.1
-    assert (module.losses(episode(videos, "3d")) - before).abs().max() > 1e-3
-
-
 def test_many_questions_become_several_sequences_of_the_same_losses(fresh, videos):
-    module = InstructionTuning(fresh, "qa", **LLM)
+    module = tuning(backbone=fresh)
     sample = episode(videos, answers=("red", "blue", "green", "box"))
     whole = module.losses(sample)
     module.question_budget = 40
     assert_close(module.losses(sample), whole, atol=1e-5, rtol=1e-5)
-    module.question_budget = 5
-    with pytest.raises(UserError, match=r"'q0' has \d+ tokens, more than question_budget=5"):
-        module.losses(sample)
 
 
 def test_what_cannot_be_learnt_or_asked_is_known_before(fresh):
-    module = InstructionTuning(fresh, "qa", question_budget=60, **LLM)
+    module = tuning(backbone=fresh, question_budget=60)
 
     def of(prompt="What?", answers=("red",), history=()):
-        question = Asked("q7", prompt, answers, history)
+        question = Question("q7", prompt, answers, history)
         return module.unfit(question, learnt=True), module.unfit(question, learnt=False)
 
     assert of() == of(history=(("Is it?", "yes"),)) == (None, None)
     for token in ("<image>", "<|im_end|>"):
-        holds = f"question 'q7' holds {token!r}, which structures the prompt"
-        assert of(prompt=f"What is the {token}?") == (holds, holds)
-        assert of(history=(("Is it?", token),)) == (holds, holds)
-        assert of(answers=(token,)) == (holds, None)
+        contains = f"question 'q7' contains {token!r}, which structures the prompt"
+        assert of(prompt=f"What is the {token}?") == (contains, contains)
+        assert of(history=(("Is it?", token),)) == (contains, contains)
+        assert of(answers=(token,)) == (contains, None)
     assert of(answers=(" ",)) == of(answers=()) == ("question 'q7' has no answer to 'What?'", None)
     long, asked = of(prompt="What is it? " * 30)
     assert re.fullmatch(r"question 'q7' has \d+ tokens, more than model.question_budget=60", long)
@@ -187,41 +159,17 @@ def test_what_cannot_be_learnt_or_asked_is_known_before(fresh):
     assert of(prompt="What is it? " * 3) == (None, None)
 
 
-def test_an_adapter_of_another_backbone_is_refused(fresh, aligned):
+@pytest.mark.parametrize("where", ["streams", "llm_adapter"])
+def test_an_adapter_of_another_backbone_is_refused(fresh, aligned, where):
     with torch.no_grad():
         fresh.newline.add_(1)
-    for wrong in ({"streams": AlignedStreams({"3d": aligned})}, {"llm_adapter": aligned}):
-        with pytest.raises(AdapterError, match=r"was trained on miniature .*train it on this"):
-            InstructionTuning(fresh, "qa", **wrong, **LLM)
-        fresh = load_backbone(str(MINIATURE), "float32")
-        with torch.no_grad():
-            fresh.newline.add_(1)
-
-
-def test_a_folder_that_is_no_adapter_is_named(fresh, tmp_path):
-    with pytest.raises(AdapterError, match=rf"{tmp_path} is not a PEFT adapter"):
-        InstructionTuning(fresh, "qa", AlignedStreams({"3d": str(tmp_path)}), **LLM)
-
-
-def test_a_missing_stream_names_those_that_are_there(fresh, videos):
-    module = InstructionTuning(fresh, "qa", AlignedStreams({"audio": "base"}), **LLM)
-    with pytest.raises(UserError, match="no stream 'audio', only video, 3d"):
-        module.losses(episode(videos, "3d"))
-
-
-def test_an_llm_adapter_can_be_continued(fresh, videos, tmp_path):
-    module = InstructionTuning(fresh, "qa", **LLM)
-    for parameter in adapter_parameters(fresh.llm_adapters, "qa").values():
-        parameter.data.normal_(std=0.1)
-    expected = module.losses(episode(videos))
-    save_adapter(fresh.llm_adapters, "qa", tmp_path / "llm-qa")
-    other = load_backbone(str(MINIATURE), "float32")
-    again = InstructionTuning(other, "qa", llm_adapter=str(tmp_path / "llm-qa"), **LLM)
-    assert_close(again.losses(episode(videos)), expected)
+    wrong = {"streams": AlignedStreams({"3d": aligned}), "llm_adapter": aligned}[where]
+    with pytest.raises(AdapterError, match=r"was trained on miniature .*train it on this"):
+        tuning(backbone=fresh, **{where: wrong})
 
 
 def test_kept_tokens_are_learnt_from_as_when_they_were_new(fresh, aligned, videos, tmp_path):
-    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), **LLM)
+    module = tuning(AlignedStreams({"3d": aligned}), fresh)
     plain = module.encode(episode(videos, "3d"))
     module.token_store = TokenStore(tmp_path / "store", module.streams.token_cache_keys())
     first = module.losses(episode(videos, "3d"))
@@ -238,11 +186,11 @@ def test_tokens_of_another_model_are_not_found(fresh, aligned, videos, tmp_path,
     def store(module):
         return TokenStore(tmp_path / "store", module.streams.token_cache_keys())
 
-    module = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), **LLM)
+    module = tuning(AlignedStreams({"3d": aligned}), fresh)
     module.token_store = store(module)
     module.encode(episode(videos, "3d"))
     assert module.token_store.holds("clip")
-    other = load_backbone(str(MINIATURE), "float32")
+    other = load_miniature()
     pooled = ["3d"] if change == "pooled" else []
     if change == "backbone":
         with torch.no_grad():
@@ -254,28 +202,24 @@ def test_tokens_of_another_model_are_not_found(fresh, aligned, videos, tmp_path,
         config = json.loads((Path(aligned) / "adapter_config.json").read_text())
         config["lora_alpha"] *= 2
         (Path(aligned) / "adapter_config.json").write_text(json.dumps(config))
-    module = InstructionTuning(other, "qa", AlignedStreams({"3d": aligned}, pooled=pooled), **LLM)
+    module = tuning(AlignedStreams({"3d": aligned}, pooled=pooled), other)
     if change == "adapter":
         next(iter(adapter_parameters(other.vision_adapters, "3d").values())).data[0, 0] += 0.1
     assert store(module).holds("clip") == (change == "none")
 
 
 def test_tokens_that_are_trained_cannot_be_kept(fresh):
-    module = InstructionTuning(
-        fresh, "qa", AlignedStreams({"3d": "base"}, train_vision=True), **LLM
-    )
+    module = tuning(AlignedStreams({"3d": "base"}, train_vision=True), fresh)
     with pytest.raises(UserError, match=r"train_vision changes the tokens .*KeepTokens"):
         _ = module.streams.token_cache_keys()
 
 
 def test_checkpointing_keeps_less_and_changes_no_gradient(videos):
     def kept_and_gradients(checkpointing):
-        backbone = load_backbone(str(MINIATURE), "float32")
-        module = InstructionTuning(backbone, "qa", **LLM, checkpointing=checkpointing)
-        torch.manual_seed(0)
-        for parameter in adapter_parameters(backbone.llm_adapters, "qa").values():
-            parameter.data.normal_(std=0.05)
-        # Another adapter, which is the one at work whenever none is selected.
+        backbone = load_miniature()
+        module = tuning(backbone=backbone, checkpointing=checkpointing)
+        randomise(backbone.llm_adapters, "qa", 0.05)
+        # Another adapter, which is active whenever none is selected.
         backbone.add_llm_adapter("other", Lora(2, 4))
         module.train()
         kept = []
@@ -300,7 +244,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(videos):
 
 
 def test_the_likeliest_of_some_letters_can_be_the_answer(fresh, videos):
-    module = InstructionTuning(fresh, "qa", **LLM, choices="ABCD")
+    module = tuning(backbone=fresh, choices="ABCD")
     asked = episode(videos, answers=("A", "B", "C"))
     said = module.answers(asked)
     assert len(said) == 3 and set(said) <= set("ABCD")
@@ -312,12 +256,10 @@ def test_the_likeliest_of_some_letters_can_be_the_answer(fresh, videos):
 @pytest.mark.parametrize("autocast", [True, False])
 def test_a_bfloat16_backbone_learns_nearly_the_same(fresh, videos, autocast):
     torch.manual_seed(0)
-    whole = InstructionTuning(fresh, "qa", AlignedStreams({"3d": "base"}), **LLM)
+    whole = tuning(AlignedStreams({"3d": "base"}), fresh)
     wanted = whole.losses(episode(videos, "3d"))
-    half = load_backbone(str(MINIATURE), "bfloat16")
-    module = InstructionTuning(
-        half, "qa", AlignedStreams({"3d": "base"}), **LLM, checkpointing=True
-    )
+    half = load_miniature("bfloat16")
+    module = tuning(AlignedStreams({"3d": "base"}), half, checkpointing=True)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         losses = module.losses(episode(videos, "3d"))
     losses.mean().backward()
@@ -328,23 +270,9 @@ def test_a_bfloat16_backbone_learns_nearly_the_same(fresh, videos, autocast):
     assert len(module.answers(episode(videos, "3d"))) == 2
 
 
-def saved(module, folder):
-    """Everything that a module trains, as a run leaves it."""
-    for adapters, adapter in module.trained_adapters().values():
-        for parameter in adapter_parameters(adapters, adapter).values():
-            parameter.data.normal_(std=0.1)
-    for name, (adapters, adapter) in module.trained_adapters().items():
-        made_with = {"fingerprint": module.backbone.fingerprint, **module.adapter_metadata()}
-        save_adapter(adapters, adapter, folder / name, made_with)
-    return str(folder / "llm-qa")
-
-
 def test_a_loaded_adapter_keeps_its_own_rank_and_scale(fresh, videos, tmp_path):
-    first = InstructionTuning(fresh, "qa", lora=Lora(2, 32, 0.0))
-    folder = saved(first, tmp_path)
-    again = InstructionTuning(
-        load_backbone(str(MINIATURE), "float32"), "qa", **LLM, llm_adapter=folder
-    )
+    first = perturbed(tuning(backbone=fresh, lora=Lora(2, 32, 0.0)))
+    again = tuning(llm_adapter=saved(first, tmp_path))
     assert_close(again.losses(episode(videos)), first.losses(episode(videos)))
 
 
@@ -352,22 +280,18 @@ def test_vision_adapters_that_were_trained_along_are_loaded_with_it(fresh, video
     def streams():
         return AlignedStreams({"3d": "base"}, train_vision=True, lora=Lora(4, 128))
 
-    first = InstructionTuning(fresh, "qa", streams(), **LLM)
-    folder = saved(first, tmp_path)
-    backbone = load_backbone(str(MINIATURE), "float32")
-    again = InstructionTuning(backbone, "qa", streams(), **LLM, llm_adapter=folder).eval()
+    first = perturbed(tuning(streams(), fresh))
+    again = tuning(streams(), llm_adapter=saved(first, tmp_path)).eval()
     wanted = first.eval().losses(episode(videos, "3d"))
     assert_close(again.losses(episode(videos, "3d")), wanted)
     again.on_test_start()
 
 
-def test_an_adapter_is_examined_with_the_senses_that_it_was_tuned_on(fresh, aligned, tmp_path):
-    tuned = InstructionTuning(fresh, "qa", AlignedStreams({"3d": aligned}), **LLM)
+def test_an_adapter_is_evaluated_on_the_modalities_that_it_was_tuned_on(fresh, aligned, tmp_path):
+    tuned = tuning(AlignedStreams({"3d": aligned}), fresh)
     folder = saved(tuned, tmp_path / "run")
     for modalities, fits in (({"3d": aligned}, True), ({"3d": "base"}, False), ({}, False)):
-        backbone = load_backbone(str(MINIATURE), "float32")
-        streams = AlignedStreams(modalities)
-        module = InstructionTuning(backbone, "qa", streams, **LLM, llm_adapter=folder)
+        module = tuning(AlignedStreams(modalities), llm_adapter=folder)
         if fits:
             module.on_test_start()
         else:
@@ -375,6 +299,6 @@ def test_an_adapter_is_examined_with_the_senses_that_it_was_tuned_on(fresh, alig
                 module.on_test_start()
 
 
-def test_an_untuned_model_is_not_examined_in_silence(fresh):
+def test_evaluating_an_untuned_model_warns(fresh):
     with pytest.warns(UserWarning, match=r"llm_adapter is null: the untuned LLM answers"):
-        InstructionTuning(fresh, "qa", **LLM).on_test_start()
+        tuning(backbone=fresh).on_test_start()

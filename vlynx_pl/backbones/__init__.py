@@ -1,4 +1,4 @@
-"""Frozen Video LLMs behind one face; the family is chosen by ``config.model_type``."""
+"""Frozen Video LLMs behind one interface; ``config.model_type`` selects the family."""
 
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.backbones.loading import BackboneError, load_backbone

@@ -1,7 +1,7 @@
-"""The face every Video LLM shows to the method, and nothing else.
+"""The interface between Video LLMs and the method.
 
-A family is a subclass that says where its vision tower, LLM and attention layers are and how
-frames become tokens. Everything here is frozen and in eval mode but for the LoRA adapters.
+A family is a subclass that names its vision tower, LLM and attention layers, and turns frames into
+tokens. Everything except the LoRA adapters is frozen and in eval mode.
 """
 
 from abc import ABC, abstractmethod
@@ -37,7 +37,7 @@ class VideoBackbone(nn.Module, ABC):
     Args:
         name: path or hub name the model was loaded from.
         model: the transformers model; it is frozen and put into eval mode.
-        processor: its processor; None only for models that never see data (parameter counts).
+        processor: its processor; None only for models without data, such as parameter counts.
     """
 
     def __init__(self, name: str, model: PreTrainedModel, processor: ProcessorMixin | None) -> None:
@@ -45,7 +45,7 @@ class VideoBackbone(nn.Module, ABC):
         self.name = name
         self.model = model.requires_grad_(False)
         self.processor = processor
-        # Not a submodule: PEFT injects its layers into the model above, which owns them.
+        # In a plain dict, so not submodules: the layers belong to the model above.
         self._peft: dict[str, PeftModel] = {}
         self._checkpointed: list[nn.Module] = []
         self.train(False)
@@ -53,7 +53,7 @@ class VideoBackbone(nn.Module, ABC):
     @property
     @abstractmethod
     def vision_tower(self) -> nn.Module:
-        """What the vision adapters are injected into."""
+        """The module that vision adapters are injected into."""
 
     @property
     @abstractmethod
@@ -83,12 +83,12 @@ class VideoBackbone(nn.Module, ABC):
     @property
     @abstractmethod
     def tokens_per_frame(self) -> int:
-        """N, tokens that one frame gives the LLM."""
+        """N, the LLM's tokens per frame."""
 
     @property
     @abstractmethod
     def newline(self) -> Tensor:
-        """(D,) the learned token that closes a stream of frames."""
+        """(D,) the learned token that ends a stream of frames."""
 
     @abstractmethod
     def attention_layers(self) -> list[nn.Module]:
@@ -107,7 +107,7 @@ class VideoBackbone(nn.Module, ABC):
         """Normalised pixels (B, T, 3, H, W) → features (B, T, N, Q) and tokens (B, T, N, D)."""
 
     def encode(self, frames: Tensor, adapter: str | None = None) -> Tensor:
-        """Send frames down the visual road.
+        """Encode frames with the vision tower and the projector.
 
         Args:
             frames: (B, T, 3, h, w) uint8 of any size, or floating point already normalised and of
@@ -116,29 +116,33 @@ class VideoBackbone(nn.Module, ABC):
 
         Returns:
             (B, T, N, D) tokens, without the newline token.
+
+        Raises:
+            ValueError: the frames have another shape.
+            KeyError: there is no adapter of that name.
         """
         pixels = self.normalise(frames)
         with use_adapter(self.vision_tower, adapter):
             return self._tokens(pixels)
 
     def features(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Send frames down the untouched visual road, once, and note what its projector is given.
+        """Encode frames without adapters, and also return the features before the projector.
 
         Args:
             frames: as for :meth:`encode`.
 
         Returns:
-            (B, T, N, Q) features before the projector, pooled as tokens are, and (B, T, N, D): the
-            tokens that :meth:`encode` gives.
+            (B, T, N, Q) features, pooled like tokens, and (B, T, N, D) tokens as from
+            :meth:`encode`.
         """
         pixels = self.normalise(frames)
         with use_adapter(self.vision_tower, None):
             return self._features(pixels)
 
     def token_rows(self, tokens: Tensor, include_newline: bool) -> Tensor:
-        """What token statistics count: tokens (B, T, N, D) as rows (R, D).
+        """Flatten tokens (B, T, N, D) into the rows (R, D) of token statistics.
 
-        ``include_newline`` adds the newline token once a video, as the released code does.
+        ``include_newline`` adds the newline token once per video, as the released code does.
         """
         rows = tokens.flatten(0, 2)
         if include_newline:
@@ -147,7 +151,7 @@ class VideoBackbone(nn.Module, ABC):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """What turns text into the LLM's token ids.
+        """The processor's tokenizer.
 
         Raises:
             ValueError: the backbone was built without a processor.
@@ -157,18 +161,21 @@ class VideoBackbone(nn.Module, ABC):
         return self.processor.tokenizer
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Token ids (n,) → the LLM's input (n, D)."""
+        """Embed token ids (n,) as the LLM's input (n, D)."""
         return self.model.get_input_embeddings()(ids)
 
     def splice(self, ids: Tensor, streams: Sequence[Tensor]) -> Tensor:
-        """Put visual streams after text, as the LLM's input.
+        """Concatenate text and visual streams as the LLM's input.
 
         Args:
             ids: (n,) token ids of the text before the streams.
-            streams: tokens (T, N, D) each, in order; nothing but a newline token closes a stream.
+            streams: tokens (T, N, D) each, in order; a newline token ends each.
 
         Returns:
-            (P, D), P = n plus T·N + 1 a stream.
+            (P, D), where P is n plus T·N + 1 for each stream.
+
+        Raises:
+            ValueError: a stream has another shape.
         """
         parts = [self.embed(ids)]
         for tokens in streams:
@@ -180,13 +187,22 @@ class VideoBackbone(nn.Module, ABC):
         return torch.cat(parts)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The LLM's last hidden states (..., D) → logits (..., V) in float32."""
+        """Map the LLM's last hidden states (..., D) to float32 logits (..., V)."""
         return self.model.get_output_embeddings()(hidden).float()
 
     def normalise(self, frames: Tensor) -> Tensor:
-        """uint8 frames (B, T, 3, h, w) → float (B, T, 3, H, W), as the model's own processor does.
+        """Resize and normalise frames as the model's own processor does (method.md section 0).
 
-        Bicubic with antialias to ``frame_size``, aspect ratio ignored (method.md section 0).
+        Resizing to ``frame_size`` is bicubic with antialiasing, and ignores the aspect ratio.
+
+        Args:
+            frames: uint8 (B, T, 3, h, w), or floating point, already normalised, (B, T, 3, H, W).
+
+        Returns:
+            (B, T, 3, H, W) in the model's dtype.
+
+        Raises:
+            ValueError: the frames have another shape, or no processor was given.
         """
         if frames.ndim != 5 or frames.shape[2] != 3:
             raise ValueError(f"frames must be (B, T, 3, H, W), got {tuple(frames.shape)}")
@@ -207,7 +223,7 @@ class VideoBackbone(nn.Module, ABC):
 
     @property
     def normalisation(self) -> tuple[list[float], list[float]]:
-        """Mean and standard deviation of a channel, of pixels from 0 to 1.
+        """Mean and standard deviation of each channel, for pixels from 0 to 1.
 
         Raises:
             ValueError: the backbone was built without a processor.
@@ -226,10 +242,10 @@ class VideoBackbone(nn.Module, ABC):
         self._add_adapter("llm", self.language_model, name, lora)
 
     def saved_adapter(self, folder: Path) -> SavedAdapter:
-        """What a folder says of its adapter.
+        """Read the settings of a saved adapter.
 
         Raises:
-            AdapterError: it is not an adapter, or another backbone's.
+            AdapterError: the folder is not an adapter, or belongs to another backbone.
         """
         saved = saved_config(folder)
         made_for = saved.made_with.get("fingerprint")
@@ -242,15 +258,15 @@ class VideoBackbone(nn.Module, ABC):
         return saved
 
     def load_vision_adapter(self, name: str, saved: SavedAdapter) -> None:
-        """Inject a saved adapter into the vision tower; raises AdapterError if it does not fit."""
+        """Inject a saved adapter into the vision tower; raise AdapterError if it does not fit."""
         self._add_adapter("vision", self.vision_tower, name, saved)
 
     def load_llm_adapter(self, name: str, saved: SavedAdapter) -> None:
-        """Inject a saved adapter into the LLM; raises AdapterError if it does not fit."""
+        """Inject a saved adapter into the LLM; raise AdapterError if it does not fit."""
         self._add_adapter("llm", self.language_model, name, saved)
 
     def _add_adapter(self, part: str, root: nn.Module, name: str, new: Lora | SavedAdapter) -> None:
-        _ = self.fingerprint  # of the base; taken before anything is injected
+        _ = self.fingerprint  # computed and cached before anything is injected
         wrapper = self._peft.get(part)
         if isinstance(new, SavedAdapter):
             self._peft[part] = load_adapter(root, wrapper, name, new)
@@ -260,12 +276,12 @@ class VideoBackbone(nn.Module, ABC):
         self.train(False)  # PEFT's new layers start with dropout on
 
     def checkpoint_llm(self) -> None:
-        """Compute what is inside the LLM's layers again for the backward pass, and do not keep it.
+        """Recompute the LLM's activations in the backward pass instead of storing them.
 
-        In training mode only; gradients stay the same, memory no longer grows with the layers.
+        This applies in training mode only, and does not change gradients.
         """
         model: Any = self.language_model
-        # A later transformers calls it by this name, and warns of the former.
+        # Later versions of transformers use this name, and deprecate the other.
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)(
             {"use_reentrant": False, "context_fn": self._forward_and_again}
@@ -273,7 +289,7 @@ class VideoBackbone(nn.Module, ABC):
         self._checkpointed = [m for m in model.modules() if getattr(m, _CHECKPOINTED, False)]
 
     def _forward_and_again(self) -> tuple[AbstractContextManager[None], ...]:
-        """The backward pass runs where nobody has selected an adapter."""
+        """Select the adapter of the forward pass again in the backward pass."""
         again = use_adapter(self.language_model, adapter_in_use(self.language_model))
         return nullcontext(), again
 
@@ -297,18 +313,20 @@ class VideoBackbone(nn.Module, ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of everything between pixels and tokens, in float32; adapters leave it unchanged."""
-        return tensors_hash(self._visual_road())
+        """Hash of the weights between pixels and tokens, in float32, without adapters."""
+        return tensors_hash(self._visual_tensors())
 
     @abstractmethod
-    def _visual_road(self) -> dict[str, Tensor]:
+    def _visual_tensors(self) -> dict[str, Tensor]:
         """The frozen tensors between pixels and tokens, by name."""
 
     def train(self, mode: bool = True) -> Self:
-        """Keep the frozen model in eval mode; only adapters know a training mode (dropout)."""
+        """Switch the dropout of adapters; the frozen model stays in eval mode."""
         super().train(False)
         for layer in self._checkpointed:
-            layer.training = mode  # what transformers goes by; its parts stay in eval mode
+            layer.training = (
+                mode  # transformers checks it; the parts of the layer stay in eval mode
+            )
         for wrapper in self._peft.values():
             train_adapters(wrapper, mode)
         return self

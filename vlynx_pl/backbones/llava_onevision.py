@@ -63,7 +63,7 @@ class LlavaOnevisionBackbone(VideoBackbone):
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         batch, frames = pixels.shape[:2]
-        # transformers views the frames flat, so they must be contiguous.
+        # transformers flattens the frames with view(), so they must be contiguous.
         features = self.model.model.get_video_features(pixels.contiguous(), return_dict=True)
         without_newline = features.pooler_output[:, :-1]
         return without_newline.reshape(batch, frames, self.tokens_per_frame, self.hidden_size)
@@ -79,7 +79,7 @@ class LlavaOnevisionBackbone(VideoBackbone):
         features = self.model.model.apply_pooling(given[0])
         return features.reshape(*tokens.shape[:-1], self.feature_size), tokens
 
-    def _visual_road(self) -> dict[str, Tensor]:
+    def _visual_tensors(self) -> dict[str, Tensor]:
         parts = {
             "vision_tower": self.vision_tower,
             "multi_modal_projector": self.model.model.multi_modal_projector,

@@ -1,4 +1,4 @@
-"""From a folder or hub name to a frozen backbone; the only place that knows all families."""
+"""Loads a frozen backbone from a folder or hub name."""
 
 import pickle
 from pathlib import Path
@@ -16,7 +16,7 @@ FAMILIES: dict[str, type[LlavaOnevisionBackbone]] = {"llava_onevision": LlavaOne
 
 
 class BackboneError(UserError):
-    """A model that cannot be loaded or is of a family not supported."""
+    """A model that cannot be loaded, or whose family is not supported."""
 
 
 def load_backbone(
@@ -32,8 +32,12 @@ def load_backbone(
         BackboneError: nothing is there, it cannot be read, or its family is not supported.
     """
     config: PretrainedConfig = _load(AutoConfig, path)
-    family = _family(config, path)
-    model, told = _load(
+    if config.model_type not in FAMILIES:
+        raise BackboneError(
+            f"{path}: model_type {config.model_type!r} is not supported; supported: "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+    model, loading = _load(
         AutoModelForImageTextToText,
         path,
         dtype=getattr(torch, dtype),
@@ -41,28 +45,19 @@ def load_backbone(
         use_safetensors=True,  # never a pickle
         output_loading_info=True,
     )
-    if missing := sorted(told["missing_keys"]):
+    if missing := sorted(loading["missing_keys"]):
         raise BackboneError(
             f"backbone {path!r} lacks {len(missing)} weights, for example {missing[0]}, which "
             "would be random; copy or download it again"
         )
-    return family(path, model, _load(AutoProcessor, path))
-
-
-def _family(config: PretrainedConfig, path: str) -> type[LlavaOnevisionBackbone]:
-    if config.model_type not in FAMILIES:
-        raise BackboneError(
-            f"{path}: model_type {config.model_type!r} is not supported; supported: "
-            f"{', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[config.model_type]
+    return FAMILIES[config.model_type](path, model, _load(AutoProcessor, path))
 
 
 def _load(auto_class: Any, path: str, **options: object) -> Any:
     try:
-        # Asked for neither here nor by a question: code that lies beside the weights.
+        # Never run code that is saved with the weights, nor ask for permission.
         return auto_class.from_pretrained(path, trust_remote_code=False, **options)
-    # RuntimeError is what transformers raises at weights of other sizes than the settings say.
+    # transformers raises RuntimeError for weights whose sizes differ from the settings.
     except (
         *PARSE_ERRORS,
         SafetensorError,

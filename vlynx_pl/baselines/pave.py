@@ -1,9 +1,9 @@
-"""PAVE's patch: a side channel is added to the video tokens, frame by frame.
+"""PAVE's patch: adds a side channel to the video tokens, frame by frame.
 
-Each frame's tokens attend to the side tokens of their own stretch of time; what comes out is added
-to the visual tokens, whose number stays the same. As in the released checkpoints there is no norm
-before attention and no projection after it, unlike in PAVE's paper, and no rotary embedding, which
-one of them has (0.5B, enhanced video).
+Each frame's tokens attend to the side tokens of the same period; the result is added to the visual
+tokens, whose number stays the same. As in the released checkpoints, and unlike PAVE's paper, there
+is no norm before attention and no projection after it. The rotary embedding of one checkpoint
+(0.5B, enhanced video) is not supported.
 """
 
 from itertools import accumulate, pairwise
@@ -15,7 +15,7 @@ from typing_extensions import override
 
 
 class TemporalPatch(nn.Module):
-    """What is added to the visual tokens; zero until it is trained.
+    """Computes what is added to the visual tokens; zero before training.
 
     Args:
         side_dim: channels C of the side tokens.
@@ -24,9 +24,8 @@ class TemporalPatch(nn.Module):
         hidden: width of the patch.
         heads: of its attention.
         layers: number of attention layers (3 in PAVE for MUSIC-AVQA).
-        tied: values are projected by the keys' weights, as in the released code, which counts
-            weights for values and never uses them. False gives values weights of their own, and
-            the number of weights that PAVE is published with.
+        tied: project values with the keys' weights, as in the released code, which has weights for
+            values but never uses them. False uses them, and gives the published number of weights.
     """
 
     def __init__(
@@ -50,15 +49,15 @@ class TemporalPatch(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.norm.weight)  # its bias is zero already: so nothing is added at first
+        nn.init.zeros_(self.norm.weight)  # as is its bias, so nothing is added at first
 
     @override
     def forward(self, queries: Tensor, side: Tensor) -> Tensor:
-        """What is to be added to a clip's tokens.
+        """Compute what is added to a clip's tokens.
 
         Args:
             queries: (T, S, Q) features of the video's frames, before the projector.
-            side: (U, R, C) tokens of U moments of the side channel.
+            side: (U, R, C) tokens at U timestamps of the side channel.
 
         Returns:
             (T, S, D).
@@ -70,10 +69,10 @@ class TemporalPatch(nn.Module):
             raise ValueError(f"nothing to patch: {tuple(queries.shape)}, {tuple(side.shape)}")
         x, projected = self.query(queries), self.side(side)
         if len(side) < len(queries):
-            projected = _stretched(projected, len(queries))
-        heard, mask = _stretches(projected, len(queries))
+            projected = _interpolated(projected, len(queries))
+        context, mask = _periods(projected, len(queries))
         for layer in self.layers:
-            x = layer(x, heard, mask)
+            x = layer(x, context, mask)
         patch: Tensor = self.norm(self.out(x))
         return patch
 
@@ -92,37 +91,39 @@ class _Layer(nn.Module):
         )
 
     @override
-    def forward(self, x: Tensor, heard: Tensor, mask: Tensor) -> Tensor:
-        keys = self.key(heard)
-        values = keys if self.value is None else self.value(heard)
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor) -> Tensor:
+        keys = self.key(context)
+        values = keys if self.value is None else self.value(context)
         query, key, value = map(self._split, (self.query(x), keys, values))
-        answer = scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        x = answer.transpose(1, 2).flatten(2) + x
-        fed: Tensor = self.feed(x) + x
-        return fed
+        attended = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        x = attended.transpose(1, 2).flatten(2) + x
+        out: Tensor = self.feed(x) + x
+        return out
 
     def _split(self, tokens: Tensor) -> Tensor:
         """(T, S, H) → (T, heads, S, H / heads)."""
         return tokens.reshape(*tokens.shape[:2], self.heads, -1).transpose(1, 2)
 
 
-def _stretched(side: Tensor, frames: int) -> Tensor:
-    """(U, R, H) → (frames, R, H), linearly in time, from the first moment to the last."""
-    moments = interpolate(side.permute(1, 2, 0), frames, mode="linear", align_corners=True)
-    return moments.permute(2, 0, 1)
+def _interpolated(side: Tensor, frames: int) -> Tensor:
+    """(U, R, H) → (frames, R, H), linearly in time, from the first timestamp to the last."""
+    return interpolate(side.permute(1, 2, 0), frames, mode="linear", align_corners=True).permute(
+        2, 0, 1
+    )
 
 
-def _stretches(side: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """The moments that belong to each frame, in order and without overlap.
+def _periods(side: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+    """Divide the timestamps between frames, in order and without overlap.
 
     Returns:
-        (frames, M · R, H), padded to the longest stretch, and (frames, 1, 1, M · R): what is no
-        padding. The first frames have one moment more where they do not come out even.
+        Tokens (frames, M · R, H), padded to the longest period, and the mask (frames, 1, 1, M · R)
+        of those that are not padding. If U is not a multiple, the first frames have one timestamp
+        more.
     """
     share, more = divmod(len(side), frames)
     ends = accumulate((share + (frame < more) for frame in range(frames)), initial=0)
     parts = [side[start:end].flatten(0, 1) for start, end in pairwise(ends)]
     longest = max(map(len, parts))
-    heard = torch.stack([pad(part, (0, 0, 0, longest - len(part))) for part in parts])
+    tokens = torch.stack([pad(part, (0, 0, 0, longest - len(part))) for part in parts])
     lengths = torch.tensor([len(part) for part in parts], device=side.device)
-    return heard, (torch.arange(longest, device=side.device) < lengths[:, None])[:, None, None]
+    return tokens, (torch.arange(longest, device=side.device) < lengths[:, None])[:, None, None]

@@ -1,4 +1,4 @@
-"""What PAVE has on disk: its patch beside the LLM's adapter, and features computed beforehand."""
+"""PAVE's files: the patch beside the LLM's adapter, and precomputed features."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from vlynx_pl.saved_adapters import holds_finite_numbers
 
 
 def save_patch(patch: TemporalPatch, folder: Path, made_with: Mapping[str, Any]) -> None:
-    """Write ``patch.safetensors`` and ``made_with.json`` into a folder, at once or not at all."""
+    """Write ``patch.safetensors`` and ``made_with.json`` into a folder, atomically."""
     with atomic_folder(folder) as unfinished:
         save_file(
             {name: tensor.detach().cpu() for name, tensor in patch.state_dict().items()},
@@ -27,11 +27,11 @@ def save_patch(patch: TemporalPatch, folder: Path, made_with: Mapping[str, Any])
 
 
 def load_patch(patch: TemporalPatch, folder: Path) -> None:
-    """Load saved weights; every tensor must be found.
+    """Load saved weights.
 
     Raises:
-        AdapterError: the file is missing or damaged, its patch has other sizes, or a value is not
-            finite.
+        AdapterError: the file is missing or damaged, tensors differ in name or shape, or a value is
+            not finite.
     """
     file = folder / "patch.safetensors"
     try:
@@ -39,7 +39,7 @@ def load_patch(patch: TemporalPatch, folder: Path) -> None:
     except (*PARSE_ERRORS, SafetensorError) as error:
         raise AdapterError(
             f"{file}: cannot be read as a patch ({error}); it lies beside an LLM adapter that was "
-            "tuned with PAVE, so copy both folders again or tune PAVE anew"
+            "tuned with PAVE, so copy both folders again or tune PAVE again"
         ) from error
     wanted = {name: tuple(tensor.shape) for name, tensor in patch.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -48,36 +48,37 @@ def load_patch(patch: TemporalPatch, folder: Path) -> None:
         raise AdapterError(
             f"{file}: {len(wrong)} tensors do not fit, for example {name}, which is "
             f"{found.get(name, 'missing')} there and {wanted.get(name, 'missing')} in this run; "
-            "give model.side_dim, hidden, layers and tied as in its tuning, and its backbone"
+            "use the backbone, and model.streams.side_dim, hidden, layers and tied, of its tuning"
         )
     for name, tensor in tensors.items():
         if not holds_finite_numbers(tensor):
             raise AdapterError(
-                f"{file}: {name} holds other than finite numbers of float16 or more; tune anew"
+                f"{file}: {name} contains values that are not finite floats of 16 bits or more; "
+                "tune PAVE again"
             )
     patch.load_state_dict(tensors)
 
 
 def read_features(folder: Path, clip: str, channels: int) -> Tensor:
-    """Features of a clip's side channel: the tensor ``features`` in ``<clip>.safetensors``.
+    """Read the features of a clip's side channel, ``features`` in ``<clip>.safetensors``.
 
     Args:
-        folder: of one file a clip.
-        clip: its name, as annotations have it; it may lie in folders inside the folder.
+        folder: of one file per clip.
+        clip: its name in the annotations; may contain subfolders.
         channels: C.
 
     Returns:
-        (U, R, C) floating point, R tokens at each of U moments.
+        (U, R, C) floating point, R tokens at each of U timestamps.
 
     Raises:
-        UserError: the name leads out of the folder; the file is missing, damaged, or holds anything
-            else.
+        UserError: the name leads out of the folder, or the file is missing, damaged or has other
+            content.
     """
     name = f"{clip}.safetensors"
     if not clip or not stays_inside(folder, name):
         raise UserError(
-            f"{folder}: clip {clip!r} leads out of it, so that its features are not opened; rename "
-            "it in the annotations, or copy or mount what lies elsewhere"
+            f"{folder}: clip {clip!r} leads out of it, so its features are not opened; rename it "
+            "in the annotations, or copy or mount the features there"
         )
     file = folder / name
     try:
@@ -86,10 +87,10 @@ def read_features(folder: Path, clip: str, channels: int) -> Tensor:
         if features.ndim != 3 or features.shape[-1] != channels or not features.numel():
             raise ValueError(f"features are {tuple(features.shape)}, not (U, R, {channels})")
         if not holds_finite_numbers(features):
-            raise ValueError("features hold other than finite numbers of float16 or more")
+            raise ValueError("features are not finite floats of 16 bits or more")
     except (*PARSE_ERRORS, SafetensorError) as error:
         raise UserError(
-            f"{file}: holds no features of the side channel that can be used ({error}); compute "
-            f"them anew for clip {clip!r}, or correct model.side_features and model.side_dim"
+            f"{file}: its features of the side channel cannot be used ({error}); compute them "
+            f"again for clip {clip!r}, or correct model.streams.side_features and side_dim"
         ) from error
     return features

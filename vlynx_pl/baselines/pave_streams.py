@@ -1,7 +1,6 @@
-"""PAVE in the place of aligned tokens: a patch adds the side channel to the video's tokens.
+"""PAVE instead of aligned tokens: a patch adds the side channel to the video's tokens.
 
-The LLM sees the video alone (see pave.py). Data, questions, losses, answers and scores are those of
-InstructionTuning.
+Data, questions, losses, answers and scores are those of InstructionTuning.
 """
 
 import re
@@ -24,27 +23,27 @@ from vlynx_pl.streams import StreamTokens
 
 
 class PatchedVideo(StreamTokens):
-    """The video's tokens with a trained patch added; the vision encoder stays untouched.
+    """The video's tokens plus a trained patch, with an untouched vision encoder.
 
-    The patch is saved beside the LLM's adapter as ``patch-<side>``, and loaded with it. It is in
-    float32 whatever the backbone is in, so that its small steps are not rounded away.
+    The patch is saved beside the LLM's adapter as ``patch-<side>``, and loaded with it. It is
+    float32 whatever the backbone's dtype, so that small steps are not lost to rounding.
 
     Args:
         side: stream that is patched in, such as ``3d``.
-        side_features: folder of features computed beforehand, ``<clip>.safetensors`` with a tensor
-            ``features`` (U, R, C) each, R tokens at each of U timestamps; null takes the features
-            of the side's frames before the backbone's own projector.
-        side_dim: their channels C; null without ``side_features``.
+        side_features: folder of precomputed features, ``<clip>.safetensors`` with a tensor
+            ``features`` (U, R, C), R tokens at each of U timestamps; null uses the features of the
+            side's frames before the backbone's projector.
+        side_dim: channels C of ``side_features``; null without them.
         hidden: width of the patch.
         heads: of its attention.
         layers: number of its attention layers (3 in PAVE for MUSIC-AVQA).
-        tied: its values are projected by the keys' weights, as in the released code.
-        learning_rate: peak of the patch's; null is that of the LLM's adapter, as in PAVE. What is
-            added to a token begins at zero and grows by about this much a step, so the larger an
-            LLM's visual tokens are, the higher it must be.
+        tied: project values with the keys' weights, as in the released code.
+        learning_rate: peak for the patch; null is that of the LLM's adapter, as in PAVE. The patch
+            begins at zero and grows by about this much per step, so LLMs with larger visual tokens
+            need a higher one.
 
     Raises:
-        UserError: settings that do not go together.
+        UserError: the settings do not fit together.
     """
 
     patch: TemporalPatch
@@ -100,15 +99,17 @@ class PatchedVideo(StreamTokens):
             self._load(llm_adapter)
 
     def _load(self, llm_adapter: SavedAdapter) -> None:
-        self.refuse_others(llm_adapter)  # in training too: no shape tells the number of heads
+        self.refuse_others(
+            llm_adapter
+        )  # also in training, as no shape depends on the number of heads
         folder = llm_adapter.folder.parent / self._folder
         load_patch(self.patch, folder)
         if llm_adapter.made_with.get("patch") not in (None, self._hash()):
             raise AdapterError(
                 f"{folder} is not the patch that {llm_adapter.folder} was tuned with; copy both "
-                "folders of one run, or let a run that was stopped end"
+                "folders of one run, or finish a run that was stopped"
             )
-        if self.side_features is None:  # else its frames do not matter
+        if self.side_features is None:  # otherwise its frames are not read
             self.made_with[self.side] = llm_adapter.made_with
 
     @property
@@ -132,13 +133,13 @@ class PatchedVideo(StreamTokens):
 
     @override
     def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Tensor]:
-        """The patched video, and nothing else."""
+        """The patched video only."""
         video, *read = encoded
         tokens = video[..., : self.backbone.hidden_size]
         queries = video[..., self.backbone.hidden_size :]
         side = read[0] if self.side_features is None else self._features(episode)
         patch = self.patch(queries.float(), side.float())
-        # In the backbone's precision: kept tokens have less, which small patches are lost in.
+        # In the backbone's precision, as small patches are lost in that of kept tokens.
         kind = self.backbone.newline.dtype
         return [tokens.to(kind) + patch.to(kind)]
 
@@ -146,7 +147,7 @@ class PatchedVideo(StreamTokens):
         assert self.side_features is not None and self.side_dim is not None
         if "name" not in episode:
             raise UserError(
-                f"a clip of no benchmark has no features in model.streams.side_features="
+                f"a clip without a benchmark has no features in model.streams.side_features="
                 f"{self.side_features}; tune PAVE without them to ask about any file"
             )
         features = read_features(Path(self.side_features), episode["name"], self.side_dim)
@@ -161,7 +162,7 @@ class PatchedVideo(StreamTokens):
 
     @override
     def token_cache_keys(self) -> dict[str, str]:
-        # Nothing that is trained is kept, so that the patch has no part in it.
+        # Nothing that is trained is kept, so the keys do not depend on the patch.
         kept = ("tokens and features", "features")
         pairs = zip(self.names, kept, strict=False)
         return {name: self._cache_key({"kept": what}) for name, what in pairs}
@@ -173,7 +174,7 @@ class PatchedVideo(StreamTokens):
 
     @override
     def adapter_metadata(self) -> dict[str, Any]:
-        # So that neither an adapter nor answers are taken for those of another patch.
+        # Adapters and kept answers are valid with this patch only.
         return super().adapter_metadata() | {"patch": self._hash()}
 
     @override

@@ -1,10 +1,9 @@
-"""``vlynx ask``: a question about files that no benchmark names, answered by a tuned run.
+"""``vlynx ask``: answers a question about any files with a tuned run.
 
-Model and streams are made with the run's own settings; its benchmark, whose files may be gone, is
-not looked at.
+Model and streams are made with the run's own settings. Its benchmark is not read, as its files may
+be gone.
 """
 
-from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any, Final
 
 import torch
 import yaml
-from jsonargparse import ArgumentParser
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.markup import escape
@@ -23,9 +21,11 @@ from typing_extensions import override
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks.base import Benchmark, QuestionRecord
 from datamodules.loading.reading import resize_ignoring_aspect
-from datamodules.samples import BadSample, Frames, Question, Split, Streams
+from datamodules.samples import BadSample, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
-from vlynx_pl.io.errors import PARSE_ERRORS, UserError, unwrap_user_error
+from vlynx_pl.commands.configuration import instantiate
+from vlynx_pl.io.errors import PARSE_ERRORS, UserError
+from vlynx_pl.questions import Question
 from vlynx_pl.runs.run_folder import plain_data
 from vlynx_pl.streams import StreamTokens
 from vlynx_pl.tuning import InstructionTuning
@@ -36,20 +36,18 @@ _WHAT: Final = {
     "depth": "the folder of a scene in ScanNet's exported layout",
     "ego": "the video of the person's own view",
 }
-
-
 _VIDEO_ALONE: Final = {"class_path": "vlynx_pl.streams.AlignedStreams"}
 
 
 class GivenFiles(dict[str, Path]):
-    """Option → path, as given to ``run``; one that is looked for and missing is a UserError.
+    """Option → path, as given to ``run``; looking up a missing one raises a UserError.
 
     Args:
         run: the run's folder, for messages.
-        options: option, without dashes → path, or None where it isn't given.
+        options: option, without dashes → path, or None if it is not given.
 
     Raises:
-        UserError: there is no such file or folder, or two options name the same.
+        UserError: a file or folder does not exist, or two options name the same one.
     """
 
     def __init__(self, run: Path, options: Mapping[str, Path | None]) -> None:
@@ -57,17 +55,16 @@ class GivenFiles(dict[str, Path]):
         self.run = run
         for option, path in self.items():
             if not (path.is_dir() if option == "depth" else path.is_file()):
-                raise UserError(f"--{option} {path}: is not there, or is not {_WHAT[option]}")
+                raise UserError(f"--{option} {path}: does not exist, or is not {_WHAT[option]}")
         if len({path.resolve() for path in self.values()}) < len(self):
             raise UserError("two options name the same file; give each file once")
 
     def __missing__(self, option: str) -> Path:
-        """Say what to add."""
         raise UserError(f"{self.run} needs --{option}, {_WHAT[option]}; add it")
 
 
 class _NoBenchmark(Benchmark):
-    """Stands where the run has its benchmark."""
+    """Placeholder for the run's benchmark."""
 
     @override
     def read(self, split: Split, files: list[Path]) -> Iterable[QuestionRecord]:
@@ -75,75 +72,72 @@ class _NoBenchmark(Benchmark):
 
 
 def ask(run: Path, question: str, options: Mapping[str, Path | None]) -> str:
-    """Print the streams that a run reads, on stderr, and then its answer, on stdout.
+    """Print the streams that a run reads to stderr, and its answer to stdout.
 
     Args:
         run: folder of a run of InstructionTuning.
-        question: put to the model as it is.
+        question: put to the model unchanged.
         options: see :func:`open_run`.
 
     Returns:
         The answer.
 
     Raises:
-        UserError: the folder is none of a tuned run; a file is missing, has no use or can't be
-            used.
+        UserError: the folder is not that of a tuned run; a file is missing, unused or unusable.
     """
     if not question.strip():
         raise UserError("the question is empty; give it in quotes")
-    _streams(run, read_configuration(run), options)  # say what is wrong before a model is loaded
+    _streams(run, read_configuration(run), options)  # check the files before a model is loaded
     console = Console(stderr=True)
     with console.status(f"Loading {escape(str(run))}") as status:
         module, read = open_run(run)
-        status.update("Looking")
-        streams = read(options)
-        device = module.backbone.newline.device
-        pictures = {name: stream.pixels.to(device) for name, stream in streams.items()}
-        times = {name: stream.times for name, stream in streams.items()}
-        episode = {"streams": pictures, "times": times}
+        status.update("Reading")
+        episode = read(options)
         module.streams.check(episode)
         with torch.inference_mode():
             encoded = module.streams.encode(episode)
         tokens = dict(zip(module.streams.names, encoded, strict=True))
-        console.print(_table(module, streams, tokens))
+        console.print(_table(module, episode, tokens))
         status.update("Answering")
         asked = Question("asked", question, ())
-        [said] = module.answers({"tokens": tokens, "questions": [asked]})
-    print(said)
-    return said
+        [answer] = module.answers({"tokens": tokens, "questions": [asked]})
+    print(answer)
+    return answer
 
 
 def open_run(
     run: Path, device: torch.device | None = None
-) -> tuple[InstructionTuning, Callable[[Mapping[str, Path | None]], dict[str, Frames]]]:
-    """A tuned run, ready to answer, and what reads its streams.
+) -> tuple[InstructionTuning, Callable[[Mapping[str, Path | None]], dict[str, Any]]]:
+    """Load a tuned run.
 
     Args:
         run: folder of a run of InstructionTuning.
-        device: where it answers; None is a GPU, where there is one.
+        device: of the model; None is a GPU if there is one, else the CPU.
 
     Returns:
-        The model, and a function of options, ``video``, ``audio``, ``depth`` (the folder of a
-        scene) and ``ego`` → path, or None where there is none. It gives uint8 (T, 3, H, W) with
-        their times, ``video`` first, or raises UserError.
+        The model, and a function that reads an episode. Its argument maps ``video``, ``audio``,
+        ``depth`` (the folder of a scene) and ``ego`` to paths, or None. It returns ``streams``,
+        name → uint8 (T, 3, H, W) on the model's device, ``video`` first, and ``times`` in s, or
+        raises UserError.
 
     Raises:
-        UserError: the folder is none of a tuned run.
+        UserError: the folder is not that of a tuned run.
     """
     configuration = read_configuration(run)
-    backbone: VideoBackbone = _made("backbone", VideoBackbone, configuration)
-    module: InstructionTuning = _made("model", InstructionTuning, configuration, backbone=backbone)
-    gpu = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    read = partial(_read, run, configuration, backbone.frame_size)
-    module.choices = ""  # for the questions of a benchmark; others are answered freely
-    return module.eval().to(device or gpu), read
+    backbone: VideoBackbone = instantiate(VideoBackbone, configuration["backbone"])
+    module: InstructionTuning = instantiate(
+        InstructionTuning, configuration["model"], backbone=backbone
+    )
+    module.choices = ""  # letters are for the questions of a benchmark
+    module.eval().to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return module, partial(_read, run, configuration, backbone)
 
 
 def read_configuration(run: Path) -> dict[str, Any]:
-    """Backbone, model and data of a tuned run, with the adapters that it trained.
+    """Read backbone, model and data of a tuned run, with the adapters that it trained.
 
     Raises:
-        UserError: the folder is none of a tuned run.
+        UserError: the folder is not that of a tuned run.
     """
     path = run / "config.yaml"
     try:
@@ -153,13 +147,13 @@ def read_configuration(run: Path) -> dict[str, Any]:
         streams = model["streams"] = _part(model.get("streams") or _VIDEO_ALONE)
     except (*PARSE_ERRORS, yaml.YAMLError, AttributeError) as error:
         raise UserError(
-            f"{path}: is no configuration of a run ({error}); give the folder of a finished "
+            f"{path} is not the configuration of a run ({error}); give the folder of a finished "
             "vlynx fit with --run"
         ) from error
     if "task" not in model:
         raise UserError(
-            f"{run}: is no tuned run, its model is {parts['model']['class_path']}; give one of "
-            "InstructionTuning, such as make tune leaves"
+            f"{run} is not a tuned run, its model is {parts['model']['class_path']}; give a run of "
+            "InstructionTuning, such as vlynx tune leaves"
         )
     model["llm_adapter"] = _trained(run, f"llm-{model['task']}")
     if streams["init_args"].get("train_vision"):
@@ -169,7 +163,7 @@ def read_configuration(run: Path) -> dict[str, Any]:
 
 
 def _part(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A class with its settings, but for a benchmark."""
+    """A class with its settings, without a benchmark."""
     settings = dict(saved.get("init_args") or {})
     if settings.get("benchmark") is not None:
         settings["benchmark"] = _NoBenchmark("")
@@ -180,25 +174,10 @@ def _trained(run: Path, name: str) -> str:
     folder = run / "adapters" / name
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: is not there; {run} was not tuned to its end. Finish it, or give another "
+            f"{folder} does not exist: {run} was not tuned to its end. Finish it, or give another "
             "run"
         )
     return str(folder)
-
-
-def _made(part: str, kind: Any, configuration: Mapping[str, Any], **linked: object) -> Any:
-    """A part of a configuration, as ``vlynx fit`` makes it."""
-    saved = configuration[part]
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument(f"--{part}", type=kind, required=True)
-    try:
-        with unwrap_user_error():
-            parsed = parser.parse_object(
-                {part: {**saved, "init_args": saved["init_args"] | linked}}
-            )
-            return parser.instantiate_classes(parsed)[part]
-    except ArgumentError as error:
-        raise UserError(f"the run's config.yaml can't be used: {error}") from error
 
 
 def _streams(
@@ -207,21 +186,22 @@ def _streams(
     options: Mapping[str, Path | None],
     frame_size: tuple[int, int] = (384, 384),
 ) -> Streams:
+    """The streams that the run reads, unread; raises UserError for a missing or unused file."""
     files = GivenFiles(run, options)
-    reads: StreamTokens = _made("streams", StreamTokens, configuration["model"]["init_args"])
+    reads: StreamTokens = instantiate(StreamTokens, configuration["model"]["init_args"]["streams"])
     _, *modalities = reads.names
-    data: ModalityDataModule = _made(
-        "data", ModalityDataModule, configuration, frame_size=frame_size
+    data: ModalityDataModule = instantiate(
+        ModalityDataModule, configuration["data"], frame_size=frame_size
     )
     streams = data.joined.streams_from(files, modalities)
     for doubt in data.joined.doubts():
         rank_zero_warn(doubt)
-    opened = {place for file in streams.files for place in (file, *file.parents)}
-    if useless := [option for option, path in files.items() if path not in opened]:
-        used = " and ".join(f"--{option}" for option in files if option not in useless)
+    opened = {path for file in streams.files for path in (file, *file.parents)}
+    if unused := [option for option, path in files.items() if path not in opened]:
+        used = " and ".join(f"--{option}" for option in files if option not in unused)
         raise UserError(
-            f"{run} has no use for --{useless[0]}, leave it out; its streams, "
-            f"{' and '.join(['video', *modalities])}, are those of {used}"
+            f"{run} does not use --{unused[0]}, leave it out; its streams, "
+            f"{' and '.join(['video', *modalities])}, come from {used}"
         )
     return streams
 
@@ -229,10 +209,10 @@ def _streams(
 def _read(
     run: Path,
     configuration: Mapping[str, Any],
-    frame_size: tuple[int, int],
+    backbone: VideoBackbone,
     options: Mapping[str, Path | None],
-) -> dict[str, Frames]:
-    streams = _streams(run, configuration, options, frame_size)
+) -> dict[str, Any]:
+    streams = _streams(run, configuration, options, backbone.frame_size)
     try:
         read = streams.read()
     except BadSample as bad:
@@ -240,24 +220,26 @@ def _read(
             raise
         remedy = f"Add --audio, {_WHAT['audio']}"
         raise BadSample(bad.path, bad.reason, remedy, bad.trouble) from bad
-    return {
-        name: Frames(resize_ignoring_aspect(stream.pixels, frame_size), stream.times)
+    device = backbone.newline.device
+    frames = {
+        name: resize_ignoring_aspect(stream.pixels, backbone.frame_size).to(device)
         for name, stream in read.items()
     }
+    return {"streams": frames, "times": {name: stream.times for name, stream in read.items()}}
 
 
 def _table(
-    module: InstructionTuning, streams: Mapping[str, Frames], tokens: Mapping[str, Tensor]
+    module: InstructionTuning, episode: Mapping[str, Any], tokens: Mapping[str, Tensor]
 ) -> Table:
-    table = Table("stream", "pictures", "seconds", "tokens", Column("read by", overflow="fold"))
+    table = Table("stream", "frames", "seconds", "tokens", Column("read by", overflow="fold"))
     adapters = module.streams.settings.get("modalities", {})
-    for name, given in tokens.items():
-        pictures, times = streams[name]
+    for name, stream in tokens.items():
+        times = episode["times"][name]
         table.add_row(
             name,
-            str(len(pictures)),
+            str(len(episode["streams"][name])),
             f"{times[0]:.2f} to {times[-1]:.2f}",
-            str(given.shape[:-1].numel()),
+            str(stream.shape[:-1].numel()),
             escape(adapters.get(name, "base")),
         )
     return table

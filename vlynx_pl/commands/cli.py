@@ -20,9 +20,9 @@ from vlynx_pl.io.interruption import Interrupted, note_signals
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
 app.add_typer(prepare, name="prepare")
-# LightningCLI parses what is behind these commands, of the first two --help included.
-_PASSING: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True}
-_LIGHTNING: Final = _PASSING | {"help_option_names": []}
+# LightningCLI parses the arguments of these commands; for fit and test, also --help.
+_PASS_THROUGH: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True}
+_LIGHTNING: Final = _PASS_THROUGH | {"help_option_names": []}
 
 _Backbone = Annotated[str, typer.Option(help="a file of experiments/backbones")]
 _Data = Annotated[Path | None, typer.Option(help="folder of your media; else the toy world")]
@@ -37,15 +37,15 @@ _Aligned = Annotated[
 ]
 _Annotations = Annotated[Path | None, typer.Option(help="the benchmark's own files")]
 
-_NUMBERS: Final = (
+_LAUNCHER_NUMBERS: Final = (
     *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
     *("MASTER_PORT", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS"),
     *("SLURM_NTASKS_PER_NODE", "SLURM_NNODES"),
 )
-"""Of the environment, what says where a process is among others."""
+"""Environment variables that launchers set, and that must be numbers."""
 
 
-@app.command(context_settings=_PASSING)
+@app.command(context_settings=_PASS_THROUGH)
 def align(
     context: typer.Context,
     modality: Annotated[str, typer.Argument(help="such as 3d; a file of experiments/align")],
@@ -55,14 +55,15 @@ def align(
     runs: _Runs = Path("runs"),
     seed: _Seed = None,
 ) -> None:
-    """Align a modality to the video interface; all options of vlynx fit are taken as well."""
+    """Align a modality to the video interface; accepts all options of vlynx fit."""
     _begin()
     from vlynx_pl.commands.stages import Choices, align
 
-    _run_lightning([*align(modality, Choices(backbone, data, runs, seed), run), *context.args])
+    choices = Choices(backbone, runs, seed, data, run=run)
+    _run_lightning([*align(modality, choices), *context.args])
 
 
-@app.command(context_settings=_PASSING)
+@app.command(context_settings=_PASS_THROUGH)
 def tune(
     context: typer.Context,
     task: _Task,
@@ -74,15 +75,15 @@ def tune(
     runs: _Runs = Path("runs"),
     seed: _Seed = None,
 ) -> None:
-    """Teach the LLM a task with the aligned modality; takes all options of vlynx fit."""
+    """Tune the LLM on a task with the aligned modality; accepts all options of vlynx fit."""
     _begin()
     from vlynx_pl.commands.stages import Choices, tune
 
-    choices = Choices(backbone, data, runs, seed)
-    _run_lightning([*tune(task, choices, run, aligned, annotations), *context.args])
+    choices = Choices(backbone, runs, seed, data, annotations, aligned, run=run)
+    _run_lightning([*tune(task, choices), *context.args])
 
 
-@app.command("eval", context_settings=_PASSING)
+@app.command("eval", context_settings=_PASS_THROUGH)
 def evaluate(
     context: typer.Context,
     task: _Task,
@@ -97,13 +98,12 @@ def evaluate(
     runs: _Runs = Path("runs"),
     seed: _Seed = None,
 ) -> None:
-    """Answer and score a task's test questions; all options of vlynx test are taken as well."""
+    """Answer and score a task's test questions; accepts all options of vlynx test."""
     _begin()
     from vlynx_pl.commands.stages import Choices, evaluate
 
-    choices = Choices(backbone, data, runs, seed)
-    arguments = evaluate(task, choices, run, aligned, annotations, tuned)
-    _run_lightning([*arguments, *context.args])
+    choices = Choices(backbone, runs, seed, data, annotations, aligned, tuned, run)
+    _run_lightning([*evaluate(task, choices), *context.args])
 
 
 @app.command(context_settings=_LIGHTNING)
@@ -121,7 +121,7 @@ def test() -> None:
 
 
 def _begin() -> None:
-    """Before imports, which take seconds: a signal must not end the process without a word."""
+    """Install signal handlers, before imports that take seconds."""
     note_signals()
     start_server()
 
@@ -132,24 +132,24 @@ def _run_lightning(arguments: list[str]) -> None:
     run(arguments)
 
 
-@app.command(context_settings=_PASSING)
+@app.command(context_settings=_PASS_THROUGH)
 def check(
     context: typer.Context,
     csv: Annotated[Path | None, typer.Option(help="write a row per file there")] = None,
     coverage: Annotated[float, typer.Option(help="exit 1 if a smaller share is usable")] = 1.0,
     picture: Annotated[Path | None, typer.Option(help="draw the first frames there, PNG")] = None,
 ) -> None:
-    """Say which files a run will find, before it runs: --config MODALITY.yaml [--data.root=...].
+    """Check which files a run will find: --config MODALITY.yaml [--data.root=...].
 
-    All --data options of vlynx fit are taken; so are whole configurations of runs.
+    Accepts all --data options of vlynx fit, and whole configurations of runs.
     """
     _begin()
     from datamodules.loading.coverage import check as look
-    from vlynx_pl.commands.lightning_cli import data_module
-    from vlynx_pl.question_texts import STRUCTURE, target, unfit
+    from vlynx_pl.commands.configuration import data_module
+    from vlynx_pl.questions import STRUCTURE
 
     data = data_module(context.args)
-    data.unfit = lambda asked, learnt: unfit(asked, STRUCTURE, target(asked) if learnt else None)
+    data.unfit = lambda question, learnt: question.unfit(STRUCTURE, learnt)
     if not look(data, csv, coverage, picture):
         sys.exit(1)
 
@@ -227,10 +227,10 @@ def ask(
     depth: Annotated[Path | None, typer.Option(help="scene folder, with its own video")] = None,
     ego: Annotated[Path | None, typer.Option(help="video file, the person's own view")] = None,
 ) -> None:
-    """Answer a question with a tuned run, and show what it was answered from.
+    """Answer a question with a tuned run, and show the streams that it read.
 
-    The answer goes to stdout, everything else to stderr. Run it where the run was tuned, as paths
-    in its configuration may be relative.
+    The answer goes to stdout, everything else to stderr. Run it in the folder where the run was
+    tuned, as paths in its configuration may be relative.
     """
     from vlynx_pl.commands.asking import ask as answer
 
@@ -256,26 +256,26 @@ def modalities() -> None:
 
 
 def _check_environment() -> None:
-    """Refuse what launchers set and libraries take for a number, wherever they come upon it."""
-    for name in _NUMBERS:
+    """Raise UserError for a launcher's variable that is not a number, as libraries parse them."""
+    for name in _LAUNCHER_NUMBERS:
         if not (value := os.environ.get(name) or "0").isdecimal():
             raise UserError(f"the environment has {name}={value}, which is not a number; unset it")
 
 
 def main() -> None:
-    """Entry point of ``vlynx``: errors that a user can mend are one message, not a traceback."""
-    # Threads of OpenMP that wait must not spin: on a busy machine that costs ten times the work.
+    """Entry point of ``vlynx``: errors that a user can fix are one message, not a traceback."""
+    # Waiting OpenMP threads must not spin: on a busy machine that costs ten times the work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Classes that a configuration names may lie where the command is run, as with python -m.
+    # A configuration may name classes in the working directory, as with python -m.
     sys.path.append(str(Path.cwd()))
-    for stream in (sys.stdout, sys.stderr):  # names of files may hold bytes that are not UTF-8
+    for stream in (sys.stdout, sys.stderr):  # file names may contain bytes that are not UTF-8
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
         _check_environment()
         app()
     except Interrupted as stop:
-        if stop.code:  # of several processes, the first one speaks
+        if stop.code:  # of several processes, only the first prints
             Console(stderr=True).print(f"\n[bold]{escape(str(stop))}[/]", soft_wrap=True)
         raise
     except (UserError, ImportError, OSError) as error:

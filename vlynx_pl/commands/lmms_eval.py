@@ -1,14 +1,13 @@
-"""A tuned run as a model of lmms-eval, which finds it by its entry point: ``--model vlynx``.
+"""A tuned run as a model of lmms-eval, found through its entry point: ``--model vlynx``.
 
-lmms-eval brings tasks, prompts and scores; the run's data module draws the streams of each video,
+lmms-eval brings tasks, prompts and scores; the run's data module makes the streams of each video,
 and all questions on a video are answered from one encoding. Only lmms-eval imports this file.
 """
 
 import mimetypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from lmms_eval.api.model import lmms
@@ -16,29 +15,26 @@ from typing_extensions import override
 
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.progress import track
+from vlynx_pl.questions import Question
 
 _GREEDY: Final = {"do_sample": False, "temperature": 0, "num_beams": 1, "repetition_penalty": 1}
-_NO_MATTER: Final = {"top_p", "top_k", "seed"}  # the most likely token is the same with any
+_IGNORED: Final = {"top_p", "top_k", "seed"}  # they do not change the most likely token
 
 
 def manifest() -> Any:
-    """What lmms-eval's registry asks the entry point for."""
+    """Return what lmms-eval's registry asks the entry point for."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest("vlynx", simple_class_path=f"{__name__}.VlynxModel")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A request of lmms-eval; with its document as ``id`` it is a ``prefix_sharing.Question``."""
+class Request(NamedTuple):
+    """A request of lmms-eval."""
 
-    id: str
-    prompt: str
+    question: Question
     video: Path
-    max_new_tokens: int | None
-    until: tuple[str, ...]
-    answers: tuple[str, ...] = ()
-    history: tuple[tuple[str, str], ...] = ()
+    max_new_tokens: int | None  # None: the run's own
+    until: tuple[str, ...]  # texts that end the answer
 
 
 class VlynxModel(lmms):  # type: ignore[misc]
@@ -50,8 +46,8 @@ class VlynxModel(lmms):  # type: ignore[misc]
     Args:
         run: folder of a tuned run.
         device: such as ``cuda:1``; None is the process's GPU, or the CPU if there is none.
-        batch_size: lmms-eval's; without effect, as the questions on a video are a batch.
-        max_batch_size: likewise.
+        batch_size: ignored, as the questions on a video are a batch; lmms-eval always gives it.
+        max_batch_size: ignored likewise.
     """
 
     def __init__(
@@ -65,48 +61,52 @@ class VlynxModel(lmms):  # type: ignore[misc]
 
         super().__init__()
         chosen = None if device is None else torch.device(device)
-        # lmms-eval makes a number of run=7.
+        # lmms-eval converts run=7 into a number.
         self._module, self._read = open_run(Path(str(run)), chosen)
         self.device = self._module.device  # lmms-eval gathers the counts of processes there
 
     @override
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answers in the order of the requests.
+        """Answer the requests, in their order.
 
         Raises:
-            UserError: before anything is answered, where a request is not about one video that is
-                there, or its settings can't be followed.
+            UserError: before anything is answered, if a request is not about one existing video, or
+                its settings cannot be followed.
         """
         from vlynx_pl.answering import answer
 
-        asked: list[Asked] = []
+        asked: list[Request] = []
         for prompt, settings, visuals, document, task, split in (each.args for each in requests):
             name = f"{task}, document {document}"
             video = the_video(name, visuals(self.task_dict[task][split][document]))
-            asked.append(Asked(name, prompt, video, *followed(name, settings)))
+            asked.append(Request(Question(name, prompt, ()), video, *followed(name, settings)))
+        groups: dict[Path, dict[int | None, list[int]]] = {}  # video → length → indices of requests
+        for index, request in enumerate(asked):
+            groups.setdefault(request.video, {}).setdefault(request.max_new_tokens, []).append(
+                index
+            )
         answers = [""] * len(asked)
-        for video, lengths in track(by_video(asked).items(), "Answering", disable=self.rank != 0):
-            drawn = self._read({"video": video})
-            streams = {name: stream.pixels.to(self.device) for name, stream in drawn.items()}
-            times = {name: stream.times for name, stream in drawn.items()}
+        for video, lengths in track(groups.items(), "Answering", disable=self.rank != 0):
             with torch.inference_mode():
-                tokens = self._module.encode({"streams": streams, "times": times})
+                tokens = self._module.encode(self._read({"video": video}))
             for longest, indices in lengths.items():
-                said = answer(
+                texts = answer(
                     self._module.backbone,
                     tokens,
-                    [asked[index] for index in indices],
+                    [asked[index].question for index in indices],
                     max_new_tokens=longest or self._module.max_new_tokens,
                     llm_adapter=self._module.task,
                 )
-                for index, text in zip(indices, said, strict=True):
+                for index, text in zip(indices, texts, strict=True):
                     answers[index] = cut(text, asked[index].until)
         return answers
 
     @override
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         task = requests[0].task_name
-        raise NotImplementedError(f"V-LynX scores no given answers; leave {task} out of --tasks")
+        raise NotImplementedError(
+            f"V-LynX does not score given answers; leave {task} out of --tasks"
+        )
 
     @override
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
@@ -114,27 +114,19 @@ class VlynxModel(lmms):  # type: ignore[misc]
         raise NotImplementedError(f"V-LynX answers in one round; leave {task} out of --tasks")
 
 
-def by_video(asked: Sequence[Asked]) -> dict[Path, dict[int | None, list[int]]]:
-    """Video → ``max_new_tokens`` → places in ``asked``."""
-    groups: dict[Path, dict[int | None, list[int]]] = {}
-    for place, one in enumerate(asked):
-        groups.setdefault(one.video, {}).setdefault(one.max_new_tokens, []).append(place)
-    return groups
-
-
 def followed(name: str, settings: Mapping[str, Any]) -> tuple[int | None, tuple[str, ...]]:
-    """Most tokens of an answer (None: the run's own) and the texts that end it.
+    """Return the maximum tokens of an answer (None: the run's own) and the texts that end it.
 
     Raises:
         UserError: a setting is unknown, or contradicts greedy decoding.
     """
-    rest = {key: value for key, value in settings.items() if key not in _NO_MATTER}
+    rest = {key: value for key, value in settings.items() if key not in _IGNORED}
     longest, until = rest.pop("max_new_tokens", None), rest.pop("until", None) or ()
     if longest is not None and (not isinstance(longest, int) or longest < 1):
         raise UserError(f"{name}: max_new_tokens={longest!r} must be 1 or more")
     for key, value in rest.items():
         if key not in _GREEDY:
-            raise UserError(f"{name}: V-LynX can't follow {key}={value!r}; leave the task out")
+            raise UserError(f"{name}: V-LynX does not support {key}={value!r}; leave the task out")
         if value not in (None, _GREEDY[key]):
             raise UserError(
                 f"{name}: {key}={value!r} is not greedy decoding, which is all that V-LynX does; "
@@ -144,15 +136,15 @@ def followed(name: str, settings: Mapping[str, Any]) -> tuple[int | None, tuple[
 
 
 def the_video(name: str, visuals: Any) -> Path:
-    """The one video file of a document.
+    """Return the one video file of a document.
 
     Raises:
-        UserError: there is none, or more, or pictures, or it is not there.
+        UserError: it has none or several, or images, or the file does not exist.
     """
     match visuals:
         case [str(path)] if not str(mimetypes.guess_type(path)[0]).startswith(("image", "audio")):
             if not Path(path).exists():
-                raise UserError(f"{name}: {path} is not there; download the videos of the task")
+                raise UserError(f"{name}: {path} does not exist; download the videos of the task")
             return Path(path)
     raise UserError(
         f"{name} hands over {visuals!r:.80}, but V-LynX answers questions on one video file; leave "
@@ -161,6 +153,6 @@ def the_video(name: str, visuals: Any) -> Path:
 
 
 def cut(answer: str, until: Sequence[str]) -> str:
-    """An answer up to the first of the texts that end it; an empty text ends nothing."""
+    """Return an answer up to the first of the texts that end it; empty texts are ignored."""
     ends = [answer.find(text) for text in until if text and text in answer]
     return answer[: min(ends, default=len(answer))].rstrip()

@@ -1,4 +1,4 @@
-"""``vlynx score``: a file of predictions against a benchmark's official annotation, no model."""
+"""``vlynx score``: scores a file of predictions by a benchmark's official annotation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ from datamodules.benchmarks.records import Record, read_records, read_values
 from datamodules.benchmarks.video_mme import VideoMME
 from datamodules.samples import BadSample, Episode, Split
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.metrics import Answered, Scores, failures, headline, table, told
+from vlynx_pl.metrics import Answered, Scores, describe_failures, failures, headline, table
 
-# The fields of an id and of what was said, in the files of others as well.
+# Fields of the id and the prediction, also in the files of others.
 _FORMS: Final = (
     ("id", "prediction"),
     ("question_id", "text"),  # PAVE's of ScanQA and SQA3D
@@ -40,22 +40,22 @@ def score(
 ) -> Mapping[str, float]:
     """Print the scores of a file of predictions.
 
-    A question without a prediction counts as failed, and so as wrong; the table says how many
+    A question without a prediction counts as failed, and so as wrong; the table shows how many
     there are. A prediction without a question is an error.
 
     Args:
-        benchmark: the name of its reader, such as ``ScanQA``.
+        benchmark: name of its reader, such as ``ScanQA``.
         predictions: see :func:`read_predictions`; null is a failure.
         references: an official annotation file, or the folder of them.
-        split: which split of a folder; not needed where it has one.
+        split: of a folder; may be omitted if the folder has only one.
         protocol: the figure to print as the headline, such as ``mlvu/macro7``; None is the paper's.
 
     Returns:
         All figures.
 
     Raises:
-        UserError: a file can't be used, the predictions aren't those of the split, or there is no
-            such figure; or, once all others are printed, one could not be computed.
+        UserError: a file cannot be used, the predictions do not belong to the split, or there is no
+            such figure; or, after all others were printed, one could not be computed.
     """
     scores = Scores(protocol_of(benchmark))
     episodes = read_references(benchmark, references, split)
@@ -68,20 +68,19 @@ def score(
     rows.title = escape(f"{benchmark}: {predictions.name}")
     Console().print(rows)
     if failed := failures(figures):
-        raise UserError(told(failed))
+        raise UserError(describe_failures(failed))
     return figures
 
 
 def read_predictions(path: Path, benchmark: str | None = None) -> dict[str, str | None]:
-    """Id → prediction.
+    """Read id → prediction.
 
-    Beside our own files this reads an object of ``id: prediction``, and what PAVE, COCO's
-    evaluations and lmms-eval (``samples_*.jsonl``, where it notes the ids of the questions) write.
+    Besides our own files, this reads an object of ``id: prediction``, and what PAVE, COCO's
+    evaluations and lmms-eval (``samples_*.jsonl`` with ids of questions) write.
 
     Raises:
-        UserError: the file can't be used or repeats an id, where the message shows what is
-            expected; or it says that it is of another benchmark, as those do that runs write: ids
-            alone may be those of several.
+        UserError: the file cannot be used, repeats an id, or names another benchmark, as files of
+            runs do; the message shows the expected format.
     """
     predictions: dict[str, str | None] = {}
     try:
@@ -91,24 +90,24 @@ def read_predictions(path: Path, benchmark: str | None = None) -> dict[str, str 
                 raise record.refuse(f"another prediction has the same id {identifier!r:.60}")
             if benchmark and (of := record.fields.get("benchmark", benchmark)) != benchmark:
                 raise UserError(
-                    f"{path}: {record.place} is of the benchmark {of!r:.60}; give "
+                    f"{path}: {record.place} belongs to the benchmark {of!r:.60}; give "
                     f"--benchmark {of!s:.60}"
                 )
             predictions[identifier] = said
     except BadSample as bad:
         if bad.trouble == "missing":
             remedy = "Give the file that an evaluation wrote"
-        else:  # the remedies of annotations are not those of the user's own file
+        else:  # the remedies for annotations do not apply to the user's own file
             with path.open(encoding="utf-8-sig", errors="replace") as file:
                 remedy = f"{_EXPECTED}. This file begins with {file.read(200)!r}"
         raise BadSample(path, bad.reason, remedy, bad.trouble) from bad
     if not predictions:
-        raise UserError(f"{path}: holds no prediction. Give the file that an evaluation wrote")
+        raise UserError(f"{path}: contains no prediction. Give the file that an evaluation wrote")
     return predictions
 
 
 def _records(path: Path) -> list[Record]:
-    """A record for each prediction of a file; raises BadSample."""
+    """Read a record for each prediction of a file; raise BadSample if it cannot be used."""
     match read_values(path):
         case [dict(only)] if only.keys() & {name for form in _FORMS for name in form}:
             return [Record(path, "record 0", only)]
@@ -130,13 +129,13 @@ def _prediction(record: Record) -> tuple[str, str | None]:
 
 
 def read_references(benchmark: str, path: Path, split: Split | None = None) -> list[Episode]:
-    """A split's episodes, of an annotation file or of a folder of them; raises UserError."""
+    """Read a split's episodes from an annotation file or a folder; raise UserError."""
     reader = readers()[benchmark]
     if path.is_dir() or reader is VideoMME:
         opened = reader(path)
         there = opened.splits()
         if split is None and len(there) > 1:
-            raise UserError(f"{path} has the splits {', '.join(there)}; say which by --split")
+            raise UserError(f"{path} has the splits {', '.join(there)}; choose one with --split")
         return opened.episodes(split or (there[0] if there else "test"))
     if reader is AVSD and _MULTIPLE in path.name:
         opened = AVSD(path.parent, references="multiple")
@@ -147,27 +146,21 @@ def read_references(benchmark: str, path: Path, split: Split | None = None) -> l
             return opened.episodes(name)
     read = ", ".join(file.name for name in SPLITS for file in opened.files(name))
     wanted = f" for {split}" if split else ""
-    raise UserError(f"{path}: {benchmark} doesn't read it{wanted}; beside it, it reads {read}")
+    raise UserError(
+        f"{path}: {benchmark} does not read it{wanted}; in that folder, it reads {read}"
+    )
 
 
 def matched(
     predictions: Mapping[str, str | None], episodes: list[Episode], said: Path, wanted: Path
 ) -> list[Answered]:
-    """All questions with their predictions, None where there is none.
+    """Combine all questions with their predictions, None for a missing one.
 
     Raises:
-        UserError: a prediction belongs to none of the questions.
+        UserError: a prediction does not belong to any question.
     """
     answered = [
-        Answered(
-            id=question.id,
-            prediction=predictions.get(question.id),
-            references=question.answers,
-            options=question.options,
-            labels=question.labels,
-            clip=episode.name,
-            question=question.prompt,
-        )
+        Answered.of(question, predictions.get(question.id), episode.name)
         for episode in episodes
         for question in episode.questions
     ]

@@ -1,8 +1,8 @@
 """``vlynx align``, ``tune`` and ``eval``, as arguments of ``vlynx fit`` and ``vlynx test``.
 
-Their configurations lie in ``experiments/`` and are found by name: the backbone's, the stage's,
-what this backbone changes in it, and what the toy world changes. The benchmark of a task says which
-modality it is about, and which task is tuned on before it is answered.
+Their configurations are found by name in ``experiments/``: the backbone's, the stage's, what this
+backbone changes in it, and what the toy world changes. A task's benchmark names its modality and
+the task that is tuned on before it is evaluated.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Final, NamedTuple
+from typing import Final
 
 from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 from vlynx_pl.io.settings_files import check_settings_files
@@ -21,26 +21,34 @@ _TOY_WORLDS: Final = Path("data/toyworld")
 
 @dataclass(frozen=True)
 class Choices:
-    """What the three commands have in common.
+    """Options of the three commands; a folder that is None has its usual name in ``runs``.
 
     Args:
         backbone: a file of ``experiments/backbones``.
-        data: folder of the media; None is the toy world of the modality.
-        runs: holds the runs whose folders are not given.
+        runs: folder of runs.
         seed: of everything, and part of the names of folders; None is the configuration's.
+        data: folder of the media; None is the toy world of the modality.
+        annotations: folder of the benchmark's files; None is the configuration's.
+        aligned: folder of the alignment.
+        tuned: folder of the tuned run.
+        run: folder that the command writes; that of ``eval`` is in ``tuned``.
     """
 
     backbone: str
-    data: Path | None
     runs: Path
-    seed: int | None
+    seed: int | None = None
+    data: Path | None = None
+    annotations: Path | None = None
+    aligned: Path | None = None
+    tuned: Path | None = None
+    run: Path | None = None
 
     def toy(self, modality: str) -> bool:
         """Whether the media are those of the toy world."""
         return self.data in {None, _TOY_WORLDS / modality}
 
     def folder(self, name: str, modality: str) -> Path:
-        """Of a run, such as ``runs/scanqa-miniature-toyworld``."""
+        """The usual folder of a run, such as ``runs/scanqa-miniature-toyworld``."""
         data = "toyworld" if self.data is None or self.toy(modality) else self.data.name
         seed = "" if self.seed is None else f"-seed{self.seed}"
         return self.runs / f"{name}-{self.backbone}-{data}{seed}"
@@ -48,13 +56,13 @@ class Choices:
     def arguments(
         self, modality: str, stages: Iterable[tuple[str, str]], run: Path, *others: str
     ) -> list[str]:
-        """Options of a run.
+        """Arguments of a run.
 
         Args:
-            modality: what it reads beside the video.
+            modality: the one that it reads beside the video.
             stages: folder and name of the configurations, each of which changes those before it.
             run: its folder.
-            others: options that only some runs have.
+            others: further options.
 
         Raises:
             UserError: a configuration is missing.
@@ -69,106 +77,67 @@ class Choices:
         seed = () if self.seed is None else (f"--seed_everything={self.seed}",)
         return [*(f"--config={path}" for path in files), *root, *others, *seed, f"--run={run}"]
 
+    def inputs(self, modality: str) -> list[str]:
+        """Options for what a task reads: the aligned adapter, and annotations."""
+        run = self.aligned or self.folder(modality, modality)
+        adapter = str(run / "adapters" / f"vision-{modality}")
+        options = [f"--model.streams.modalities={json.dumps({modality: adapter})}"]
+        if self.annotations is not None:
+            options.append(f"--data.benchmark.init_args.annotations={self.annotations}")
+        return options
 
-class _Task(NamedTuple):
-    """A task, the task that is tuned on before it is answered, and the modality of both."""
 
-    name: str
-    tuned: str
-    modality: str
-
-
-def align(modality: str, choices: Choices, run: Path | None) -> list[str]:
-    """Arguments of an alignment.
-
-    Args:
-        modality: a file of ``experiments/align``.
-        choices: those of all commands.
-        run: its folder, None for the usual one.
+def align(modality: str, choices: Choices) -> list[str]:
+    """Return the arguments of an alignment.
 
     Raises:
-        UserError: there is no such modality or backbone.
+        UserError: ``experiments/`` has no such modality or backbone.
     """
-    run = run or choices.folder(modality, modality)
+    run = choices.run or choices.folder(modality, modality)
     return ["fit", *choices.arguments(modality, [("align", modality)], run)]
 
 
-def tune(
-    name: str, choices: Choices, run: Path | None, aligned: Path | None, annotations: Path | None
-) -> list[str]:
-    """Arguments of the tuning on a task, or on the one that is tuned on before it is answered.
-
-    Args:
-        name: of a file of ``experiments/tune`` or ``experiments/eval``.
-        choices: those of all commands.
-        run: its folder, None for the usual one.
-        aligned: folder of the alignment, None for the usual one.
-        annotations: of the benchmark, None for those of the configuration.
+def tune(name: str, choices: Choices) -> list[str]:
+    """Return the arguments of tuning on a task, or on the task that stands in for it.
 
     Raises:
-        UserError: there is no such task or backbone.
+        UserError: ``experiments/`` has no such task or backbone.
     """
-    task = _task(name)
-    run = run or choices.folder(task.tuned, task.modality)
-    others = _reads(task, choices, aligned, annotations)
-    return ["fit", *choices.arguments(task.modality, [("tune", task.tuned)], run, *others)]
+    task, modality = _task(name)
+    run = choices.run or choices.folder(task, modality)
+    others = choices.inputs(modality)
+    return ["fit", *choices.arguments(modality, [("tune", task)], run, *others)]
 
 
-def evaluate(
-    name: str,
-    choices: Choices,
-    run: Path | None,
-    aligned: Path | None,
-    annotations: Path | None,
-    tuned: Path | None,
-) -> list[str]:
-    """Arguments of a test of a tuned task; those of ``tune``, and ``run`` is in ``tuned``.
-
-    Args:
-        name: as for ``tune``.
-        choices: as for ``tune``.
-        run: folder of the scores, None for one in ``tuned``.
-        aligned: as for ``tune``.
-        annotations: as for ``tune``.
-        tuned: folder of the tuned run, None for the usual one.
+def evaluate(name: str, choices: Choices) -> list[str]:
+    """Return the arguments of the evaluation of a task.
 
     Raises:
-        UserError: there is no such task or backbone.
+        UserError: ``experiments/`` has no such task or backbone.
     """
-    task = _task(name)
-    tuned = tuned or choices.folder(task.tuned, task.modality)
-    stages = [("tune", task.tuned)] + ([("eval", name)] if task.tuned != name else [])
-    adapter = f"--model.llm_adapter={tuned / 'adapters' / f'llm-{task.tuned}'}"
-    others = [*_reads(task, choices, aligned, annotations), adapter]
-    return [
-        "test",
-        *choices.arguments(task.modality, stages, run or tuned / f"eval-{name}", *others),
+    task, modality = _task(name)
+    tuned = choices.tuned or choices.folder(task, modality)
+    stages = [("tune", task)] + ([("eval", name)] if task != name else [])
+    others = [
+        *choices.inputs(modality),
+        f"--model.llm_adapter={tuned / 'adapters' / f'llm-{task}'}",
     ]
+    run = choices.run or tuned / f"eval-{name}"
+    return ["test", *choices.arguments(modality, stages, run, *others)]
 
 
-def _reads(
-    task: _Task, choices: Choices, aligned: Path | None, annotations: Path | None
-) -> list[str]:
-    """What a task reads: the modality by its adapter, and annotations."""
-    run = aligned or choices.folder(task.modality, task.modality)
-    adapter = str(run / "adapters" / f"vision-{task.modality}")
-    options = [f"--model.streams.modalities={json.dumps({task.modality: adapter})}"]
-    if annotations is not None:
-        options.append(f"--data.benchmark.init_args.annotations={annotations}")
-    return options
-
-
-def _task(name: str) -> _Task:
+def _task(name: str) -> tuple[str, str]:
+    """Return the task that is tuned on before ``name`` is evaluated, and its modality."""
     path = _configuration(name, "tune", "eval")
     check_settings_files([f"--config={path}"])
     try:
         benchmark = resolve_name(plain_data(path)["data"]["init_args"]["benchmark"]["class_path"])
         if not benchmark.modality:
             raise LookupError(f"{benchmark.__name__}.modality is empty")
-        return _Task(name, benchmark.tuned_on or name, benchmark.modality)
+        return benchmark.tuned_on or name, benchmark.modality
     except (*PARSE_ERRORS, AttributeError, ImportError) as error:
         raise UserError(
-            f"{path} names no benchmark that says its modality ({error!r}); see "
+            f"{path} does not name a benchmark with a modality ({error!r}); see "
             "experiments/tune/scanqa.yaml, or run it with vlynx fit --config"
         ) from error
 
@@ -178,10 +147,10 @@ def _path(folder: str, name: str) -> Path:
 
 
 def _configuration(name: str, *folders: str) -> Path:
-    """The file of a name in the first folder that has it; raises UserError where none does."""
+    """Find a configuration in the first folder that has it; raise UserError if none has."""
     paths = [_path(folder, name) for folder in folders]
     if found := [path for path in paths if path.is_file()]:
         return found[0]
     known = sorted(other.stem for path in paths for other in path.parent.glob("*.yaml"))
     remedy = f"give one of {', '.join(known)}" if known else "run vlynx where experiments/ is"
-    raise UserError(f"{paths[0]} is not there; {remedy}")
+    raise UserError(f"{paths[0]} does not exist; {remedy}")

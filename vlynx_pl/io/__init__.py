@@ -1,1 +1,1 @@
-"""Errors, atomic files, progress and interruption: what every other package may use."""
+"""Errors, atomic files, progress and interruption: used by every other package."""

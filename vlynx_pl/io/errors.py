@@ -5,15 +5,15 @@ from contextlib import contextmanager
 from typing import Final
 
 PARSE_ERRORS: Final = (OSError, ValueError, LookupError, TypeError, ArithmeticError, RecursionError)
-"""What reading a file raises, beside its library's own errors, that holds anything at all."""
+"""What reading a file of arbitrary content raises, besides its library's own errors."""
 
 
 class UserError(ValueError):
-    """Something that whoever runs a command can mend; the message says how."""
+    """An error that the user can fix; the message says how."""
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What was raised first, of errors that were raised because of each other."""
+    """Return the first error of a chain."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
@@ -21,7 +21,7 @@ def root_cause(error: BaseException) -> BaseException:
 
 @contextmanager
 def unwrap_user_error() -> Iterator[None]:
-    """Raise a UserError itself where a parser has wrapped it into an error of its own."""
+    """Raise the UserError that a parser has wrapped into an error of its own."""
     try:
         yield
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""Writing files so that the final name never holds half a file: temporary, fsync, rename.
+"""Atomic files and folders: written under a temporary name, synced, then renamed.
 
-Threads, processes and nodes may write one name at once: each succeeds, and the last to end wins.
-What a killed run leaves behind is called ``.<name>.<random>.unfinished`` and may be removed.
+Threads, processes and nodes may write the same name at once: each succeeds, and the last one wins.
+A killed run may leave ``.<name>.<random>.unfinished``, which can be removed.
 """
 
 import csv
@@ -16,22 +16,21 @@ from uuid import uuid4
 
 from safetensors import SafetensorError
 
-# Asked once, since asking means setting it, for every thread: too closed for an instant at import
-# rather than too open at every file. A umask set later is not seen here.
+# The umask can be read only by setting it, for all threads, so this is done once, at import.
 _UMASK = os.umask(0o077)
 os.umask(_UMASK)
 
 
 def readable(name: object) -> str:
-    """The text of a file name in UTF-8: a byte that is not becomes ``\\udcXX``, as JSON has it.
+    """Escape the bytes of a file name that are not UTF-8 as ``\\udcXX``, as JSON does.
 
-    Python keeps such bytes as half surrogate pairs, which no file, terminal or figure takes.
+    Python keeps such bytes as lone surrogates, which cannot be written.
     """
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
-    """Write a CSV file in UTF-8, whatever the locale; raises OSError as ``atomic_file`` does."""
+    """Write a CSV file in UTF-8; raise OSError like :func:`atomic_file`."""
     with (
         atomic_file(path) as unfinished,
         unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
@@ -40,10 +39,10 @@ def write_rows(path: Path, rows: Iterable[Iterable[object]]) -> None:
 
 
 def stays_inside(root: Path, name: str) -> bool:
-    """Whether ``root / name``, a path that comes from a file of somebody else, is in the root.
+    """Whether ``root / name`` is in the root, for a name from an untrusted file.
 
-    It is not where the name is empty or absolute, climbs with ``..``, holds a NUL, or leads out of
-    the root through a symbolic link. That it exists isn't asked.
+    It is not if the name is empty or absolute, contains ``..`` or NUL, or leaves the root through a
+    symbolic link. The path need not exist.
     """
     if not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         return False
@@ -55,14 +54,14 @@ def stays_inside(root: Path, name: str) -> bool:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; it becomes ``path`` when the block ends well.
+    """Yield a temporary path beside ``path``, which becomes ``path`` if the block succeeds.
 
     Raises:
-        OSError: what the system said, with the path and a remedy; ``path`` is as it was before.
+        OSError: with the path, the system's reason and a remedy; ``path`` is unchanged.
     """
     with _unfinished(path) as unfinished:
         yield unfinished
-        _open_to_others(unfinished)
+        _set_usual_mode(unfinished)
         _sync(unfinished)
         unfinished.replace(path)
         _sync(path.parent)
@@ -70,19 +69,19 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; it replaces ``path`` when the block ends well.
+    """Yield a temporary folder beside ``path``, which replaces ``path`` if the block succeeds.
 
-    Folders in it are welcome. Where ``path`` held a folder before, there is none for an instant:
-    a run killed then leaves the former one as ``.<name>.<random>.replaced``.
+    An existing folder is moved away first: a run killed at that instant leaves it as
+    ``.<name>.<random>.replaced``.
 
     Raises:
-        OSError: what the system said, with the path and a remedy.
+        OSError: with the path, the system's reason and a remedy.
     """
     with _unfinished(path) as unfinished:
         unfinished.mkdir()
         yield unfinished
         for entry in [*unfinished.rglob("*"), unfinished]:
-            _open_to_others(entry)
+            _set_usual_mode(entry)
             _sync(entry)
         _replace_folder(unfinished, path)
         _sync(path.parent)
@@ -109,7 +108,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
 
 
 def _beside(path: Path, state: str) -> Path:
-    # Random, because nodes and containers that share a folder have equal process ids.
+    # Random, as process ids repeat on nodes and in containers that share a folder.
     return path.parent / f".{path.name}.{uuid4().hex[:16]}.{state}"
 
 
@@ -119,15 +118,15 @@ def _replace_folder(new: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
             raise
-        previous = _beside(path, "replaced")  # a folder cannot be renamed over a full one
-        with suppress(FileNotFoundError):  # another writer was first to move it away
+        previous = _beside(path, "replaced")  # a folder cannot be renamed over one with files
+        with suppress(FileNotFoundError):  # another writer has moved it away
             path.replace(previous)
-        _replace_folder(new, path)  # another writer may have put its own there meanwhile
-        shutil.rmtree(previous, ignore_errors=True)  # network disks keep what is still being read
+        _replace_folder(new, path)  # another writer may have put its own there
+        shutil.rmtree(previous, ignore_errors=True)  # network disks keep files that are being read
 
 
-def _open_to_others(path: Path) -> None:
-    """Add the usual mode; safetensors makes files that only their owner may read."""
+def _set_usual_mode(path: Path) -> None:
+    """Set the usual mode, as safetensors makes files that only their owner may read."""
     usual = 0o777 if path.is_dir() else 0o666
     path.chmod(stat.S_IMODE(path.stat().st_mode) | usual & ~_UMASK)
 

@@ -1,7 +1,7 @@
-"""Signals that ask a run to end, and the exit codes by which a batch script tells why it ended.
+"""Signals that ask a run to stop, and the exit codes that tell a batch script why it ended.
 
-A handler only takes note. Whoever is at a place where nothing is lost looks at the note, saves, and
-raises :class:`Interrupted`; an exit in the middle of a step could leave half of it behind.
+A handler only records the signal. Code that can stop without losing work checks the record, saves,
+and raises :class:`Interrupted`.
 """
 
 import signal
@@ -11,26 +11,26 @@ from typing import Final
 from vlynx_pl.io.progress import first_rank
 
 PREEMPTED: Final = 75
-"""Exit code of a run that was asked to make room and goes on when it is started again: sysexits'
-EX_TEMPFAIL. 0 is a finished run, anything else a failed one."""
+"""Exit code of a run that was asked to stop and can be resumed (sysexits' EX_TEMPFAIL). 0 is a
+finished run, any other code a failed one."""
 
 INTERRUPTED: Final = 130
-"""Exit code of a run that Ctrl-C stopped, as shells say it."""
+"""Exit code of a run stopped by Ctrl-C, as in shells."""
 
 NOTED: Final = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""Signals that ask a run to end."""
+"""Signals that ask a run to stop."""
 
 _asked: list[signal.Signals] = []
 
 
 class Interrupted(SystemExit):
-    """Ends the process with the exit code that belongs to the signal that was noted last.
+    """Exits with the code that belongs to the last signal.
 
-    Of several processes the first one alone does: when one of the others ends with anything but 0,
-    launchers end all at once, amid their saving.
+    Only the first of several processes does so. The others exit with 0, as launchers kill all
+    processes, even while they save, when one exits with another code.
 
     Args:
-        message: what was saved and how to go on.
+        message: what was saved and how to resume.
     """
 
     def __init__(self, message: str) -> None:
@@ -39,27 +39,28 @@ class Interrupted(SystemExit):
         self.message = message
 
     def __str__(self) -> str:
-        """The message."""
         return self.message
 
 
 def note_signals() -> None:
-    """From now on take note of :data:`NOTED`; a second Ctrl-C ends at once."""
+    """Start to record the signals in :data:`NOTED`; a second Ctrl-C exits at once."""
     for wanted in NOTED:
-        signal.signal(wanted, _take_note)
+        signal.signal(wanted, _record)
 
 
 def asked_to_stop() -> bool:
-    """Whether a signal was noted."""
+    """Whether a signal was recorded."""
     return bool(_asked)
 
 
 def forget_signals() -> None:
-    """Nothing was asked; for tests and for whoever runs more than one fit in a process."""
+    """Clear the record; for several runs in one process."""
     _asked.clear()
 
 
-def _take_note(number: int, frame: FrameType | None) -> None:
+def _record(number: int, frame: FrameType | None) -> None:
     if number == signal.SIGINT and signal.SIGINT in _asked:
-        raise Interrupted("Ended at once. Run the same command again to go on from what was saved.")
+        raise Interrupted(
+            "Ended at once. Run the same command again to resume from what was saved."
+        )
     _asked.append(signal.Signals(number))

@@ -1,7 +1,6 @@
-"""How far a long loop is: a bar on a terminal, and in a batch job's log lines that can be read.
+"""Progress of long loops: a bar on a terminal, and readable lines in the log of a batch job.
 
-A bar draws over itself, which no file can: Lightning's and tqdm's fill it with carriage returns.
-There, a loop says that it begins, how far it is every half minute, and how long it took if that was
+In a log, a loop prints a line at its beginning, every half minute, and at its end if that took
 longer. Lines go to stderr; stdout is for results.
 """
 
@@ -19,7 +18,7 @@ from rich.markup import escape
 EVERY_S: Final = 30.0
 """Seconds between two lines."""
 
-_FEW: Final = 3  # items that an estimate needs
+_FEW: Final = 3  # items before an estimate
 _RANKS: Final = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 Item = TypeVar("Item")
 
@@ -27,12 +26,12 @@ Item = TypeVar("Item")
 def track(
     items: Iterable[Item], what: str, total: int | None = None, disable: bool = False
 ) -> Iterator[Item]:
-    """Hand on the items of a loop and show how far it is; ranks but the first are silent.
+    """Yield the items of a loop and show its progress, on the first process rank only.
 
     Args:
         items: any iterable.
-        what: what the loop does, such as ``Guidance from RGB videos``.
-        total: how many items there are; None asks ``items``, which may not know.
+        what: title, such as ``Guidance from RGB videos``.
+        total: number of items; None is ``len(items)`` if it has one.
         disable: show nothing.
     """
     if disable or not first_rank():
@@ -41,7 +40,7 @@ def track(
         total = known
     if on_terminal():
         return iter(rich.progress.track(items, escape(what), total, transient=True))
-    return _told(items, what, total)
+    return _logged(items, what, total)
 
 
 def on_terminal() -> bool:
@@ -50,17 +49,17 @@ def on_terminal() -> bool:
 
 
 def first_rank(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this is the one process of a run that speaks, by what its launcher says of it."""
+    """Whether this is the first process of a run, by its launcher's environment variables."""
     return all(environment.get(rank, "0") in {"0", ""} for rank in _RANKS)
 
 
 def say(line: str) -> None:
-    """Write a line to stderr, at once."""
+    """Write a line to stderr, and flush it."""
     print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """A time as people say it: ``41 s``, ``12 min 5 s`` or ``3 h 20 min``."""
+    """Format a time: ``41 s``, ``12 min 5 s`` or ``3 h 20 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -70,34 +69,34 @@ def duration(seconds: float) -> str:
 
 
 class Lines:
-    """How far a loop is, as lines of a log.
+    """Progress of a loop as lines of a log.
 
     Args:
-        what: what the loop does, with a colon, such as ``Checking:``.
-        total: how many items there are; None where nobody knows.
-        done: how many of them were done before.
+        what: title, with a colon, such as ``Checking:``.
+        total: number of items; None if unknown.
+        done: number of items that were done before.
     """
 
     def __init__(self, what: str, total: int | None, done: int = 0) -> None:
         self._what, self._total = what, total
-        self._said = done
-        self._began = self._told = time.monotonic()
+        self._printed = done
+        self._began = self._printed_at = time.monotonic()
         self._first: tuple[float, int] | None = None
 
     def begin(self) -> None:
-        """Say that nothing is done yet."""
-        say(self._count(self._said))
+        """Print the first line."""
+        say(self._count(self._printed))
 
     def at(self, count: int, more: str = "", last: bool = False) -> None:
-        """Say that ``count`` items are done, and ``more``, if nothing was said for half a minute.
+        """Print ``count`` and ``more`` if the last line is half a minute old.
 
-        After the last item that is half a minute since the loop began.
+        After the last item, print them if the loop has taken half a minute.
         """
         now = time.monotonic()
-        # The pace is of the items after the first, which waits for all that starts with it.
+        # The first item is not part of the pace, as it waits for workers to start.
         self._first = self._first or (now, count)
-        since = self._began if last or count == self._total else self._told
-        if count == self._said or now - since < EVERY_S:
+        since = self._began if last or count == self._total else self._printed_at
+        if count == self._printed or now - since < EVERY_S:
             return
         parts = [self._count(count), duration(now - self._began)]
         began, first = self._first
@@ -105,13 +104,13 @@ class Lines:
             pace = (now - began) / (count - first)
             parts.append(f"{duration(pace * (self._total - count))} left")
         say(", ".join(parts) + (more and f", {more}"))
-        self._told, self._said = now, count
+        self._printed_at, self._printed = now, count
 
     def _count(self, count: int) -> str:
         return f"{self._what} {count}" + ("" if self._total is None else f" of {self._total}")
 
 
-def _told(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
+def _logged(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
     lines = Lines(f"{what}:", total)
     lines.begin()
     count = 0

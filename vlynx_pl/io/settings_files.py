@@ -1,4 +1,4 @@
-"""YAML files of settings, read so that what is wrong in one is told with its name and line."""
+"""YAML files of settings, checked with messages that give file and line."""
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -15,7 +15,7 @@ _SUFFIXES: Final = (".yaml", ".yml")
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Plain data, in which no mapping has a key twice; YAML would take the last one silently."""
+    """Loads plain data; a repeated key is an error, where YAML would silently use the last."""
 
     @override
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
@@ -34,7 +34,7 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def check_settings_files(arguments: Iterable[str]) -> None:
-    """Look into the YAML files that a command line names, before a parser does.
+    """Check the YAML files that a command line names, before a parser reads them.
 
     Raises:
         UserError: one cannot be read, is not UTF-8 or not YAML, or has a key twice.
@@ -54,11 +54,11 @@ def check_settings_files(arguments: Iterable[str]) -> None:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from error
         if not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{path} holds no settings; these are lines such as `model:`")
+            raise UserError(f"{path} contains no settings, which are lines such as `model:`")
 
 
 def _files(arguments: Iterable[str]) -> Iterator[Path]:
-    """What follows ``--config``, and whatever else has the name of a YAML file."""
+    """Existing files that follow ``--config`` or have the suffix of a YAML file."""
     for before, argument in pairwise(["", *arguments]):
         option, equals, value = argument.partition("=")
         if not equals:

@@ -1,7 +1,7 @@
-"""Frames and tokens kept on disk, so that a second epoch neither decodes nor encodes.
+"""Frames and tokens kept on disk, so that later epochs neither decode nor encode.
 
-An entry is one safetensors file, found by everything that made it and by nothing else. So runs,
-workers and ranks may share a folder, and it may be removed at any time.
+An entry is one safetensors file, named by a hash of everything that determines its content. So
+runs, workers and process ranks may share a folder, and it may be removed at any time.
 """
 
 import hashlib
@@ -20,27 +20,27 @@ from vlynx_pl.io.errors import PARSE_ERRORS
 from vlynx_pl.io.files import atomic_file
 
 Kept: TypeAlias = dict[str, tuple[Tensor, tuple[float, ...]]]
-"""Stream → (T, …) frames or tokens, and their timestamps in s; there may be no timestamps."""
+"""Stream → (T, …) frames or tokens, and their timestamps in s, which may be empty."""
 PRECISION: Final = torch.bfloat16  # of kept tokens
-_FORMAT: Final = 3  # of the entries; another number makes all of them new
+_FORMAT: Final = 3  # a new number invalidates all entries
 
 
 class TensorStore:
-    """Streams of clips, by a text that describes what made them.
+    """Streams of clips, by a text that describes how they were made.
 
     Args:
-        folder: where entries are kept.
+        folder: of the entries.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def holds(self, made_of: str) -> bool:
-        """Whether an entry is there, unread."""
+        """Whether an entry exists."""
         return self._path(made_of).is_file()
 
     def load(self, made_of: str) -> Kept:
-        """The streams of an entry; none where it is not there or, with a warning, damaged."""
+        """Load the streams of an entry; empty if it is missing or, with a warning, damaged."""
         path = self._path(made_of)
         try:
             with safe_open(path, "pt") as entry:
@@ -59,7 +59,7 @@ class TensorStore:
         return streams
 
     def save(self, made_of: str, streams: Mapping[str, tuple[Tensor, Sequence[float]]]) -> None:
-        """Keep the streams of an entry; raises OSError where it cannot be written."""
+        """Save the streams of an entry; raise OSError if it cannot be written."""
         tensors = {name: tensor.cpu().contiguous() for name, (tensor, _) in streams.items()}
         with atomic_file(self._path(made_of)) as unfinished:
             save_file(tensors, unfinished, {"note": _note(made_of, streams)})
@@ -70,22 +70,22 @@ class TensorStore:
 
 
 class TokenStore:
-    """The tokens of clips as one model reads them; each stream is an entry of its own.
+    """The tokens of clips for one model; each stream is a separate entry.
 
     Args:
-        folder: of the store; see :class:`TensorStore`.
-        keys: stream → all that its tokens depend on beside the frames, as text.
+        folder: of the entries.
+        keys: stream → everything beside the frames that its tokens depend on, as text.
     """
 
     def __init__(self, folder: Path, keys: Mapping[str, str]) -> None:
         self._store, self.keys = TensorStore(folder), dict(keys)
 
     def holds(self, clip: str) -> bool:
-        """Whether all streams of a clip are there, unread."""
+        """Whether all streams of a clip exist."""
         return all(self._store.holds(self._made_of(stream, clip)) for stream in self.keys)
 
     def load(self, clip: str) -> Kept:
-        """All streams of a clip, or none where one is not there or damaged.
+        """Load all streams of a clip; empty if one is missing or damaged.
 
         Args:
             clip: its files and how they are sampled, as text.
@@ -94,7 +94,7 @@ class TokenStore:
         return {name: entry[name] for entry in entries for name in entry} if all(entries) else {}
 
     def save(self, clip: str, streams: Mapping[str, tuple[Tensor, Sequence[float]]]) -> None:
-        """Keep the streams of a clip: tokens (T, N, D) and timestamps in s."""
+        """Save the streams of a clip: tokens (T, N, D) and timestamps in s."""
         for name, stream in streams.items():
             self._store.save(self._made_of(name, clip), {name: stream})
 
@@ -103,6 +103,6 @@ class TokenStore:
 
 
 def _note(made_of: str, streams: Mapping[str, tuple[Tensor, Sequence[float]]]) -> str:
-    """What an entry says of itself."""
+    """The description of an entry, by which damage is found."""
     said = {name: (str(x.dtype), list(x.shape), times) for name, (x, times) in streams.items()}
     return json.dumps([made_of, said])

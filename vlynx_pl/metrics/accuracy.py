@@ -1,41 +1,40 @@
-"""Shares of right answers in percent, overall and by label; a question that failed is wrong."""
+"""Accuracies in percent, overall and by label; failed questions count as wrong."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from vlynx_pl.metrics.answered import Answered
 
-Rule: TypeAlias = Callable[[str, tuple[str, ...]], bool]  # is what was said right, by references?
+Rule: TypeAlias = Callable[[str, tuple[str, ...]], bool]  # (answer, references) → right?
 Figures: TypeAlias = dict[str, float]
 
 
 class NoFigure(float):
-    """Not a number: the place of a figure that could not be computed, with the reason."""
+    """NaN in place of a figure that could not be computed, with the reason and a remedy."""
 
     reason: str
 
     def __new__(cls, reason: str) -> "NoFigure":
-        """A NaN with a reason, which ends in what to do about it."""
         figure = super().__new__(cls, "nan")
         figure.reason = reason
         return figure
 
 
 def is_right(answer: Answered, rule: Rule) -> bool:
-    """What the rule says of an answer, if there is one: nothing said is never right."""
+    """Apply the rule to an answer; a failed one is never right."""
     return not answer.failed and rule(answer.text, answer.references)
 
 
 def accuracies(
     name: str, answered: Sequence[Answered], rule: Rule, by: Iterable[tuple[str, ...]] = ()
 ) -> Figures:
-    """Micro accuracies.
+    """Compute micro accuracies.
 
     Args:
         name: of the figure.
         answered: at least one.
-        rule: what is right.
-        by: labels to break it down by, together where there are several.
+        rule: which answers are right.
+        by: groups of labels to break the figure down by.
 
     Returns:
         ``name`` over all questions, ``name_answered`` over those that were answered, and for each
@@ -52,20 +51,20 @@ def accuracies(
 
 
 def macro(name: str, answered: Sequence[Answered], rule: Rule, label: str) -> Figures:
-    """The mean of the accuracies of groups, which weigh the same.
+    """Compute the unweighted mean of the accuracies of groups.
 
     Args:
         name: of the figure, with ``{}`` for the number of groups, such as ``mlvu/macro{}``.
         answered: at least one.
-        rule: what is right.
-        label: that makes the groups.
+        rule: which answers are right.
+        label: the label that defines the groups.
     """
     groups = grouped(answered, (label,)).values()
     return {name.format(len(groups)): sum(percent(group, rule) for group in groups) / len(groups)}
 
 
 def grouped(answered: Sequence[Answered], labels: tuple[str, ...]) -> dict[str, list[Answered]]:
-    """``modality/Audio/Counting`` → its questions, of the labels modality and type."""
+    """Group by labels; for modality and type, a key is ``modality/Audio/Counting``."""
     groups: dict[str, list[Answered]] = {}
     for answer in answered:
         values = "/".join(answer.label(label) for label in labels)
@@ -74,6 +73,6 @@ def grouped(answered: Sequence[Answered], labels: tuple[str, ...]) -> dict[str, 
 
 
 def percent(answered: Sequence[Answered], rule: Rule) -> float:
-    """100 × the share of right ones; 0 of none."""
+    """Return the percentage of right answers; 0 if there are none."""
     right = sum(is_right(answer, rule) for answer in answered)
     return 100 * right / len(answered) if answered else 0.0

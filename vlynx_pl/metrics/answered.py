@@ -1,26 +1,28 @@
-"""A question with what a model said to it: plain values, which travel between ranks as bytes."""
+"""Answered questions: plain values that travel between ranks as bytes."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Self
 
 from vlynx_pl.io.errors import UserError
+from vlynx_pl.questions import Question
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a score knows of a question.
+    """A question with the model's answer; one row of a predictions file.
 
     Args:
         id: unique within a benchmark's split.
-        prediction: what the model said; None where it could not be asked, because its media are
-            missing or the attempt crashed.
-        references: what is accepted; the first is the target. Of a choice question, the letter.
+        prediction: the model's answer; None if the question could not be asked, because its media
+            are missing or the attempt crashed.
+        references: accepted answers; the first is the target. For a choice question, the letter.
         options: the texts to choose from, without letters.
-        labels: what scores are broken down by.
-        clip: the recording that it is about.
-        question: what the user said.
-        times: timestamps, in s, of each stream's frames that it was answered from.
+        labels: the groups that scores are broken down by.
+        clip: the recording that the question is about.
+        question: its prompt.
+        times: stream → timestamps, in s, of the frames that the model saw.
     """
 
     id: str
@@ -32,18 +34,38 @@ class Answered:
     question: str = ""
     times: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        question: Question,
+        prediction: str | None,
+        clip: str,
+        times: Mapping[str, Sequence[float]] | None = None,
+    ) -> Self:
+        """Combine a benchmark's question with the model's answer."""
+        return cls(
+            question.id,
+            prediction,
+            question.answers,
+            question.options,
+            question.labels,
+            clip,
+            question.prompt,
+            times or {},
+        )
+
     @property
     def failed(self) -> bool:
-        """Whether nothing was said: no prediction, or one without a visible character."""
+        """Whether there is no prediction, or a blank one."""
         return self.prediction is None or not self.prediction.strip()
 
     @property
     def text(self) -> str:
-        """What was said, empty where it failed."""
+        """The prediction; empty if there is none."""
         return self.prediction or ""
 
     def label(self, name: str) -> str:
-        """A label; raises UserError where the question has none of that name."""
+        """Return a label; raise UserError if the question does not have it."""
         if name not in self.labels:
             there = ", ".join(self.labels) or "none"
             raise UserError(
@@ -54,25 +76,25 @@ class Answered:
 
 
 def encoded(answered: Iterable[Answered]) -> bytes:
-    """A line of ASCII for each, so that what several ranks wrote can be joined as it is."""
+    """Encode each answer as one line of ASCII, so that the bytes of ranks can be concatenated."""
     return b"".join(json.dumps(asdict(answer)).encode("ascii") + b"\n" for answer in answered)
 
 
 def decoded(lines: bytes) -> list[Answered]:
-    """What ``encoded`` wrote."""
+    """Decode what :func:`encoded` returned."""
     rows = [json.loads(line) for line in lines.splitlines()]
     tuples = ("references", "options")
     return [Answered(**row | {name: tuple(row[name]) for name in tuples}) for row in rows]
 
 
 def merged(answered: Sequence[Answered]) -> list[Answered]:
-    """Each question once, in the order of ids, whichever rank answered it and in whatever order.
+    """Return each question once, in the order of ids, whatever the order of the answers.
 
-    Of a question that was asked twice, what was said the first time is taken.
+    Of repeated questions, the first answer is kept.
 
     Raises:
-        UserError: nothing was answered, two different questions share an id, or a reference is
-            missing.
+        UserError: there are no answers, two different questions share an id, or a question has no
+            reference.
     """
     if not answered:
         raise UserError("there are no answers to score; the split is empty, or none reached update")

@@ -1,7 +1,7 @@
-"""BLEU-1 to 4, METEOR, ROUGE-L and CIDEr-D of whole sets of sentences, by pycocoevalcap.
+"""BLEU-1 to 4, METEOR, ROUGE-L and CIDEr-D of a corpus, by pycocoevalcap.
 
-All of them are figures of a corpus: CIDEr's weights come from the references of all questions, so
-subsets must never be scored and averaged. Of a single question CIDEr is 0.
+CIDEr's weights come from the references of all questions, so never average scores of subsets. The
+CIDEr of a single question is 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,30 +17,30 @@ from vlynx_pl.metrics.java import coco, meteor, tokenised
 
 
 class Tokens(NamedTuple):
-    """Tokenised sentences, one hypothesis and at least one reference a question."""
+    """Tokenised sentences, one hypothesis and at least one reference per question."""
 
     hypotheses: list[str]
     references: list[list[str]]
 
 
 def tokens(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Tokens:
-    """PTB tokens of sentences; raises UserError where Java or pycocoevalcap doesn't work."""
+    """Tokenise sentences; raise UserError if Java or pycocoevalcap does not work."""
     ends = list(accumulate(map(len, references), initial=len(hypotheses)))
     sentences = tokenised([*hypotheses, *(text for texts in references for text in texts)])
     return Tokens(sentences[: ends[0]], [sentences[start:end] for start, end in pairwise(ends)])
 
 
 def bleu(sentences: Tokens) -> list[float]:
-    """BLEU-1 to 4 of the corpus, 0 to 1, with the length of the closest reference."""
+    """Compute BLEU-1 to 4 of the corpus, 0 to 1, with the length of the closest reference."""
     hypotheses, references = _by_number(sentences)
     scores = _scorer("bleu.bleu", "Bleu")(4).compute_score(references, hypotheses, verbose=0)[0]
     return [float(score) for score in scores]
 
 
 def rouge_l(sentences: Tokens) -> list[float]:
-    """COCO's ROUGE-L (beta 1.2) of each question, 0 to 1; its mean is the corpus's.
+    """Compute COCO's ROUGE-L (beta 1.2) of each question, 0 to 1; the mean is the corpus's.
 
-    An empty hypothesis is 0 whatever its reference; COCO's finds it in an empty reference.
+    An empty hypothesis always scores 0, unlike COCO's with an empty reference.
     """
     rouge = _scorer("rouge.rouge", "Rouge")()
     return [
@@ -50,18 +50,18 @@ def rouge_l(sentences: Tokens) -> list[float]:
 
 
 def cider_d(sentences: Tokens) -> list[float]:
-    """CIDEr-D of each question, 0 to 10; its mean is the corpus's."""
+    """Compute CIDEr-D of each question, 0 to 10; the mean is the corpus's."""
     hypotheses, references = _by_number(sentences)
-    if not any(map(any, sentences.references)):  # pycocoevalcap looks for the commonest word
+    if not any(map(any, sentences.references)):  # pycocoevalcap fails without any word
         return [0.0] * len(hypotheses)
     scores = _scorer("cider.cider", "Cider")().compute_score(references, hypotheses)[1]
     return [float(score) for score in scores]
 
 
 def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Figures:
-    """All caption scores of a corpus, as pycocoevalcap gives them (CIDEr 0 to 10, others 0 to 1).
+    """Compute all caption scores of a corpus in pycocoevalcap's units (CIDEr 0-10, others 0-1).
 
-    A score whose program is missing or fails is a ``NoFigure``, and the others stand.
+    A score whose program is missing or fails is a ``NoFigure``.
     """
     made = cache(lambda: tokens(hypotheses, references))
     scorers: dict[tuple[str, ...], Callable[[], Sequence[float]]] = {
@@ -82,10 +82,10 @@ def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]
 def caption_figures(
     name: str, answered: Sequence[Answered], clean: Callable[[str], str] = str, suffix: str = ""
 ) -> Figures:
-    """All caption scores × 100, such as ``avsd/cider_1ref``; what failed is an empty sentence.
+    """Compute all caption scores × 100; a failed answer is an empty sentence.
 
     Args:
-        name: of the benchmark.
+        name: of the benchmark; figures are called ``avsd/cider_1ref``.
         answered: the whole set, with references.
         clean: the protocol's cleaning of predictions and references.
         suffix: of the figures' names.
@@ -100,16 +100,16 @@ def caption_figures(
 
 
 def cider_of_each(answered: Sequence[Answered], clean: Callable[[str], str] = str) -> list[float]:
-    """CIDEr-D × 100 of each question within its set, to tell the best answers from the worst."""
+    """Compute CIDEr-D × 100 of each question within its set."""
     wanted = [[clean(text) for text in answer.references] for answer in answered]
     sentences = tokens([clean(answer.text) for answer in answered], wanted)
     return [100 * score for score in cider_d(sentences)]
 
 
 def without_stop_words(text: str) -> str:
-    """DSTC7's filter of hypotheses, which deletes every token of a single character.
+    """DSTC7's filter of hypotheses, which deletes every token of one character.
 
-    Its list says ``,`` and ``.``, but the latter is a regular expression.
+    Its list has ``,`` and ``.``, but the latter is used as a regular expression.
 
     >>> without_stop_words("i see a man , sitting .")
     'see man sitting'

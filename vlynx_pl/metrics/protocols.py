@@ -1,8 +1,8 @@
-"""The published rules by which answers are scored; readers of benchmarks say which are theirs.
+"""The published rules by which answers are scored; each benchmark names its own.
 
-All figures are in percent, CIDEr times 100, and their names say the protocol: ``mlvu/macro7``,
-``avsd/cider_1ref``. Failed questions count as wrong in all of them but those that end in
-``_answered``, which some published evaluations print.
+Figures are in percent, CIDEr times 100, and are named by protocol: ``mlvu/macro7``,
+``avsd/cider_1ref``. Failed questions count as wrong, except in figures that end in ``_answered``,
+which some published evaluations print.
 """
 
 from collections import Counter
@@ -24,16 +24,15 @@ from vlynx_pl.metrics.submissions import Submission
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the answers to a benchmark are scored and handed in.
+    """How the answers to a benchmark are scored and submitted.
 
     Args:
-        benchmark: the name of its reader, such as ``ScanQA``; stands beside predictions.
-        name: the first part of its figures' names.
-        figures: of a whole set of answers, each question once; the first is the one that the paper
-            reports.
-        each: a figure for each question, to tell the best answers from the worst.
-        submission: answers in the format of its own evaluation, where one is documented.
-        java: whether it needs Java.
+        benchmark: name of its reader, such as ``ScanQA``; saved with predictions.
+        name: first part of its figures' names.
+        figures: scores a whole set of answers, each question once; the paper's figure is first.
+        each: scores each question, to rank the answers.
+        submission: formats answers for the benchmark's own evaluation, if that is documented.
+        java: whether Java is needed.
     """
 
     benchmark: str
@@ -44,13 +43,13 @@ class Protocol:
     java: bool = False
 
     def check(self) -> None:
-        """Raise UserError where Java is needed and does not run."""
+        """Raise UserError if Java is needed and does not run."""
         if self.java:
             find_java()
 
 
 def avsd(answered: Sequence[Answered]) -> Figures:
-    """Caption scores by the number of references; of several, with DSTC7's filter and without."""
+    """Caption scores by number of references; if several, with and without DSTC7's filter."""
     counts = {len(answer.references) for answer in answered}
     if len(counts) > 1:
         raise UserError(
@@ -80,12 +79,12 @@ def sqa3d(answered: Sequence[Answered]) -> Figures:
 
 
 def sqa3d_exact(said: str, references: tuple[str, ...]) -> bool:
-    """SQA3D's published evaluation knows the first reference only."""
+    """Exact match with the first reference only, as in SQA3D's published evaluation."""
     return exact_match(said, references[:1])
 
 
 def sqa3d_refined(said: str, references: tuple[str, ...], empty_is_contained: bool = False) -> bool:
-    """As ``refined_match``, with the first reference only."""
+    """``refined_match`` with the first reference only."""
     return refined_match(said, references[:1], empty_is_contained)
 
 
@@ -118,7 +117,7 @@ def egoexo(answered: Sequence[Answered]) -> Figures:
 
 
 def avut(answered: Sequence[Answered]) -> Figures:
-    """The letter first, by task; no evaluation of AVUT is published."""
+    """First letter, by task; AVUT has no published evaluation."""
     return accuracies("avut/strict", answered, letter_first, [("task",)])
 
 
@@ -166,7 +165,7 @@ def _scene_matches(
     refined: Callable[..., bool],
     by: Sequence[tuple[str, ...]] = (),
 ) -> Figures:
-    """EM@1 and refined EM, and the latter as PAVE's evaluator lets an empty answer pass."""
+    """EM@1 and refined EM; the latter also as in PAVE's evaluator, which accepts empty answers."""
     said = [answer for answer in answered if answer.prediction is not None]
     passed = sum(refined(a.text, a.references, empty_is_contained=True) for a in said)
     return {
@@ -181,7 +180,7 @@ def _letter(extract: Callable[[str], str]) -> Rule:
 
 
 def verdicts(rule: Rule) -> Callable[[Sequence[Answered]], list[float]]:
-    """100 for each question that is answered right by a rule, 0 for each other."""
+    """Return a function that scores each question 100 if a rule says right, else 0."""
     return lambda answered: [100.0 * is_right(answer, rule) for answer in answered]
 
 

@@ -81,13 +81,13 @@ def exact_match(said: str, references: Sequence[str]) -> bool:
 
 
 def refined_match(said: str, references: Sequence[str], empty_is_contained: bool = False) -> bool:
-    """Refined EM: exact, or without white space one contains the other.
+    """Refined EM: exact match, or one contains the other, ignoring white space.
 
     Args:
-        said: as the model said it.
+        said: the model's answer.
         references: as annotated.
-        empty_is_contained: PAVE's evaluator finds an answer of which cleaning leaves nothing in
-            every reference; here and in V-LynX's it is wrong.
+        empty_is_contained: whether an answer that is empty after cleaning is right, as in PAVE's
+            evaluator; in V-LynX's it is wrong.
     """
     if exact_match(said, references):
         return True

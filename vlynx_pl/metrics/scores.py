@@ -17,9 +17,9 @@ from vlynx_pl.metrics.protocols import Protocol
 
 
 class Scores(Metric):
-    """Gathers answers, from all ranks, and scores them as one set, each question once.
+    """Gathers the answers of all ranks, and scores them as one set, each question once.
 
-    Feed it with ``update``, not by calling it, which would score every batch as a set of its own.
+    Use ``update``; calling the metric would score every batch as a set of its own.
 
     Args:
         protocol: how the benchmark is scored.
@@ -36,7 +36,7 @@ class Scores(Metric):
     """
 
     full_state_update = False
-    records: list[Tensor]  # answers as lines of bytes, uint8 each
+    records: list[Tensor]  # answers as uint8 bytes
 
     def __init__(self, protocol: Protocol, **options: Any) -> None:
         super().__init__(**options)
@@ -46,7 +46,7 @@ class Scores(Metric):
     @property
     @override
     def dtype(self) -> torch.dtype:
-        """Of the empty tensor by which a rank without answers takes part."""
+        """Dtype of the empty tensor that a rank without answers contributes."""
         return torch.uint8
 
     @override
@@ -57,43 +57,43 @@ class Scores(Metric):
 
     @override
     def compute(self) -> Figures:
-        """The figures, the paper's first, with ``n_total``, ``n_answered`` and ``n_failed``.
+        """Return the figures, the paper's first, with ``n_total``, ``n_answered`` and ``n_failed``.
 
-        One whose program fails is a ``NoFigure``; see :func:`failures`.
+        A figure whose program fails is a ``NoFigure``; see :func:`failures`.
 
         Raises:
-            UserError: there is nothing to score, or something that can't be scored.
+            UserError: there are no answers, or one cannot be scored.
         """
         return self.figures(self.answered())
 
     def figures(self, answered: Sequence[Answered]) -> Figures:
-        """The figures of answers, each question once, whoever holds them; raises UserError."""
+        """Return the figures of answers, one per question, like :meth:`compute`."""
         return self.protocol.figures(answered) | counts(self.protocol.name, answered)
 
     def answered(self) -> list[Answered]:
-        """Each question once, in the order of ids; within ``sync_context()``, of all ranks."""
+        """Return each question once, in the order of ids; in ``sync_context()``, of all ranks."""
         records = dim_zero_cat(self.records) if len(self.records) else torch.empty(0)
         return merged(decoded(records.byte().cpu().numpy().tobytes()))
 
 
 def counts(name: str, answered: Sequence[Answered]) -> Figures:
-    """How many questions there are, were answered, and were not."""
+    """Count all, answered and failed questions."""
     failed = sum(answer.failed for answer in answered)
     numbers = {"total": len(answered), "answered": len(answered) - failed, "failed": failed}
     return {f"{name}/n_{what}": float(number) for what, number in numbers.items()}
 
 
 def headline(figures: Mapping[str, float]) -> str:
-    """The name of the figure that the paper reports: the first one."""
+    """Return the name of the figure that the paper reports, the first one."""
     return next(iter(figures))
 
 
 def table(figures: Mapping[str, float], chosen: str | None = None) -> Table:
-    """Figures to print: the headline and the counts above all others.
+    """Format figures as a table, the headline and the counts first.
 
     Args:
-        figures: of one benchmark, as ``Scores.compute`` gives them.
-        chosen: the headline; None is the paper's.
+        figures: of one benchmark, from ``Scores.compute``.
+        chosen: name of the headline; None is the paper's.
     """
     first = chosen or headline(figures)
     numbers = [name for name in figures if "/n_" in name]
@@ -110,12 +110,12 @@ def table(figures: Mapping[str, float], chosen: str | None = None) -> Table:
 
 
 def failures(figures: Mapping[str, float]) -> dict[str, str]:
-    """The figures that could not be computed, with their reasons."""
+    """Return the figures that could not be computed, with their reasons."""
     return {name: one.reason for name, one in figures.items() if isinstance(one, NoFigure)}
 
 
-def told(failed: Mapping[str, str]) -> str:
-    """What could not be computed and why, each reason once."""
+def describe_failures(failed: Mapping[str, str]) -> str:
+    """Describe what could not be computed, each reason once."""
     names: dict[str, list[str]] = {}
     for name, reason in failed.items():
         names.setdefault(reason, []).append(name)

@@ -1,8 +1,7 @@
-"""Answers in the formats in which the benchmarks' own evaluations take them, ready for JSON.
+"""Answers in the formats of the benchmarks' own evaluations, ready for JSON.
 
-Rows are in the order given; PAVE's evaluators compare files line by line, so give the order of the
-annotation file; ScanQA's and SQA3D's files are JSON Lines. What failed is an empty answer in all of
-them.
+Rows keep their order, which must be that of the annotation file, as PAVE's evaluators compare files
+line by line. ScanQA's and SQA3D's files are JSON Lines. Failed answers are empty.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: what is trained, where it stood, and how a damaged one is told.
+"""Checkpoints of a run, read safely.
 
-A checkpoint is torch's zip file of tensors and plain types. Nothing in one is ever executed, and a
-file that was cut off, changed or packed to burst is refused before torch sees it.
+A checkpoint is torch's zip file of tensors and plain types. Nothing in it is executed, and a
+truncated, modified or compressed file is refused before torch reads it.
 """
 
 import pickle
@@ -14,7 +14,7 @@ import torch
 
 from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 
-_TORCHS: Final = (
+_TORCH_ERRORS: Final = (
     RuntimeError,
     pickle.UnpicklingError,
     zipfile.BadZipFile,
@@ -23,25 +23,25 @@ _TORCHS: Final = (
     AssertionError,
     MemoryError,
 )
-"""What torch raises at a file that is not its own."""
+"""What torch raises for invalid files."""
 _PARTS: Final = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "invariants", "seed")
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
-    """Where a run keeps what it was after so many optimizer steps."""
+    """Path of the checkpoint after so many optimizer steps."""
     return run / "checkpoints" / f"step-{step:08d}.ckpt"
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """A run's checkpoints by step, the newest first; clocks may be wrong."""
+    """List a run's checkpoints by step, the newest first; clocks may be wrong."""
     return sorted((run / "checkpoints").glob("step-*.ckpt"), reverse=True)
 
 
 def newest_checkpoint(run: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint that is whole, and what is wrong with those that are newer.
+    """Find the newest valid checkpoint, and what is wrong with newer ones.
 
     Raises:
-        UserError: there are checkpoints, and none is whole.
+        UserError: there are checkpoints, but none is valid.
     """
     wrong: list[str] = []
     for path in checkpoints(run):
@@ -60,31 +60,28 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint into memory, without executing anything in it.
 
     Raises:
-        UserError: the file is missing, damaged, or no checkpoint of a run.
+        UserError: the file is missing, damaged, or not the checkpoint of a run.
     """
     try:
         if reason := next(_damage(path), None):
             raise ValueError(reason)
         found = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(found, dict) or (missing := [p for p in _PARTS if p not in found]):
-            raise ValueError("it holds no run" if not isinstance(found, dict) else f"no {missing}")
-    except (*PARSE_ERRORS, *_TORCHS) as error:
-        # Torch advises to execute what it does not know; nobody shall.
-        unknown = isinstance(error, pickle.UnpicklingError)
-        reason = (
-            "it holds more than tensors and plain types"
-            if unknown
-            else str(error).partition("\n")[0]
-        )
+            raise ValueError("it is not a run" if not isinstance(found, dict) else f"no {missing}")
+    except (*PARSE_ERRORS, *_TORCH_ERRORS) as error:
+        # For other types, torch's own message advises to execute them.
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it contains more than tensors and plain types"
         raise UserError(
-            f"checkpoint {path} cannot be used ({reason}); remove it, and the run goes on from the "
-            "one before, or from the beginning"
+            f"checkpoint {path} cannot be used ({reason}); remove it, and the run resumes from the "
+            "one before, or starts again"
         ) from error
     return found
 
 
 def _damage(path: Path) -> Iterator[str]:
-    """What is wrong with the file as such; torch itself checks no sums of what it maps."""
+    """What is wrong with the zip file; torch itself does not verify checksums."""
     with zipfile.ZipFile(path) as parts:
         for part in parts.infolist():
             if part.compress_type != zipfile.ZIP_STORED:

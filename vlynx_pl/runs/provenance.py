@@ -1,7 +1,7 @@
-"""Where a number comes from: the code, libraries, machine, seed and command that made it.
+"""Provenance of results: code, libraries, machine, seed and command.
 
-Every time a run starts or goes on, ``<run>/provenance.json`` gets one more entry, and files with
-scores quote the last one. No entry names a user or a host; SLURM's job number leads to both.
+Whenever a run starts or resumes, ``<run>/provenance.json`` gets one more entry, and files with
+scores quote the last one. Entries do not name the user or the host, only SLURM's job number.
 """
 
 import json
@@ -24,14 +24,14 @@ from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.runs.doctor import PACKAGES
 
-_GIT_S: Final = 20.0  # that a slow disk may take
+_GIT_S: Final = 20.0  # timeout, for slow disks
 
 
 def provenance() -> dict[str, Any]:
-    """What this process runs, where and how, as plain data.
+    """Describe what this process runs, where and how, as plain data.
 
-    A value is None where nobody knows it: a package that is not installed, or the commit where the
-    package lies in no git checkout.
+    A value is None if it is unknown: the version of a package that is not installed, or the commit
+    without a git checkout.
     """
     seed = os.environ.get("PL_GLOBAL_SEED")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -43,7 +43,7 @@ def provenance() -> dict[str, Any]:
         "versions": {name: _version(name) for name in ("vlynx", *PACKAGES)},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        # Vector instructions and threads decide in which order numbers are summed.
+        # Vector instructions and threads determine the order of sums.
         "cpu": {"vectors": get_cpu_capability(), "threads": torch.get_num_threads()},
         "gpu": {"names": gpus, "cuda": torch.version.cuda},
         "processes": world_size(),
@@ -52,26 +52,22 @@ def provenance() -> dict[str, Any]:
 
 
 def add_session(run: Path, session: Mapping[str, Any]) -> None:
-    """Append what is known of a start to ``<run>/provenance.json``.
-
-    Raises:
-        UserError: the file is there and is not a list of sessions.
-    """
+    """Append a session to ``<run>/provenance.json``; raise UserError like :func:`sessions`."""
     with atomic_file(run / "provenance.json") as unfinished:
         unfinished.write_text(json.dumps([*sessions(run), redact_paths(session)], indent=1))
 
 
 def last_session(run: Path) -> dict[str, Any] | None:
-    """What files with scores quote of ``<run>/provenance.json``; None where there is none.
-
-    Raises:
-        UserError: the file is there and is not a list of sessions.
-    """
+    """Return the last session, or None; raise UserError like :func:`sessions`."""
     return next(reversed(sessions(run)), None)
 
 
 def sessions(run: Path) -> list[dict[str, Any]]:
-    """All entries of ``<run>/provenance.json``, the first start first; see :func:`add_session`."""
+    """Read ``<run>/provenance.json``, the first session first.
+
+    Raises:
+        UserError: the file exists, but is not a list of sessions.
+    """
     path = run / "provenance.json"
     if not path.exists():
         return []
@@ -81,17 +77,17 @@ def sessions(run: Path) -> list[dict[str, Any]]:
             raise TypeError("it is not a list of sessions")
     except PARSE_ERRORS as error:
         raise UserError(
-            f"{path} cannot be read ({error}); move it away, and a new one is begun"
+            f"{path} cannot be read ({error}); move it away to start a new one"
         ) from error
     return found
 
 
 def commit(folder: Path) -> dict[str, Any] | None:
-    """The git commit of the checkout that a Python package belongs to.
+    """Find the git commit of the checkout that a Python package belongs to.
 
     Returns:
-        ``commit`` and ``dirty``, whether anything differs from it that git does not ignore; None
-        without git or a checkout, or where the checkout is another project's around the package.
+        ``commit``, and ``dirty``: whether tracked or untracked files differ from it. None without
+        git or a checkout, or if the package is installed inside another project's checkout.
     """
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
@@ -100,7 +96,7 @@ def commit(folder: Path) -> dict[str, Any] | None:
 
 
 def redact_paths(data: Any) -> Any:
-    """Plain data with ``~`` for the home folder, and ``$USER`` for its owner's other folders."""
+    """Replace the home folder by ``~``, and the user's name in other paths by ``$USER``."""
     if isinstance(data, str):
         home = os.environ.get("HOME", "").rstrip("/")
         if not home:
@@ -113,7 +109,7 @@ def redact_paths(data: Any) -> Any:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # Without locks, since a user may be at work in the checkout.
+    # Without locks, as the user may be using git in the checkout.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         said = subprocess.check_output(command, stderr=subprocess.DEVNULL, timeout=_GIT_S)

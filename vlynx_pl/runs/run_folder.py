@@ -1,4 +1,4 @@
-"""The folder of a run: one process at a time, one configuration, and an end."""
+"""The folder of a run: locked by one process, with one configuration, and finished once."""
 
 import fcntl
 import json
@@ -14,8 +14,8 @@ import yaml
 from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 from vlynx_pl.io.settings_files import UniqueKeys
 
-# What may change when a run goes on: where it runs and where files lie, but nothing of what it
-# computes. Clips are compared by name when training goes on, the backbone by its weights.
+# Settings that may change when a run resumes: where it runs and where files are, but nothing that
+# affects results. Clips are compared by name, and the backbone by its weights.
 _FREE: Final = (
     ("checkpoint",),
     ("run",),
@@ -38,35 +38,35 @@ _TRAINING: Final = (
     "gradient_clip_algorithm",
     "precision",
 )
-"""What of the trainer's settings a run computes with."""
+"""Settings of the trainer that affect results."""
 
 
 class RunFolderError(UserError):
-    """The run folder cannot be written into."""
+    """A run folder that cannot be used."""
 
 
 def lock_run_folder(run: Path) -> int:
-    """Keep every other process out of a run folder until this one ends.
+    """Lock a run folder until this process ends.
 
     Returns:
-        The open lock; closing it gives the folder back, as the end of the process does.
+        The open lock, which may be closed earlier.
 
     Raises:
-        RunFolderError: another process has it, or it cannot be written into.
+        RunFolderError: another process has locked it, or it cannot be written to.
     """
     path = run / ".lock"
     try:
         run.mkdir(parents=True, exist_ok=True)
-        # Of the process alone: loader workers that outlive it do not hold the folder.
+        # The lock belongs to this process only, not to loader workers that outlive it.
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except (FileExistsError, NotADirectoryError) as error:
         raise RunFolderError(
-            f"{run} cannot be written into (it is, or lies in, a file, not a folder); choose "
+            f"{run} cannot be written to (it is, or is in, a file, not a folder); choose "
             "another folder with --run=FOLDER"
         ) from error
     except OSError as error:
         raise RunFolderError(
-            f"{run} cannot be written into ({error.strerror}); make it writable, or choose another "
+            f"{run} cannot be written to ({error.strerror}); make it writable, or choose another "
             "folder with --run=FOLDER"
         ) from error
     try:
@@ -78,7 +78,7 @@ def lock_run_folder(run: Path) -> int:
             f"{run} is in use by {holder}; wait for it, stop it, or choose another folder with "
             "--run=FOLDER"
         ) from None
-    except OSError as error:  # a file system without locks: say so rather than go without
+    except OSError as error:  # a file system without locks
         os.close(lock)
         raise RunFolderError(
             f"{path} cannot be locked ({error.strerror}); choose a folder on another disk"
@@ -89,7 +89,7 @@ def lock_run_folder(run: Path) -> int:
 
 
 def is_finished(run: Path) -> bool:
-    """Whether a run has its results, which it writes last, and none of its figures is missing."""
+    """Whether a run has its results, which are written last, with all figures."""
     scores = run.glob("scores-*.json")
     return (run / "report.json").exists() or any(not _lacks_figures(path) for path in scores)
 
@@ -101,7 +101,7 @@ def _lacks_figures(scores: Path) -> bool:
 
 
 def refuse_finished(run: Path) -> None:
-    """Raise RunFolderError where a run has ended: its results are not written over."""
+    """Raise RunFolderError if a run has finished, as results are never overwritten."""
     if is_finished(run):
         raise RunFolderError(
             f"{run} already holds a finished run; choose another folder with --run=FOLDER "
@@ -111,44 +111,44 @@ def refuse_finished(run: Path) -> None:
 
 
 def refuse_other_settings(run: Path, now: Mapping[str, Any]) -> None:
-    """Raise RunFolderError where the run in a folder was begun with other settings.
+    """Raise RunFolderError if the run in a folder was started with other settings.
 
     Args:
-        run: its ``config.yaml`` is what it was begun with.
-        now: the configuration it is to go on with, as plain data.
+        run: folder with the ``config.yaml`` that it was started with.
+        now: the new configuration, as plain data.
     """
     path = run / "config.yaml"
     try:
         then = plain_data(path)
     except (*PARSE_ERRORS, yaml.YAMLError) as error:
         raise RunFolderError(
-            f"{path} cannot be read ({error}), and nothing else tells what the run was begun with; "
-            "choose another folder with --run=FOLDER"
+            f"{path} cannot be read ({error}), so the settings of the run are unknown; choose "
+            "another folder with --run=FOLDER"
         ) from error
     old, new = dict(_settings(then)), dict(_settings(now))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
             raise RunFolderError(
-                f"{run} holds a run that was begun with {name}={old.get(name)}, this command asks "
-                f"for {new.get(name)}; give the same settings to go on, or choose another folder "
-                "with --run=FOLDER to begin anew"
+                f"{run} contains a run that was started with {name}={old.get(name)}, this command "
+                f"asks for {new.get(name)}; give the same settings to resume it, or choose another "
+                "folder with --run=FOLDER to start a new one"
             )
 
 
 def plain_data(path: Path) -> dict[str, Any]:
-    """What a ``config.yaml`` that a run wrote holds.
+    """Read a run's ``config.yaml``.
 
     Raises:
-        OSError, ValueError, RecursionError, yaml.YAMLError: it cannot be read, or is none.
+        OSError, ValueError, RecursionError, yaml.YAMLError: it cannot be read.
     """
     found = yaml.load(path.read_text(), UniqueKeys)
     if not isinstance(found, dict):
-        raise ValueError("it holds no settings")
+        raise ValueError("it contains no settings")
     return found
 
 
 def _settings(configuration: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Name and value of everything that a run computes with."""
+    """Yield name and value of every setting that affects results."""
     if above in _FREE or (above[:1] == ("trainer",) and above[1:] and above[1] not in _TRAINING):
         return
     if isinstance(configuration, Mapping) and configuration:

@@ -1,10 +1,8 @@
-"""PAVE as a stage: it begins as the base, learns, and is kept, resumed and read like the others."""
+"""PAVE as streams of InstructionTuning: it begins as the base, learns, is saved and resumed."""
 
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,18 +12,14 @@ from lightning import Callback, Trainer
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from callbacks import KeepTokens, RunCheckpoint
-from callbacks.answer_scores import AnswerScores
+from callbacks import RunCheckpoint
 from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
-from datamodules.samples import Question
-from tests.conftest import MINIATURE, REPOSITORY
 from tests.datamodules.conftest import write_scannet_scene
+from tests.vlynx_pl.conftest import episode, load_miniature, perturbed, saved, tuning
 from vlynx_pl.adapters import AdapterError, Lora
-from vlynx_pl.backbones import load_backbone
 from vlynx_pl.baselines.pave_files import read_features
 from vlynx_pl.baselines.pave_streams import PatchedVideo
-from vlynx_pl.commands import cli
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import TokenStore
 from vlynx_pl.metrics import captions
@@ -34,52 +28,12 @@ from vlynx_pl.runs.checkpoints import newest_checkpoint, read_checkpoint
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
-LLM = {"lora": Lora(4, 8, 0.0)}
 SMALL = {"hidden": 16, "heads": 2}
 
 
-def episode(videos, *sides, answers=("red", "box")):
-    pictures = {"video": videos[0]} | dict.fromkeys(sides, 255 - videos[0])
-    questions = tuple(Question(f"q{i}", "What colour is it?", (a,)) for i, a in enumerate(answers))
-    times = dict.fromkeys(pictures, (0.0, 1.0, 2.0))
-    return {
-        "name": "clip",
-        "key": "clip",
-        "streams": pictures,
-        "times": times,
-        "questions": questions,
-    }
-
-
-def fresh(dtype="float32"):
-    return load_backbone(str(MINIATURE), dtype)
-
-
 def pave(backbone=None, *, side="3d", checkpointing=False, llm_adapter=None, **sizes):
-    return InstructionTuning(
-        backbone or fresh(),
-        "qa",
-        PatchedVideo(side, **SMALL | sizes),
-        **LLM,
-        checkpointing=checkpointing,
-        llm_adapter=llm_adapter,
-    )
-
-
-def moved(module):
-    """The same module with a patch and an adapter that do something."""
-    generator = torch.Generator().manual_seed(1)
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return module
-
-
-def saved(module, folder) -> str:
-    """What a run leaves, and the folder of the LLM's adapter in it."""
-    made_with = {"fingerprint": module.backbone.fingerprint, **module.adapter_metadata()}
-    module.save_adapters(folder, json.loads(json.dumps(made_with)))
-    return str(folder / "llm-qa")
+    streams = PatchedVideo(side, **SMALL | sizes)
+    return tuning(streams, backbone, checkpointing=checkpointing, llm_adapter=llm_adapter)
 
 
 @torch.no_grad()
@@ -102,8 +56,8 @@ def test_features_come_with_the_tokens_of_the_untouched_base(backbone, videos):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_it_begins_as_the_base_with_the_video_alone(videos, dtype):
-    base = InstructionTuning(fresh(dtype), "qa", **LLM)
-    patching = pave(fresh(dtype))
+    base = tuning(backbone=load_miniature(dtype))
+    patching = pave(load_miniature(dtype))
     asked = episode(videos, "3d")
     with torch.no_grad():
         [patched], [plain] = patching.encode(asked), base.encode(asked)
@@ -120,7 +74,7 @@ def test_it_begins_as_the_base_with_the_video_alone(videos, dtype):
 @pytest.mark.parametrize("checkpointing", [True, False])
 def test_it_learns_and_the_whole_patch_does_after_the_first_step(videos, dtype, checkpointing):
     torch.manual_seed(0)
-    module = pave(fresh(dtype), checkpointing=checkpointing).train()
+    module = pave(load_miniature(dtype), checkpointing=checkpointing).train()
     optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=5e-3)
     sample, losses = episode(videos, "3d"), []
     for step in range(8):
@@ -143,7 +97,7 @@ def test_only_a_trained_patch_lets_the_side_channel_through(videos):
     one, other = episode(videos, "3d"), episode(videos, "3d")
     other["streams"]["3d"] = videos[1]
     assert torch.equal(module.encode(one)[0], module.encode(other)[0])
-    moved(module)
+    perturbed(module)
     assert not torch.equal(module.losses(one), module.losses(other))
     [patched] = module.encode(one)  # and no tokens of the side channel
     features, tokens = module.backbone.features(videos[:1])
@@ -151,17 +105,17 @@ def test_only_a_trained_patch_lets_the_side_channel_through(videos):
     assert torch.equal(patched, tokens[0] + module.streams.patch(features[0], side[0]))
 
 
-def test_several_moments_of_the_side_channel_to_a_frame(videos):
-    module = moved(pave(side="ego"))
+def test_the_side_channel_may_have_more_frames(videos):
+    module = perturbed(pave(side="ego"))
     asked = episode(videos)
-    asked["streams"]["ego"] = videos.flatten(0, 1)  # two views of each moment
+    asked["streams"]["ego"] = videos.flatten(0, 1)  # two views at each timestamp
     asked["times"]["ego"] = (0.0, 0.0, 1.0, 1.0, 2.0, 2.0)
     assert module.encode(asked)[0].shape[0] == 3
 
 
 @torch.no_grad()
 def test_what_is_saved_is_what_is_loaded(videos, tmp_path):
-    module = moved(pave()).eval()
+    module = perturbed(pave()).eval()
     folder = saved(module, tmp_path)
     assert sorted(path.name for path in (tmp_path / "patch-3d").iterdir()) == [
         "made_with.json",
@@ -182,15 +136,11 @@ def damage(patch: Path, how: str) -> None:
     tensors = load_file(file)
     if how == "gone":
         shutil.rmtree(patch)
-    elif how == "cut":
-        file.write_bytes(file.read_bytes()[:-9])
     else:
         bias = tensors["norm.bias"]
         tensors |= {
             "shape": {"norm.bias": bias[:-1].clone()},
             "nan": {"norm.bias": bias / 0},
-            "too large": {"norm.bias": bias.double() * 1e300},
-            "whole": {"norm.bias": bias.int()},
             "other": {"norm.bias": bias + 1},
             "more": {"another": bias.clone()},
         }[how]
@@ -201,17 +151,14 @@ def damage(patch: Path, how: str) -> None:
     ("how", "words"),
     [
         ("gone", "cannot be read as a patch"),
-        ("cut", "cannot be read as a patch"),
         ("shape", r"norm.bias, which is \(159,\) there and \(160,\) in this run"),
         ("more", r"another, which is \(160,\) there and missing in this run"),
-        ("nan", "norm.bias holds other than finite"),
-        ("too large", "norm.bias holds other than finite"),
-        ("whole", "norm.bias holds other than finite"),
+        ("nan", "norm.bias contains values that are not finite"),
         ("other", "is not the patch that"),
     ],
 )
 def test_a_damaged_patch_is_named(tmp_path, how, words):
-    folder = saved(moved(pave()), tmp_path)
+    folder = saved(perturbed(pave()), tmp_path)
     damage(tmp_path / "patch-3d", how)
     with pytest.raises(AdapterError, match=words) as error:
         pave(llm_adapter=folder)
@@ -220,20 +167,18 @@ def test_a_damaged_patch_is_named(tmp_path, how, words):
 
 @pytest.mark.parametrize("change", [{"heads": 4}, {"side": "audio"}, {"hidden": 32}])
 def test_a_patch_is_not_read_otherwise(tmp_path, change):
-    folder = saved(moved(pave()), tmp_path)
+    folder = saved(perturbed(pave()), tmp_path)
     with pytest.raises(AdapterError, match="was tuned on"):
         pave(llm_adapter=folder, **change)
 
 
-def test_neither_method_is_examined_as_the_other(tmp_path):
+def test_neither_method_is_evaluated_as_the_other(tmp_path):
     patched = saved(pave(), tmp_path / "pave")
     for modalities in ({}, {"3d": "base"}):
-        vlynx = InstructionTuning(
-            fresh(), "qa", AlignedStreams(modalities), **LLM, llm_adapter=patched
-        )
+        vlynx = tuning(AlignedStreams(modalities), llm_adapter=patched)
         with pytest.raises(AdapterError, match=r"was tuned on .*patch.* PAVE with its side"):
             vlynx.on_test_start()
-        plain = InstructionTuning(fresh(), "qa", AlignedStreams(modalities), **LLM)
+        plain = tuning(AlignedStreams(modalities))
         folder = saved(plain, tmp_path / f"plain{len(modalities)}")
         with pytest.raises(AdapterError, match="was tuned on"):
             pave(llm_adapter=folder)
@@ -255,59 +200,40 @@ def test_settings_that_do_not_go_together(settings, words):
         PatchedVideo(**{"side": "3d", **settings})
 
 
-def test_a_missing_side_channel_names_the_streams_that_are_there(backbone, videos):
-    module = pave(backbone, side="audio")
-    with pytest.raises(
-        UserError, match=r"no stream 'audio', only video, 3d; .*model\.streams\.side"
-    ):
-        module.losses(episode(videos, "3d"))
-
-
-def beforehand(folder, features, name="clip"):
+def precomputed(folder, features, name="clip"):
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     save_file({"features": features}, folder / f"{name}.safetensors")
     return pave(side_features=str(folder), side_dim=features.shape[-1])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float64])
-def test_features_computed_beforehand_take_the_place_of_pictures(videos, tmp_path, kind):
-    module = moved(beforehand(tmp_path, torch.randn(8, 2, 5).to(kind)))
+def test_precomputed_features_replace_the_frames(videos, tmp_path):
+    module = perturbed(precomputed(tmp_path, torch.randn(8, 2, 5).double()))
     before = module.losses(episode(videos))
-    beforehand(tmp_path, torch.randn(8, 2, 5))
+    precomputed(tmp_path, torch.randn(8, 2, 5))
     assert not torch.equal(module.losses(episode(videos)), before)
-    with pytest.raises(UserError, match="clip of no benchmark"):
+    with pytest.raises(UserError, match="clip without a benchmark"):
         module.encode({"streams": {"video": videos[0]}, "times": {"video": (0.0, 1.0, 2.0)}})
 
 
 @pytest.mark.parametrize(
     "bad",
     [
-        {"features": torch.zeros(2, 5)},
         {"features": torch.zeros(2, 2, 4)},
         {"features": torch.zeros(0, 2, 5)},
-        {"features": torch.full((2, 2, 5), torch.nan)},
         {"features": torch.full((2, 2, 5), 1e300, dtype=torch.float64)},
-        {"features": torch.zeros(2, 2, 5, dtype=torch.int32)},
         {"tokens": torch.zeros(2, 2, 5)},
-        b"no safetensors",
         None,
     ],
-    ids=lambda bad: (
-        "".join(f"{k} {tuple(v.shape)}" for k, v in bad.items())
-        if isinstance(bad, dict)
-        else str(bad)
-    ),
+    ids=["channels", "empty", "infinite", "other tensor", "missing"],
 )
 def test_bad_features_are_one_clear_message(videos, tmp_path, bad):
-    module = beforehand(tmp_path, torch.zeros(2, 2, 5))
+    module = precomputed(tmp_path, torch.zeros(2, 2, 5))
     file = tmp_path / "clip.safetensors"
     file.unlink()
-    if isinstance(bad, dict):
+    if bad is not None:
         save_file(bad, file)
-    elif bad is not None:
-        file.write_bytes(bad)
-    with pytest.raises(UserError, match=rf"^{file}: holds no features .*compute them anew"):
+    with pytest.raises(UserError, match=rf"^{file}: .*cannot be used .*compute them again"):
         module.losses(episode(videos))
 
 
@@ -323,13 +249,13 @@ def test_no_name_leads_out_of_the_folder(tmp_path_factory, name):
 
 
 def test_features_may_lie_in_folders_and_behind_links_within(tmp_path):
-    beforehand(tmp_path, torch.ones(1, 1, 5), "takes/one")
+    precomputed(tmp_path, torch.ones(1, 1, 5), "takes/one")
     (tmp_path / "two.safetensors").symlink_to(tmp_path / "takes" / "one.safetensors")
     assert read_features(tmp_path, "takes/one", 5).equal(read_features(tmp_path, "two", 5))
 
 
 def test_what_is_kept_is_what_is_frozen(videos, tmp_path):
-    module = moved(pave())
+    module = perturbed(pave())
     plain = module.losses(episode(videos, "3d"))
     keys = module.streams.token_cache_keys()
     module.token_store = TokenStore(tmp_path / "store", keys)
@@ -344,12 +270,12 @@ def test_what_is_kept_is_what_is_frozen(videos, tmp_path):
     patched = tokens + module.streams.patch(queries, kept["3d"].float())
     assert torch.equal(module.encode(from_store)[0], patched), "not rounded as kept tokens are"
     assert torch.equal(module.losses(from_store), first)
-    moved(module)
+    perturbed(module)
     assert module.streams.token_cache_keys() == keys, "the patch is no part of what is kept"
     other = pave(hidden=32)
     assert TokenStore(tmp_path / "store", other.streams.token_cache_keys()).holds("clip")
     for modalities in ({}, {"3d": "base"}):
-        plainly = InstructionTuning(fresh(), "qa", AlignedStreams(modalities), **LLM)
+        plainly = tuning(AlignedStreams(modalities))
         assert not TokenStore(tmp_path / "store", plainly.streams.token_cache_keys()).holds("clip")
 
 
@@ -359,15 +285,9 @@ def data(tmp_path_factory) -> Path:
     for number in range(5):
         write_scannet_scene(root / "scans" / f"scene000{number}_00", range(2))
     for split, scenes in (("train", range(4)), ("val", [4]), ("test_w_obj", [4])):
+        about = {"question": "What colour is it?", "answers": ["grey"]}
         records = [
-            {
-                "scene_id": f"scene000{scene}_00",
-                "question_id": f"{split}-{scene}",
-                "question": "What colour is it?",
-                "answers": ["grey"],
-                "object_ids": [],
-                "object_names": [],
-            }
+            about | {"scene_id": f"scene000{scene}_00", "question_id": f"{split}-{scene}"}
             for scene in scenes
         ]
         (root / f"ScanQA_v1.0_{split}.json").write_text(json.dumps(records))
@@ -382,34 +302,19 @@ class Stop(Callback):
 
 def fit(data, run, *callbacks, **sizes):
     torch.manual_seed(0)
-    backbone = fresh()
+    streams = PatchedVideo("3d", **SMALL | sizes)
     module = InstructionTuning(
-        backbone,
-        "scanqa",
-        PatchedVideo("3d", **SMALL | sizes),
-        Lora(4, 8, 0.1),
-        learning_rate=1e-2,
+        load_miniature(), "scanqa", streams, Lora(4, 8, 0.1), learning_rate=1e-2
     )
     module_data = DepthDataModule(
-        data,
-        benchmark=ScanQA(data),
-        objective="tuning",
-        frames=1,
-        frame_size=backbone.frame_size,
-        batch_size=2,
-        num_workers=0,
-    )
+        data, benchmark=ScanQA(data), objective="tuning", frames=1, frame_size=(64, 64),
+        batch_size=2, num_workers=0,
+    )  # fmt: skip
     trainer = Trainer(
-        accelerator="cpu",
-        default_root_dir=run,
-        max_epochs=3,
-        limit_val_batches=0,
-        callbacks=[*callbacks, RunCheckpoint(0)],
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+        accelerator="cpu", default_root_dir=run, max_epochs=3, limit_val_batches=0,
+        callbacks=[*callbacks, RunCheckpoint(0)], logger=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+    )  # fmt: skip
     begun_with, _ = newest_checkpoint(run)
     try:
         trainer.fit(module, module_data, ckpt_path=begun_with, weights_only=True)
@@ -418,7 +323,7 @@ def fit(data, run, *callbacks, **sizes):
     return {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
 
 
-def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(data, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(data, tmp_path):
     straight = fit(data, tmp_path / "straight")
     assert fit(data, tmp_path / "stopped", Stop()) is None
     newest, _ = newest_checkpoint(tmp_path / "stopped")
@@ -430,23 +335,8 @@ def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(data, tmp_path):
         fit(data, tmp_path / "stopped", heads=4)
 
 
-def test_a_second_run_reads_the_store_alone_and_learns_the_same(data, tmp_path, monkeypatch):
-    first = fit(data, tmp_path / "one", KeepTokens(tmp_path / "store"))
-    monkeypatch.setattr(PatchedVideo, "encode", None)
-    second = fit(data, tmp_path / "two", KeepTokens(tmp_path / "store"))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_the_shipped_configuration_tunes_and_is_examined(data, tmp_path, monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
+def test_the_shipped_configuration_tunes_and_evaluates(data, tmp_path, monkeypatch, vlynx):
     monkeypatch.setattr(captions, "meteor", lambda *_: 0.0)  # starting it takes 10 s
-
-    def vlynx(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vlynx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as done:
-            cli.main()
-        return int(done.value.code or 0)
-
     options = [
         "--config=experiments/backbones/miniature.yaml",
         "--config=experiments/tune/scanqa.yaml",
@@ -460,34 +350,18 @@ def test_the_shipped_configuration_tunes_and_is_examined(data, tmp_path, monkeyp
         "--trainer.logger=false",
     ]
     run = tmp_path / "run"
-    assert vlynx("fit", *options, "--trainer.max_epochs=2", f"--run={run}") == 0
+    assert vlynx("fit", *options, "--trainer.max_epochs=2", f"--run={run}")[0] == 0
     assert load_file(run / "adapters/patch-3d/patch.safetensors")["norm.weight"].any()
     rows = [json.loads(line) for line in (run / "predictions-val.jsonl").open()]
     assert rows[0]["settings"]["side"] == "3d"
 
-    asked = []
-    recall = AnswerScores._recall
-
-    def recalling(self, trainer, module, split):
-        recall(self, trainer, module, split)
-        asked.append(self._kept._made_with)
-
-    monkeypatch.setattr(AnswerScores, "_recall", recalling)
     adapter = f"--model.llm_adapter={run / 'adapters' / 'llm-scanqa'}"
-    assert vlynx("test", *options, adapter, f"--run={tmp_path / 'test'}") == 0
+    assert vlynx("test", *options, adapter, f"--run={tmp_path / 'test'}")[0] == 0
     scores = json.loads((tmp_path / "test" / "scores-test.json").read_text())
     assert scores["scanqa/n_answered"] == 1
     made_with = json.loads((run / "adapters/llm-scanqa/made_with.json").read_text())
-    assert asked[0]["patch"] == made_with["patch"]
-    drawn = "--data.encoding=gray"
-    assert vlynx("test", *options, adapter, drawn, f"--run={tmp_path / 'other'}") == 1
-
-
-def test_the_patch_may_have_a_learning_rate_of_its_own(backbone):
-    module = pave(backbone, learning_rate=1e-2)
-    module._trainer = SimpleNamespace(estimated_stepping_batches=10)
-    groups = module.configure_optimizers()["optimizer"].param_groups
-    rates = {id(p): group["initial_lr"] for group in groups for p in group["params"]}
-    assert {rates.pop(id(p)) for p in module.streams.patch.parameters()} == {1e-2}
-    assert set(rates.values()) == {module.learning_rate}
-    assert rates.keys() == {id(p) for n, p in module.named_parameters() if ".lora_" in n}
+    assert made_with["patch"], "kept answers and tokens are told apart by it"
+    code, printed = vlynx(
+        "test", *options, adapter, "--data.encoding=gray", f"--run={tmp_path / 'other'}"
+    )
+    assert code == 1 and "encoding" in printed

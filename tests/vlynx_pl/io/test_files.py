@@ -18,13 +18,6 @@ def text_of(kind, target):
     return (target / "a" if kind is atomic_folder else target).read_text()
 
 
-def test_a_file_appears_whole(tmp_path):
-    with atomic_file(tmp_path / "new" / "a.txt") as unfinished:
-        unfinished.write_text("all")
-        assert not (tmp_path / "new" / "a.txt").exists()
-    assert (tmp_path / "new" / "a.txt").read_text() == "all"
-
-
 def test_a_file_may_be_read_by_whom_the_umask_allows(tmp_path):
     (tmp_path / "usual").touch()
     with atomic_file(tmp_path / "ours") as unfinished:
@@ -47,25 +40,10 @@ def test_no_space_left_keeps_what_was_there_and_says_what_to_do(tmp_path, kind):
     assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
-@pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
-def test_a_file_where_the_folder_should_be_is_told(tmp_path, kind):
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"a could not be written.*make the folder writable"):
-        put(kind, tmp_path / "file" / "folder" / "a", "new")
-
-
 def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(OSError, match="a could not be written"), atomic_file(tmp_path / "a"):
         pass
     assert not list(tmp_path.iterdir())
-
-
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
-    for name in ("first", "second"):
-        with atomic_folder(tmp_path / "thing") as unfinished:
-            (unfinished / name).write_text(name)
-    assert [path.name for path in (tmp_path / "thing").iterdir()] == ["second"]
-    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
 def test_folders_in_a_folder_have_the_usual_modes_and_all_is_synced(tmp_path, monkeypatch):

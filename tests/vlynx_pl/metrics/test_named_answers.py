@@ -15,11 +15,9 @@ from vlynx_pl.metrics.named_answers import (
     [
         ("Two.", "two", True, True),
         ("piano", "no", True, False),
-        ("saxophone", "one", True, False),
         ("acoustic guitar", "acoustic_guitar", False, True),
         ("Acoustic_Guitar", "acoustic_guitar", True, True),
         ("more  than ten", "more than ten", False, True),
-        ("yes, it is", "yes", True, False),
         ("three", "two", False, False),
     ],
 )
@@ -34,11 +32,8 @@ def test_music(said, reference, published, strict):
         ("Early Expert", "Early Expert"),
         ("the level is late expert.", "Late Expert"),
         ("2. Early\n Expert: competent", "Early Expert"),
-        ("NOVICE", "Novice"),
         ("not a novice but an Intermediate Expert", "Intermediate Expert"),
         ("Expert", None),
-        ("expert, early", None),
-        ("", None),
     ],
 )
 def test_levels(text, level):

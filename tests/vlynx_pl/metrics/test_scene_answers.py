@@ -53,28 +53,19 @@ def test_exact_match_is_of_a_whole_reference():
         ("dark brown", ["darkbrown"], True),
         ("a round table", ["roundtable", "x"], True),
         ("red", ["brown"], False),
+        ("brown", ["?"], False),  # empty after cleaning
     ],
 )
 def test_refined_match_is_containment_without_white_space(said, references, right):
     assert refined_match(said, references) is right
 
 
-@pytest.mark.parametrize("nothing", ["", "   ", "?!", " . "])
+@pytest.mark.parametrize("nothing", ["", "?!"])
 def test_an_empty_answer_passes_only_where_parity_is_asked_for(nothing):
     assert not refined_match(nothing, ["brown"])
     assert refined_match(nothing, ["brown"], empty_is_contained=True)
 
 
-def test_an_empty_reference_is_in_no_answer():
-    assert not refined_match("brown", ["?"])
-
-
 @given(TEXT, st.lists(TEXT, min_size=1, max_size=3))
 def test_refined_is_never_stricter_than_exact(said, references):
     assert refined_match(said, references) >= exact_match(said, references)
-
-
-@given(TEXT)
-def test_what_is_cleaned_has_no_capitals_but_of_the_tv(text):
-    rest = clean_answer(text).replace("TV", "")
-    assert rest == rest.lower() and not set(rest) & set(".?ç")

@@ -65,13 +65,8 @@ def test_every_benchmark_has_scores_and_the_papers_figure():
         assert all(name.startswith(f"{PROTOCOLS[benchmark].name}/") for name in figures)
 
 
-def test_an_unknown_benchmark():
-    with pytest.raises(UserError, match=r"no scores for 'NextQA'.*AVQA, AVSD"):
-        protocol_of("NextQA")
-
-
 @pytest.mark.parametrize("benchmark", ACCURACIES)
-@pytest.mark.parametrize("nothing", [None, "", "  "])
+@pytest.mark.parametrize("nothing", [None, "  "])
 def test_what_failed_is_counted_and_wrong_in_every_accuracy(benchmark, nothing):
     right = RIGHT[benchmark]
     answered = [asked(0, right, right), asked(1, right, right), asked(2, nothing, right)]
@@ -85,15 +80,6 @@ def test_what_failed_is_counted_and_wrong_in_every_accuracy(benchmark, nothing):
     for figure, value in figures.items():
         if not figure.removeprefix(f"{name}/").startswith(kinds):
             assert value == pytest.approx(100 if figure.endswith("_answered") else 200 / 3), figure
-
-
-@pytest.mark.parametrize("benchmark", sorted(RIGHT))
-def test_a_set_in_which_all_failed_scores_nothing(benchmark):
-    figures = scored(benchmark, [asked(n, None, RIGHT[benchmark]) for n in range(3)])
-    figures.pop("egoexo/majority_baseline", None)
-    for figure, value in figures.items():
-        if "/n_" not in figure and "meteor" not in figure:
-            assert value == pytest.approx(0, abs=1e-4), figure
 
 
 @pytest.mark.parametrize("benchmark", sorted(RIGHT))
@@ -144,24 +130,17 @@ def test_egoexos_majority():
     assert figures["egoexo/substring"] == 0  # published in the case as it is
 
 
-def test_scene_answers_are_cleaned_but_for_the_official_figure():
-    answered = [asked(0, "Brown.", "brown"), asked(1, "the tv", "TV set")]
-    figures = scored("ScanQA", answered)
+def test_scene_answers():
+    figures = scored("ScanQA", [asked(0, "Brown.", "brown"), asked(1, "the tv", "TV set")])
     assert (figures["scanqa/em1"], figures["scanqa/em1_refined"]) == (50, 100)
-    assert figures["scanqa/em1_official"] == 0
-
-
-def test_sqa3d_knows_the_first_reference_only():
-    answered = [replace(asked(0, "desk", "table", type="What"), references=("table", "desk"))]
-    figures = scored("SQA3D", answered)
-    assert figures["sqa3d/em1"] == figures["sqa3d/em1/type/What"] == 0
-    assert figures["sqa3d/em1_refined"] == 0
-
-
-def test_an_empty_scene_answer_passes_under_paves_name_only():
+    assert figures["scanqa/em1_official"] == 0, "answers are not cleaned"
     figures = scored("SQA3D", [asked(0, "?", "red"), asked(1, None, "red"), asked(2, "", "red")])
     assert figures["sqa3d/em1_refined"] == 0
-    assert figures["sqa3d/em1_refined_pave"] == pytest.approx(200 / 3), "never what failed to run"
+    assert figures["sqa3d/em1_refined_pave"] == pytest.approx(200 / 3), "of empty answers only"
+    second = replace(asked(0, "desk", "table", type="What"), references=("table", "desk"))
+    figures = scored("SQA3D", [second])
+    assert figures["sqa3d/em1"] == figures["sqa3d/em1/type/What"] == 0
+    assert figures["sqa3d/em1_refined"] == 0
 
 
 def test_avsd_by_its_references():

@@ -1,4 +1,4 @@
-"""What is known of where a number comes from, and what is kept out of it."""
+"""Provenance: what it records, and what it leaves out."""
 
 import json
 import socket
@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.runs import provenance as module
@@ -32,7 +30,7 @@ def git(folder: Path, *arguments: str) -> str:
 @pytest.fixture
 def package(tmp_path) -> Path:
     """A package in a checkout of its own."""
-    folder = tmp_path / "checkout" / "sense"
+    folder = tmp_path / "checkout" / "package"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text("")
     git(tmp_path / "checkout", "init", "-q")
@@ -45,20 +43,21 @@ def test_everything_is_plain_data_and_known(monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setattr("sys.argv", ["vlynx", "fit", "--data.frames=4"])
+    monkeypatch.setattr(module, "PACKAGES", (*module.PACKAGES, "no-such-package-here"))
     known = provenance()
     assert json.loads(json.dumps(known)) == known
     assert known["command"] == ["vlynx", "fit", "--data.frames=4"]
     assert known["seed"] == 7 and known["slurm_job"] == "4711" and known["processes"] == 1
-    for name in ("torch", "torchvision", "torchaudio", "lightning", "transformers", "peft", "av"):
-        assert known["versions"][name] == version(name)
-    assert known["versions"].keys() >= {"vlynx", "torchmetrics", "open3d"}
+    assert known["versions"].keys() >= {"vlynx", "torch", "torchmetrics", "open3d"}
+    assert known["versions"]["peft"] == version("peft")
+    assert known["versions"]["no-such-package-here"] is None
     assert known["cpu"]["vectors"] and known["cpu"]["threads"] == torch.get_num_threads()
     assert len(known["gpu"]["names"]) == torch.cuda.device_count()
     monkeypatch.delenv("PL_GLOBAL_SEED")
     assert provenance()["seed"] == torch.initial_seed()
 
 
-def test_neither_host_nor_user_is_told(tmp_path, monkeypatch):
+def test_neither_host_nor_user_is_recorded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/alice")
     monkeypatch.setattr("sys.argv", ["/home/alice/bin/vlynx", "--run=/scratch/alice/runs/3d"])
     add_session(tmp_path, provenance())
@@ -72,24 +71,15 @@ def test_neither_host_nor_user_is_told(tmp_path, monkeypatch):
     [
         ("/home/al", "~"),
         ("--data.root=/home/al/data", "--data.root=~/data"),
-        ("Depth(/home/al/data: 3 train clips)", "Depth(~/data: 3 train clips)"),
         ("Depth(/scratch/al: 3 train clips)", "Depth(/scratch/$USER: 3 train clips)"),
         ("/home/alan/data", "/home/alan/data"),
         ("/nfs/home/al/data", "/nfs/home/$USER/data"),
-        ("runs/al", "runs/$USER"),
         ("al", "al"),
     ],
 )
-def test_paths_lose_the_name_of_whoever_runs(monkeypatch, text, said):
+def test_paths_lose_the_name_of_the_user(monkeypatch, text, said):
     monkeypatch.setenv("HOME", "/home/al")
     assert redact_paths({"at": [text, 1.5, None]}) == {"at": [said, 1.5, None]}
-
-
-@given(st.recursive(st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
-def test_without_a_home_nothing_changes(data):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", "/")
-        assert redact_paths(data) == data
 
 
 def test_the_commit_is_that_of_the_checkout(package):
@@ -103,7 +93,7 @@ def test_the_commit_is_that_of_the_checkout(package):
 
 
 def test_another_checkout_around_an_installed_package_is_not_its_own(package):
-    installed = package / ".venv" / "sense"
+    installed = package / ".venv" / "package"
     installed.mkdir(parents=True)
     (installed / "__init__.py").write_text("")
     assert commit(installed) is None
@@ -117,12 +107,6 @@ def test_there_may_be_neither_checkout_nor_git(package, tmp_path, monkeypatch):
     assert provenance()["git"] is None
 
 
-def test_what_is_not_installed_has_no_version(monkeypatch):
-    monkeypatch.setattr(module, "PACKAGES", ("torch", "no-such-package-here"))
-    versions = provenance()["versions"]
-    assert versions["no-such-package-here"] is None and versions["torch"] == version("torch")
-
-
 def test_starts_are_added_and_the_last_is_quoted(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/alice")
     assert sessions(tmp_path) == [] and last_session(tmp_path) is None
@@ -134,7 +118,7 @@ def test_starts_are_added_and_the_last_is_quoted(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["provenance.json"]
 
 
-@pytest.mark.parametrize("content", ["[{", "{}", "[1]"])
+@pytest.mark.parametrize("content", ["[{", "[1]"])
 def test_a_damaged_file_is_one_clear_message_and_stays(tmp_path, content):
     path = tmp_path / "provenance.json"
     path.write_text(content)

@@ -1,4 +1,4 @@
-"""One run at a time in a folder, with one configuration, to one end."""
+"""A run folder has one process at a time, one configuration, and one finished run."""
 
 import os
 import signal
@@ -43,12 +43,6 @@ def test_a_folder_has_one_process_at_a_time_and_is_free_when_that_is_killed(tmp_
     os.close(lock_run_folder(tmp_path))
 
 
-def test_a_folder_that_cannot_be_written_into_is_named(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(RunFolderError, match=r"file/run cannot be written into .*--run=FOLDER"):
-        lock_run_folder(tmp_path / "file" / "run")
-
-
 @pytest.mark.parametrize("result", ["report.json", "scores-val.json"])
 def test_a_finished_run_is_not_written_over(result, tmp_path):
     refuse_finished(tmp_path)
@@ -57,7 +51,7 @@ def test_a_finished_run_is_not_written_over(result, tmp_path):
         refuse_finished(tmp_path)
 
 
-def test_a_run_that_lacks_figures_may_go_on(tmp_path):
+def test_a_run_that_lacks_figures_may_be_resumed(tmp_path):
     (tmp_path / "scores-val.json").write_text('{"a/em1": 1.0, "failed": {"a/meteor": "why"}}')
     refuse_finished(tmp_path)
     (tmp_path / "scores-test.json").write_text('{"a/em1": 1.0}')
@@ -78,7 +72,6 @@ def changed(path: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("model.init_args.learning_rate", 2e-3),
         ("model.init_args.modalities", {"3d": None}),
         ("data.init_args.batch_size", 4),
         ("data.class_path", "E"),
@@ -86,7 +79,7 @@ def changed(path: str, value: object) -> dict:
         ("seed_everything", 1),
     ],
 )
-def test_another_configuration_does_not_go_on_with_a_run(path, value, tmp_path):
+def test_a_run_is_not_resumed_with_another_configuration(path, value, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(SETTINGS))
     with pytest.raises(RunFolderError, match=path.replace(".", r"\.")):
         refuse_other_settings(tmp_path, changed(path, value))
@@ -96,11 +89,9 @@ def test_another_configuration_does_not_go_on_with_a_run(path, value, tmp_path):
     ("path", "value"),
     [
         ("run", "elsewhere/a"),
-        ("trainer.devices", 2),
         ("trainer.strategy", "ddp"),
         ("data.init_args.root", "/new"),
         ("backbone.init_args.path", "/new"),
-        ("data.init_args.num_workers", 0),
         ("checkpoint.minutes", 1.0),
     ],
 )
@@ -109,8 +100,8 @@ def test_where_a_run_runs_may_change(path, value, tmp_path):
     refuse_other_settings(tmp_path, changed(path, value))
 
 
-@pytest.mark.parametrize("text", [None, "", "a: [", "!!python/object/apply:os.system [true]"])
-def test_without_a_configuration_a_run_does_not_go_on(text, tmp_path):
+@pytest.mark.parametrize("text", [None, "", "a: ["])
+def test_a_run_without_its_configuration_is_not_resumed(text, tmp_path):
     if text is not None:
         (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(RunFolderError, match=r"config\.yaml cannot be read"):
@@ -120,5 +111,6 @@ def test_without_a_configuration_a_run_does_not_go_on(text, tmp_path):
 @pytest.mark.parametrize("name", ["file", "file/run"])
 def test_a_file_where_a_run_folder_is_expected(tmp_path, name):
     (tmp_path / "file").touch()
-    with pytest.raises(RunFolderError, match="a file, not a folder"):
+    message = "cannot be written to .*a file, not a folder.*--run=FOLDER"
+    with pytest.raises(RunFolderError, match=message):
         lock_run_folder(tmp_path / name)

@@ -1,0 +1,82 @@
+"""Small stages to train: episodes, fresh backbones, and folders of what was trained."""
+
+import json
+
+import pytest
+import torch
+
+from tests.conftest import MINIATURE
+from vlynx_pl.adapters import Lora, adapter_parameters
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.questions import Question
+from vlynx_pl.tuning import InstructionTuning
+
+LLM = {"lora": Lora(4, 8, 0.0)}
+
+
+def load_miniature(dtype="float32"):
+    return load_backbone(str(MINIATURE), dtype)
+
+
+def episode(videos, *streams: str, answers=("red", "box")):
+    """One clip of three frames; every stream beside the video is its negative."""
+    frames = {"video": videos[0]} | dict.fromkeys(streams, 255 - videos[0])
+    questions = tuple(Question(f"q{i}", "What colour is it?", (a,)) for i, a in enumerate(answers))
+    times = dict.fromkeys(frames, (0.0, 1.0, 2.0))
+    return {
+        "name": "clip",
+        "key": "clip",
+        "streams": frames,
+        "times": times,
+        "questions": questions,
+    }
+
+
+def tuning(streams=None, backbone=None, **settings):
+    """InstructionTuning of the task "qa" on a fresh miniature."""
+    return InstructionTuning(backbone or load_miniature(), "qa", streams, **LLM | settings)
+
+
+def saved(module: InstructionTuning, folder) -> str:
+    """Save everything that a module trains as a run does; return the LLM adapter's folder."""
+    made_with = {"fingerprint": module.backbone.fingerprint, **module.adapter_metadata()}
+    module.save_adapters(folder, json.loads(json.dumps(made_with)))
+    return str(folder / "llm-qa")
+
+
+def perturbed(module):
+    """The same module with noise added to everything that it trains."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator)
+    return module
+
+
+def randomise(wrapper, name, std):
+    """Give every tensor of an adapter random values."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in adapter_parameters(wrapper, name).values():
+        parameter.data.normal_(std=std, generator=generator)
+
+
+def config_of(data: str, *modalities: str, **settings: object) -> dict:
+    """The configuration of a tuned run whose modalities are read by the untouched base."""
+    benchmark = {"class_path": "gone.Benchmark", "init_args": {"annotations": "gone"}}
+    common = {"root": "gone", "objective": "tuning", "benchmark": benchmark, "frames": 3}
+    streams = {
+        "class_path": "vlynx_pl.streams.AlignedStreams",
+        "init_args": {"modalities": dict.fromkeys(modalities, "base")},
+    }
+    model = {"task": "qa", "streams": streams}
+    backbone = {"path": str(MINIATURE), "dtype": "float32"}
+    return {
+        "backbone": {"class_path": "vlynx_pl.backbones.load_backbone", "init_args": backbone},
+        "model": {"class_path": "vlynx_pl.tuning.InstructionTuning", "init_args": model},
+        "data": {"class_path": f"datamodules.{data}", "init_args": common | settings},
+    }
+
+
+@pytest.fixture
+def fresh():
+    return load_miniature()
