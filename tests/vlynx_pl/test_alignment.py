@@ -49,7 +49,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_recipe_is_named_by_what_it_changes(recipe):
+def test_a_recipe_changes_only_what_it_names(recipe):
     plain = vars(AlignmentObjective())
     assert plain == {
         "attn_weight": 1.0, "stat_weight": 0.01, "queries": "pooled", "response": "projected",
@@ -159,7 +159,7 @@ def test_each_option_changes_the_loss_that_it_names(trained, videos):
         assert_close(losses["total"], losses["attn"] + 0.01 * losses["stat"])
 
 
-def test_a_floor_without_gaps_says_what_is_missing(module, depth):
+def test_a_floor_without_gaps_names_the_remedy(module, depth):
     module.objective.attn_floor = True
     with pytest.raises(RuntimeError, match=r"add the ReferenceGuidance callback .* call use_att"):
         module.losses(depth)
@@ -260,7 +260,7 @@ def test_adamw_warms_up_over_three_percent_and_cools_down_as_a_cosine(module):
     assert rates[200] == pytest.approx(0, abs=1e-9)
 
 
-def test_without_guidance_the_remedy_is_told(backbone, depth):
+def test_missing_guidance_names_the_remedy(backbone, depth):
     with pytest.raises(RuntimeError, match="add the ReferenceGuidance callback"):
         InterfaceAlignment(backbone, "3d").losses(depth)
 

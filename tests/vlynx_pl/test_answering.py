@@ -120,7 +120,7 @@ def test_the_clip_is_read_once_and_no_cache_is_copied_for_a_question(tuned, stre
     assert shapes[2:] == [(1, count) for count in going if count]
 
 
-def test_lengths_and_ends_are_what_is_asked_for(tuned, streams):
+def test_lengths_and_stop_tokens_are_respected(tuned, streams):
     prompts = prompts_of(tuned)
 
     def lengths(most, least, stop=STOP_IDS):
@@ -185,7 +185,7 @@ def test_the_miniature_answers_about_what_it_sees():
     assert sum(right) > 0.9 * len(right)
 
 
-def test_what_cannot_be_asked_is_one_clear_message(backbone, streams):
+def test_invalid_requests_are_one_clear_message(backbone, streams):
     with pytest.raises(UserError, match="without questions"):
         answer(backbone, streams, [])
     with pytest.raises(UserError, match="without questions"):

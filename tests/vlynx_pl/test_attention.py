@@ -62,7 +62,7 @@ def test_listening_changes_no_token_and_ends_with_its_context(backbone, videos):
     assert len(calls) == heard == len(backbone.attention_layers())
 
 
-def test_another_attention_implementation_is_told(backbone, videos):
+def test_another_attention_implementation_is_an_error(backbone, videos):
     backbone.model.set_attn_implementation({"vision_config": "eager"})
     with (
         pytest.raises(RuntimeError, match="layer 0 ran without"),

@@ -153,7 +153,7 @@ def test_the_fingerprint_is_of_the_tensors_alone(backbone, batches, saved):
         assert replace(guidance, **{name: other}).fingerprint != guidance.fingerprint
 
 
-def test_a_source_says_what_differs(backbone):
+def test_a_source_names_the_first_difference(backbone):
     source = GuidanceSource.of(backbone, False, ["a", "b"], {"fps": 1.0, "size": (64, 64)})
     assert source.difference(replace(source, backbone="the same under another name")) is None
     for change, words in (

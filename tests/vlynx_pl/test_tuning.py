@@ -55,7 +55,7 @@ def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh,
     assert any(m.training for n, m in module.named_modules() if ".lora_dropout" in n)
 
 
-def test_vision_adapters_may_be_trained_along_from_nothing(fresh, videos):
+def test_new_vision_adapters_may_be_trained_too(fresh, videos):
     streams = AlignedStreams({"3d": "base"}, train_vision=True, lora=Lora(4, 8))
     module = tuning(streams, fresh)
     module.losses(episode(videos, "3d")).mean().backward()
@@ -139,7 +139,7 @@ def test_many_questions_become_several_sequences_of_the_same_losses(fresh, video
     assert_close(module.losses(sample), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_what_cannot_be_learnt_or_asked_is_known_before(fresh):
+def test_unfit_questions_are_found_before_they_are_used(fresh):
     module = tuning(backbone=fresh, question_budget=60)
 
     def of(prompt="What?", answers=("red",), history=()):
@@ -168,7 +168,7 @@ def test_an_adapter_of_another_backbone_is_refused(fresh, aligned, where):
         tuning(backbone=fresh, **{where: wrong})
 
 
-def test_kept_tokens_are_learnt_from_as_when_they_were_new(fresh, aligned, videos, tmp_path):
+def test_kept_tokens_give_the_losses_of_new_ones(fresh, aligned, videos, tmp_path):
     module = tuning(AlignedStreams({"3d": aligned}), fresh)
     plain = module.encode(episode(videos, "3d"))
     module.token_store = TokenStore(tmp_path / "store", module.streams.token_cache_keys())
@@ -208,7 +208,7 @@ def test_tokens_of_another_model_are_not_found(fresh, aligned, videos, tmp_path,
     assert store(module).holds("clip") == (change == "none")
 
 
-def test_tokens_that_are_trained_cannot_be_kept(fresh):
+def test_trained_tokens_cannot_be_kept(fresh):
     module = tuning(AlignedStreams({"3d": "base"}, train_vision=True), fresh)
     with pytest.raises(UserError, match=r"train_vision changes the tokens .*KeepTokens"):
         _ = module.streams.token_cache_keys()
@@ -243,7 +243,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(videos):
         assert_close(found[name], gradient, atol=1e-6, rtol=1e-5)
 
 
-def test_the_likeliest_of_some_letters_can_be_the_answer(fresh, videos):
+def test_the_most_likely_letter_can_be_the_answer(fresh, videos):
     module = tuning(backbone=fresh, choices="ABCD")
     asked = episode(videos, answers=("A", "B", "C"))
     said = module.answers(asked)
@@ -276,7 +276,7 @@ def test_a_loaded_adapter_keeps_its_own_rank_and_scale(fresh, videos, tmp_path):
     assert_close(again.losses(episode(videos)), first.losses(episode(videos)))
 
 
-def test_vision_adapters_that_were_trained_along_are_loaded_with_it(fresh, videos, tmp_path):
+def test_trained_vision_adapters_are_loaded_with_the_llm_adapter(fresh, videos, tmp_path):
     def streams():
         return AlignedStreams({"3d": "base"}, train_vision=True, lora=Lora(4, 128))
 

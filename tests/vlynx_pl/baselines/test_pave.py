@@ -74,7 +74,7 @@ def direct(made: TemporalPatch, queries, side):
 @torch.no_grad()
 @pytest.mark.parametrize("tied", [True, False])
 @given(numbers, numbers)
-def test_it_is_what_its_description_says(tied, frames, timestamps):
+def test_the_patch_equals_a_loop_over_its_description(tied, frames, timestamps):
     made = patch(tied=tied)
     queries, side = inputs(frames, timestamps)
     assert_close(made(queries, side), direct(made, queries, side), atol=1e-4, rtol=1e-4)
@@ -90,7 +90,7 @@ def test_it_adds_nothing_before_training_and_learns_at_the_first_step():
 
 
 @pytest.mark.parametrize("shapes", [((0, 3, 7), (2, 2, 5)), ((2, 3, 7), (0, 2, 5))])
-def test_nothing_is_refused(shapes):
+def test_empty_inputs_are_refused(shapes):
     with pytest.raises(ValueError, match="nothing to patch"):
         patch()(*map(torch.zeros, shapes))
 

@@ -114,7 +114,7 @@ def test_the_side_channel_may_have_more_frames(videos):
 
 
 @torch.no_grad()
-def test_what_is_saved_is_what_is_loaded(videos, tmp_path):
+def test_a_saved_patch_is_loaded_again(videos, tmp_path):
     module = perturbed(pave()).eval()
     folder = saved(module, tmp_path)
     assert sorted(path.name for path in (tmp_path / "patch-3d").iterdir()) == [
@@ -166,7 +166,7 @@ def test_a_damaged_patch_is_named(tmp_path, how, words):
 
 
 @pytest.mark.parametrize("change", [{"heads": 4}, {"side": "audio"}, {"hidden": 32}])
-def test_a_patch_is_not_read_otherwise(tmp_path, change):
+def test_a_patch_is_refused_with_other_settings(tmp_path, change):
     folder = saved(perturbed(pave()), tmp_path)
     with pytest.raises(AdapterError, match="was tuned on"):
         pave(llm_adapter=folder, **change)
@@ -195,7 +195,7 @@ def test_neither_method_is_evaluated_as_the_other(tmp_path):
         ({"side_features": "/nowhere", "side_dim": 7}, "/nowhere is not a folder"),
     ],
 )
-def test_settings_that_do_not_go_together(settings, words):
+def test_settings_that_do_not_fit_together_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
         PatchedVideo(**{"side": "3d", **settings})
 
@@ -238,7 +238,7 @@ def test_bad_features_are_one_clear_message(videos, tmp_path, bad):
 
 
 @given(st.text(st.sampled_from("./a\0"), max_size=6) | st.just("out"))
-def test_no_name_leads_out_of_the_folder(tmp_path_factory, name):
+def test_clip_names_cannot_leave_the_folder(tmp_path_factory, name):
     root = tmp_path_factory.getbasetemp() / "features"
     if not root.exists():
         (root / "in" / "a").mkdir(parents=True)
@@ -248,13 +248,13 @@ def test_no_name_leads_out_of_the_folder(tmp_path_factory, name):
         read_features(root / "in", name, 5)
 
 
-def test_features_may_lie_in_folders_and_behind_links_within(tmp_path):
+def test_features_may_be_in_subfolders_and_behind_internal_links(tmp_path):
     precomputed(tmp_path, torch.ones(1, 1, 5), "takes/one")
     (tmp_path / "two.safetensors").symlink_to(tmp_path / "takes" / "one.safetensors")
     assert read_features(tmp_path, "takes/one", 5).equal(read_features(tmp_path, "two", 5))
 
 
-def test_what_is_kept_is_what_is_frozen(videos, tmp_path):
+def test_only_frozen_tokens_are_kept(videos, tmp_path):
     module = perturbed(pave())
     plain = module.losses(episode(videos, "3d"))
     keys = module.streams.token_cache_keys()

@@ -165,7 +165,7 @@ def test_the_answer_is_the_runs_own_on_its_own_streams(world, vlynx_ask, tmp_pat
         assert f"{name} │ 3 │ {first:.2f} to {last:.2f} │ 48 │ {reader} │" in shown
 
 
-def test_vision_adapters_trained_along_are_the_runs_own(tuned):
+def test_vision_adapters_that_a_run_trained_are_used(tuned):
     run = tuned("AudioDataModule", "audio")
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["model"]["init_args"]["streams"]["init_args"]["train_vision"] = True
@@ -179,7 +179,7 @@ def test_vision_adapters_trained_along_are_the_runs_own(tuned):
     assert settings["llm_adapter"] == str(run / "adapters" / "llm-qa")
 
 
-def test_a_video_with_sound_is_heard_as_in_training(tuned, tmp_path):
+def test_streams_of_a_video_with_sound_are_those_of_training(tuned, tmp_path):
     video, other = film(tmp_path / "a.mp4"), film(tmp_path / "b.mp4", level=90)
     module, read = open_run(tuned("AudioDataModule", "audio", window=0.5))
     assert not module.training and module.backbone.frame_size == SIZE
@@ -195,7 +195,7 @@ def test_a_video_with_sound_is_heard_as_in_training(tuned, tmp_path):
     assert same(mixed.read(), own | {"audio": foreign})
 
 
-def test_what_is_wrong_with_the_sound_names_its_file(tmp_path, tuned, vlynx_ask):
+def test_unusable_sound_names_its_file(tmp_path, tuned, vlynx_ask):
     mute, short = film(tmp_path / "mute.mp4", sound=False), film(tmp_path / "short.mp4", 0.5)
     run = tuned("AudioDataModule", "audio")
     code, said, shown = vlynx_ask(run, f"--video={mute}", "Is it loud?")
@@ -291,7 +291,7 @@ def test_an_unreadable_video_is_one_message(tuned, tmp_path, vlynx_ask):
     assert "Error:" in shown and "clip.mp4: " in shown and "Traceback" not in shown
 
 
-def test_files_that_are_not_there_or_come_twice(tmp_path):
+def test_missing_and_repeated_files_are_refused(tmp_path):
     film(tmp_path / "a.mp4", 0.5)
     with pytest.raises(
         UserError, match=r"--video .*b\.mp4: does not exist, or is not a video file"

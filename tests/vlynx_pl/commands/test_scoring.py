@@ -52,7 +52,7 @@ def test_missing_and_empty_predictions_are_failures_and_wrong(avut, predictions)
     assert figures["avut/strict_answered"] == 100
 
 
-def test_another_figure_as_the_headline(avut, predictions, capsys):
+def test_another_figure_may_be_the_headline(avut, predictions, capsys):
     path = predictions(*said(**{"1": "A"}))
     score("AVUT", path, avut, protocol="avut/strict_answered")
     printed = [line for line in capsys.readouterr().out.splitlines() if "avut/" in line]
@@ -106,7 +106,7 @@ def test_a_folder_of_several_splits_needs_its_name(avut, predictions):
         score("AVUT", path, avut, split="train")
 
 
-def test_an_unknown_benchmark_comes_before_its_files(tmp_path):
+def test_an_unknown_benchmark_is_refused_before_files_are_read(tmp_path):
     with pytest.raises(UserError, match="no scores for 'Imaginary'"):
         score("Imaginary", tmp_path / "a", tmp_path / "b")
 
@@ -158,7 +158,7 @@ def test_a_program_that_fails_costs_its_own_figures_only(
     assert re.search(r"scanqa/meteor .*failed", printed)
 
 
-def test_references_kept_back_are_said(avsd, predictions):
+def test_hidden_references_are_an_error(avsd, predictions):
     single, _ = avsd
     single.write_text(single.read_text().replace("a man sits", "__UNDISCLOSED__"))
     with pytest.raises(UserError, match="1 of 2 questions have no reference"):
@@ -234,7 +234,7 @@ def test_other_forms_are_refused_with_what_is_expected(tmp_path, content, reason
     assert repr(content[:100])[:-1] in told and "official" not in told
 
 
-def test_predictions_that_are_not_there_or_compressed(tmp_path):
+def test_missing_and_compressed_predictions_are_refused(tmp_path):
     with pytest.raises(UserError, match="Give the file that an evaluation wrote"):
         read_predictions(tmp_path / "nothing.jsonl")
     (tmp_path / "a.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00")

@@ -18,7 +18,7 @@ def text_of(kind, target):
     return (target / "a" if kind is atomic_folder else target).read_text()
 
 
-def test_a_file_may_be_read_by_whom_the_umask_allows(tmp_path):
+def test_files_have_the_mode_of_the_umask(tmp_path):
     (tmp_path / "usual").touch()
     with atomic_file(tmp_path / "ours") as unfinished:
         unfinished.touch(mode=0o600)
@@ -26,7 +26,7 @@ def test_a_file_may_be_read_by_whom_the_umask_allows(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
-def test_no_space_left_keeps_what_was_there_and_says_what_to_do(tmp_path, kind):
+def test_a_full_disk_keeps_the_old_content_and_names_the_remedy(tmp_path, kind):
     target = tmp_path / "thing"
     put(kind, target, "old")
     with (
@@ -66,7 +66,7 @@ def test_folders_in_a_folder_have_the_usual_modes_and_all_is_synced(tmp_path, mo
 
 
 @pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
-def test_writers_of_equal_process_ids_do_not_meet(tmp_path, monkeypatch, kind):
+def test_writers_with_equal_process_ids_do_not_collide(tmp_path, monkeypatch, kind):
     monkeypatch.setattr(os, "getpid", lambda: 1)  # as in every container
     target = tmp_path / "thing"
     with kind(target) as first:
@@ -96,7 +96,7 @@ def test_threads_may_write_one_name_at_once(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", [atomic_file, atomic_folder])
-def test_files_that_other_threads_make_meanwhile_keep_their_modes(tmp_path, monkeypatch, kind):
+def test_the_umask_of_other_threads_is_never_changed(tmp_path, monkeypatch, kind):
     # The umask belongs to the whole process, and threads too seldom meet there to race for it.
     monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask of all threads was set"))
     put(kind, tmp_path / "thing", "all")

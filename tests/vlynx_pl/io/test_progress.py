@@ -35,7 +35,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_a_long_loop_says_how_far_it_is_every_half_minute(clock, capsys):
+def test_a_long_loop_prints_a_line_every_half_minute(clock, capsys):
     assert len(list(track(clock.taking(1, "x" * 75), "Checking", 75))) == 75
     assert capsys.readouterr().err.splitlines() == [
         "Checking: 0 of 75",
@@ -61,7 +61,7 @@ def test_the_time_left_waits_for_a_few_items_and_leaves_out_the_first(clock, cap
     ]
 
 
-def test_what_knows_its_length_is_asked_for_it(capsys):
+def test_the_length_of_a_collection_is_used(capsys):
     assert list(track([], "Copying")) == []
     assert list(track({"a": 1}.items(), "Copying")) == [("a", 1)]
     assert capsys.readouterr().err == "Copying: 0 of 0\nCopying: 0 of 1\n"
@@ -81,7 +81,7 @@ def test_items_are_taken_one_by_one_and_errors_come_through(capsys):
         list(track(items(), "Reading"))
 
 
-def test_a_terminal_has_a_bar_that_is_gone_afterwards(monkeypatch, capsys):
+def test_a_terminal_has_a_transient_bar(monkeypatch, capsys):
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
     monkeypatch.setattr(rich, "_console", console)
@@ -119,5 +119,5 @@ def test_lines_are_in_the_log_when_the_process_is_killed():
     ("seconds", "said"),
     [(0.4, "0 s"), (41, "41 s"), (59.7, "1 min 0 s"), (3599.6, "1 h 0 min"), (90061, "25 h 1 min")],
 )
-def test_durations_are_said_as_people_say_them(seconds, said):
+def test_durations_are_readable(seconds, said):
     assert duration(seconds) == said

@@ -18,7 +18,7 @@ TWICE = {
 
 @pytest.mark.parametrize("case", TWICE)
 @pytest.mark.parametrize("given", ["--config={}", "--config {}", "-c {}", "--data={}"])
-def test_a_key_that_is_there_twice_is_refused_with_file_and_line(tmp_path, case, given):
+def test_a_repeated_key_is_refused_with_file_and_line(tmp_path, case, given):
     text, line, first = TWICE[case]
     path = tmp_path / "mine.yaml"
     path.write_text(text)
@@ -29,14 +29,14 @@ def test_a_key_that_is_there_twice_is_refused_with_file_and_line(tmp_path, case,
 
 
 @given(st.recursive(st.integers(), lambda some: st.dictionaries(st.text(), some), max_leaves=9))
-def test_what_has_every_key_once_is_read_as_yaml_reads_it(tmp_path_factory, settings):
+def test_files_without_repeated_keys_are_read_as_yaml(tmp_path_factory, settings):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_text(yaml.safe_dump({"a": settings, "b": [settings]}), encoding="utf-8")
     check_settings_files([f"--config={path}"])
     assert plain_data(path) == {"a": settings, "b": [settings]}
 
 
-def test_a_merge_that_another_key_overrides_is_no_repetition(tmp_path):
+def test_overriding_a_merged_key_is_allowed(tmp_path):
     path = tmp_path / "merge.yaml"
     path.write_text("base: &base {a: 1, b: 2}\nmine:\n  <<: *base\n  a: 3\n")
     check_settings_files(["--config", str(path)])
@@ -54,7 +54,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_a_file_that_is_no_settings_is_named_with_the_reason(tmp_path, case):
+def test_a_file_without_settings_is_named_with_the_reason(tmp_path, case):
     content, reason = WRONG[case]
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
@@ -62,7 +62,7 @@ def test_a_file_that_is_no_settings_is_named_with_the_reason(tmp_path, case):
         check_settings_files([f"--config={path}"])
 
 
-def test_a_byte_order_mark_is_no_harm_and_what_is_not_yaml_is_not_looked_at(tmp_path):
+def test_a_byte_order_mark_and_other_files_are_accepted(tmp_path):
     (tmp_path / "bom.yaml").write_text("a: 1\n", encoding="utf-8-sig")
     (tmp_path / "annotations.json").write_text("[1, 2]")
     check_settings_files([f"--config={tmp_path}/bom.yaml", f"--data={tmp_path}/annotations.json"])

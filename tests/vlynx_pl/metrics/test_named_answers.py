@@ -46,5 +46,5 @@ def test_a_level_is_no_part_of_another():
         assert [other for other in LEVELS if contains(other, (level,))] == [level]
 
 
-def test_published_levels_are_in_the_case_as_they_are():
+def test_published_levels_are_case_sensitive():
     assert same_level("novice", ("Novice",)) and not contains("novice", ("Novice",))

@@ -90,7 +90,7 @@ def test_each_question_has_a_figure_and_a_failure_the_lowest(benchmark):
     assert len(each) == 3 and each[0] > each[1] == 0
 
 
-def test_mlvus_averages_differ_and_their_names_say_which():
+def test_mlvu_averages_are_told_apart_by_name():
     tasks = {f"task{n}": n + 1 for n in range(7)}
     answered = [
         asked(f"{task}-{n}", "B" if n == 0 else "C", "B", task=task)
@@ -104,7 +104,7 @@ def test_mlvus_averages_differ_and_their_names_say_which():
     assert "mlvu/macro6" in scored("MLVU", answered[:-7]), "a part is never called macro7"
 
 
-def test_musics_groups_are_micro():
+def test_music_groups_are_micro_averages():
     answered = [
         asked(0, "it is two", "two"),
         asked(1, "piano", "no", type="Comparative"),
@@ -199,7 +199,7 @@ def of_a_rank(rank, folder):
 
 
 @pytest.mark.filterwarnings("ignore:The ``compute`` method")
-def test_two_processes_give_the_very_figures_of_one(tmp_path):
+def test_two_processes_give_the_figures_of_one(tmp_path):
     single = {}
     for name, protocol in SHARDED.items():
         scores = Scores(protocol)

@@ -7,7 +7,7 @@ import pytest
 from vlynx_pl.runs import doctor
 
 
-def test_it_finds_everything_here(monkeypatch, capsys):
+def test_a_complete_installation_passes(monkeypatch, capsys):
     monkeypatch.setattr(doctor, "PACKAGES", ("rich", "numpy"))
     with pytest.raises(SystemExit) as stop:
         doctor.main()

@@ -32,6 +32,6 @@ def test_rows_of_an_earlier_session_stay_and_repeated_steps_replace_theirs(tmp_p
     assert logged[0]["epoch"] == "0"
 
 
-def test_nothing_is_written_before_there_is_something(tmp_path):
+def test_an_empty_log_is_not_written(tmp_path):
     MetricsLog(tmp_path).save()
     assert not list(tmp_path.iterdir())

@@ -39,7 +39,7 @@ def package(tmp_path) -> Path:
     return folder
 
 
-def test_everything_is_plain_data_and_known(monkeypatch):
+def test_provenance_is_complete_plain_data(monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setattr("sys.argv", ["vlynx", "fit", "--data.frames=4"])
@@ -99,7 +99,7 @@ def test_another_checkout_around_an_installed_package_is_not_its_own(package):
     assert commit(installed) is None
 
 
-def test_there_may_be_neither_checkout_nor_git(package, tmp_path, monkeypatch):
+def test_checkout_and_git_may_be_missing(package, tmp_path, monkeypatch):
     (tmp_path / "__init__.py").write_text("")
     assert commit(tmp_path) is None
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -107,7 +107,7 @@ def test_there_may_be_neither_checkout_nor_git(package, tmp_path, monkeypatch):
     assert provenance()["git"] is None
 
 
-def test_starts_are_added_and_the_last_is_quoted(tmp_path, monkeypatch):
+def test_sessions_are_appended_and_the_last_is_returned(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/alice")
     assert sessions(tmp_path) == [] and last_session(tmp_path) is None
     add_session(tmp_path, {"step": 0, "data": {"skipped": ["/home/alice/a.wav: is empty"]}})
@@ -119,7 +119,7 @@ def test_starts_are_added_and_the_last_is_quoted(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", ["[{", "[1]"])
-def test_a_damaged_file_is_one_clear_message_and_stays(tmp_path, content):
+def test_a_damaged_file_is_one_clear_message_and_is_kept(tmp_path, content):
     path = tmp_path / "provenance.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"provenance\.json cannot be read .* move it away"):

@@ -32,7 +32,7 @@ def _hold(run: Path, taken) -> None:
     signal.pause()
 
 
-def test_a_folder_has_one_process_at_a_time_and_is_free_when_that_is_killed(tmp_path):
+def test_a_folder_is_locked_until_its_process_ends(tmp_path):
     taken = APART.Event()
     holder = begin(_hold, tmp_path, taken)
     assert taken.wait(PATIENCE_S)
@@ -44,7 +44,7 @@ def test_a_folder_has_one_process_at_a_time_and_is_free_when_that_is_killed(tmp_
 
 
 @pytest.mark.parametrize("result", ["report.json", "scores-val.json"])
-def test_a_finished_run_is_not_written_over(result, tmp_path):
+def test_a_finished_run_is_not_overwritten(result, tmp_path):
     refuse_finished(tmp_path)
     (tmp_path / result).touch()
     with pytest.raises(RunFolderError, match="already holds a finished run"):
@@ -95,7 +95,7 @@ def test_a_run_is_not_resumed_with_another_configuration(path, value, tmp_path):
         ("checkpoint.minutes", 1.0),
     ],
 )
-def test_where_a_run_runs_may_change(path, value, tmp_path):
+def test_a_run_may_be_resumed_elsewhere(path, value, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(SETTINGS))
     refuse_other_settings(tmp_path, changed(path, value))
 
