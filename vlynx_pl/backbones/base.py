@@ -324,9 +324,7 @@ class VideoBackbone(nn.Module, ABC):
         """Switch the dropout of adapters; the frozen model stays in eval mode."""
         super().train(False)
         for layer in self._checkpointed:
-            layer.training = (
-                mode  # transformers checks it; the parts of the layer stay in eval mode
-            )
+            layer.training = mode  # for transformers; the parts of the layer stay in eval mode
         for wrapper in self._peft.values():
             train_adapters(wrapper, mode)
         return self

@@ -190,7 +190,7 @@ def prepare_depth_from_mesh(
     intrinsics: Annotated[
         Path | None, typer.Option(help="matrix of the colour camera, else the scene's")
     ] = None,
-    width: Annotated[int, typer.Option(min=2, help="of the depth pictures, in pixels")] = 640,
+    width: Annotated[int, typer.Option(min=2, help="of the depth frames, in pixels")] = 640,
 ) -> None:
     """Render the depth that a scene lacks from a scan of it."""
     from datamodules.media.mesh_depth import prepare_depth_from_mesh as prepare

@@ -28,7 +28,7 @@ def manifest() -> Any:
     return ModelManifest("vlynx", simple_class_path=f"{__name__}.VlynxModel")
 
 
-class Request(NamedTuple):
+class VideoRequest(NamedTuple):
     """A request of lmms-eval."""
 
     question: Question
@@ -75,11 +75,11 @@ class VlynxModel(lmms):  # type: ignore[misc]
         """
         from vlynx_pl.answering import answer
 
-        asked: list[Request] = []
+        asked: list[VideoRequest] = []
         for prompt, settings, visuals, document, task, split in (each.args for each in requests):
             name = f"{task}, document {document}"
             video = the_video(name, visuals(self.task_dict[task][split][document]))
-            asked.append(Request(Question(name, prompt, ()), video, *followed(name, settings)))
+            asked.append(VideoRequest(Question(name, prompt, ()), video, *followed(name, settings)))
         groups: dict[Path, dict[int | None, list[int]]] = {}  # video → length → indices of requests
         for index, request in enumerate(asked):
             groups.setdefault(request.video, {}).setdefault(request.max_new_tokens, []).append(
