@@ -65,18 +65,12 @@ def value(words, option):
     ("ids", "name"), [(ALONE, "7"), (ARRAY | {"SLURM_ARRAY_TASK_ID": "3"}, "7_3")]
 )
 @pytest.mark.parametrize("state", ["RUNNING", ""])  # or the controller does not answer
-def test_a_preempted_job_is_requeued_once(submit, ids, name, state):
-    code, said, _, called = submit("align", EXIT="75", STATE=state, **ids)
+@pytest.mark.parametrize("signals", ["", "USR1 TERM"])  # to the script itself
+def test_a_preempted_job_is_requeued_once(submit, ids, name, state, signals):
+    code, said, _, called = submit("align", EXIT="75", STATE=state, SIGNALS=signals, **ids)
     assert called == [f"--oneliner show job {name}", f"requeue {name}"]
     assert code == 75
     assert f"job {name}: preempted; returns to the queue" in said
-
-
-@pytest.mark.parametrize("signals", ["TERM", "USR1", "USR1 TERM"])
-def test_signals_to_the_script_do_not_prevent_requeueing(submit, signals):
-    code, said, _, called = submit("align", EXIT="75", SIGNALS=signals, **RUNNING)
-    assert (code, called[1:]) == (75, ["requeue 7"])
-    assert "returns to the queue" in said
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING", "PREEMPTED"])
