@@ -230,6 +230,7 @@ def test_fast_dev_run_leaves_no_files(vlynx, data, tmp_path):
         ("--data.root=/nowhere/at/all", "/nowhere/at/all"),
         ("--data.encoding=rainbow", "rainbow"),
         ("--backbone.path=/no/model", "/no/model"),
+        ("--data.objective=tuning", "objective=tuning needs questions; give data.benchmark"),
     ],
 )
 def test_a_mistake_is_one_clear_error(vlynx, data, tmp_path, argument, words):
@@ -296,12 +297,6 @@ def test_a_users_class_is_found_in_the_current_folder(vlynx, tmp_path, monkeypat
         "check", "--config=accelerometer.yaml", "--data.root=.", "--data.reference_root=."
     )
     assert " val              1       1  1" in printed, (code, printed)
-
-
-def test_an_alignment_on_data_for_tuning_is_one_error(vlynx, tmp_path):
-    given = ["fit", *CONFIGS, "--data.objective=tuning", f"--run={tmp_path / 'run'}"]
-    code, printed = vlynx(*given)
-    assert code == 1 and "objective=tuning needs questions; give data.benchmark" in printed
 
 
 def test_a_file_name_that_is_not_utf8_is_printed_or_refused(vlynx, monkeypatch):

@@ -1,12 +1,11 @@
 """A guidance that fits is not computed again, ranks share the pass, a stopped one starts again."""
 
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 from lightning import LightningDataModule
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from callbacks import ReferenceGuidance
@@ -15,7 +14,7 @@ from tests.processes import meet, together
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
+from vlynx_pl.guidance import InterfaceGuidance
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import PREEMPTED, note_signals
 
@@ -191,10 +190,8 @@ def cut_off(path):
 
 
 def with_nans(path):
-    with safe_open(path, "pt") as file:
-        notes = file.metadata()
-    tensors = load_file(path)
-    save_file(tensors | {"keys": tensors["keys"] * float("nan")}, path, notes)
+    guidance = InterfaceGuidance.load(path)
+    replace(guidance, keys=guidance.keys * float("nan")).save(path)
 
 
 @pytest.mark.parametrize("damage", [cut_off, with_nans])
@@ -212,11 +209,6 @@ def test_a_given_guidance_may_be_of_any_videos(run, tmp_path, module):
     other.session(frames=8, max_batches=2)
     guidance, read = run.session(path=str(other.path))
     assert read == [] and guidance.num_videos == 2 and run.guidance.num_videos == 2
-
-
-def test_no_reference_video_is_an_error(run):
-    with pytest.raises(GuidanceError, match="no reference video was seen"):
-        run.session(count=0)
 
 
 def test_a_fast_dev_run_reads_one_video_and_leaves_no_files(run):

@@ -210,17 +210,9 @@ def test_a_question_longer_than_the_budget_is_named():
         split_by_budget(branches, 8)
 
 
-@pytest.mark.parametrize(
-    ("question", "message"),
-    [
-        (Question("q7", "What?", (" ",)), "'q7' has no answer to 'What\\?'"),
-        (Question("q7", "What?", ("box",), (("Where?", ""),)), "no answer to 'Where\\?'"),
-        (Question("q7", "<image>\nWhat?", ("box",)), "'q7' contains '<image>'"),
-        (Question("q7", "What?", ("box<|im_end|>",)), r"'q7' contains '<\|im_end\|>'"),
-    ],
-)
-def test_a_question_that_cannot_be_learnt_is_named(question, message):
-    with pytest.raises(UserError, match=message):
+def test_a_question_that_cannot_be_learnt_is_named():
+    question = Question("q7", "What?", ("box",), (("Where?", ""),))
+    with pytest.raises(UserError, match="'q7' has no answer to 'Where"):
         question_branch(TOKENIZERS["miniature"], question, learnt=True)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from datamodules import Audio, Depth, DepthDataModule, Ego, HighFrameRate
 from datamodules.benchmarks import ScanQA
 from datamodules.modalities.ego import Take
-from datamodules.modalities.modality import FrameSpec, Modality
+from datamodules.modalities.modality import FrameSpec
 from datamodules.modalities.video import VideoSource
 from experiments.toyworld.video_files import write_video
 from tests.conftest import MINIATURE
@@ -195,7 +195,7 @@ def test_streams_of_a_video_with_sound_are_those_of_training(tuned, tmp_path):
     assert same(mixed.read(), own | {"audio": foreign})
 
 
-def test_unusable_sound_names_its_file(tmp_path, tuned, vlynx_ask):
+def test_an_unusable_file_is_named(tmp_path, tuned, vlynx_ask):
     mute, short = film(tmp_path / "mute.mp4", sound=False), film(tmp_path / "short.mp4", 0.5)
     run = tuned("AudioDataModule", "audio")
     code, said, shown = vlynx_ask(run, f"--video={mute}", "Is it loud?")
@@ -203,6 +203,10 @@ def test_unusable_sound_names_its_file(tmp_path, tuned, vlynx_ask):
     assert "mute.mp4: has no sound track. Add --audio, a file with its sound" in shown
     code, _, shown = vlynx_ask(run, f"--video={mute}", f"--audio={short}", "Is it loud?")
     assert code == 1 and "short.mp4: has sound for only a part of the video" in shown
+    (tmp_path / "clip.mp4").write_bytes(b"no video" * 100)
+    code, said, shown = vlynx_ask(run, f"--video={tmp_path}/clip.mp4", "Why?")
+    assert (code, said) == (1, "")
+    assert "Error:" in shown and "clip.mp4: " in shown and "Traceback" not in shown
 
 
 def test_only_modalities_that_the_run_was_tuned_with_are_read(tmp_path):
@@ -256,13 +260,7 @@ NEEDS = [
     ("AudioDataModule", ["audio"], {}, [], "needs --video, a video file; add it"),
     ("DepthDataModule", ["3d"], {}, ["video"], "needs --depth, the folder of a scene"),
     ("EgoDataModule", ["ego"], {}, ["video"], "needs --ego, the video of the person's own view"),
-    (
-        "DepthDataModule",
-        ["3d"],
-        {},
-        ["depth", "video"],
-        "does not use --video, leave it out; its streams, video and 3d, come from --depth",
-    ),
+    ("DepthDataModule", ["3d"], {}, ["depth", "video"], "video and 3d, come from --depth"),
     ("AudioDataModule", [], {}, ["video", "audio"], "does not use --audio, leave it out"),
     ("ModalityDataModule", ["3d"], several(), ["depth", "audio"], "does not use --audio"),
 ]
@@ -280,15 +278,6 @@ def test_missing_and_unused_files_are_named_before_a_model_is_loaded(
     code, said, shown = vlynx_ask(run, *given, "Why?")
     assert (code, said) == (1, "")
     assert message in shown and f"{run}" in shown
-
-
-def test_an_unreadable_video_is_one_message(tuned, tmp_path, vlynx_ask):
-    (tmp_path / "clip.mp4").write_bytes(b"no video" * 100)
-    code, said, shown = vlynx_ask(
-        tuned("AudioDataModule", "audio"), f"--video={tmp_path}/clip.mp4", "Why?"
-    )
-    assert (code, said) == (1, "")
-    assert "Error:" in shown and "clip.mp4: " in shown and "Traceback" not in shown
 
 
 def test_missing_and_repeated_files_are_refused(tmp_path):
@@ -322,19 +311,7 @@ def test_folders_that_are_not_a_tuned_run_are_refused(tuned, tmp_path, vlynx_ask
     assert code == 1 and "llm-qa does not exist" in shown and "was not tuned to its end" in shown
 
 
-class Thermal(Modality):
-    name = "thermal"
-
-    def find(self, root):
-        return {}
-
-    def clips(self, source, spec):
-        return []
-
-    reference_clips = clips
-
-
 def test_a_users_own_modality_names_the_missing_method(tuned, vlynx_ask):
-    own = [{"class_path": f"{Thermal.__module__}.Thermal"}]
-    run = tuned("ModalityDataModule", "thermal", modalities=own)
-    assert "Thermal cannot read files that a user names" in vlynx_ask(run, "Why?")[2]
+    own = [{"class_path": "experiments.own_modality.accelerometer.Accelerometer"}]
+    run = tuned("ModalityDataModule", "accelerometer", modalities=own)
+    assert "Accelerometer cannot read files that a user names" in vlynx_ask(run, "Why?")[2]

@@ -1,16 +1,12 @@
-import io
-import math
 import shutil
 import sys
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 
 from datamodules.benchmarks import AVQA, AVSD
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.metrics import captions, describe_failures, failures, java, table
-from vlynx_pl.metrics.accuracy import NoFigure
+from vlynx_pl.metrics import failures, java
 from vlynx_pl.metrics.captions import caption_scores
 from vlynx_pl.metrics.java import find_java, meteor, tokenised
 
@@ -101,26 +97,6 @@ def test_a_missing_pycocoevalcap_is_one_message(monkeypatch):
     failed = failures(caption_scores(["a"], [["b"]]))
     assert len(failed) == 7 and len(set(failed.values())) == 1
     assert "pip install pycocoevalcap" in failed["meteor"]
-
-
-def test_a_meteor_that_fails_costs_no_other_figure(monkeypatch):
-    def broken(said, wanted):
-        raise UserError("METEOR failed. Fix it")
-
-    sentences = ["a cat", "two dogs"], [["a cat"], ["a dog"]]
-    monkeypatch.setattr(captions, "meteor", lambda said, wanted: 0.5)
-    whole = caption_scores(*sentences)
-    monkeypatch.setattr(captions, "meteor", broken)
-    figures = caption_scores(*sentences)
-    assert failures(figures) == {"meteor": "METEOR failed. Fix it"}
-    assert math.isnan(figures.pop("meteor")) and whole.pop("meteor") == 0.5
-    assert figures == whole
-    shown = io.StringIO()
-    Console(file=shown).print(table({"a/cider": 1.0, "a/meteor": NoFigure("Fix it")}))
-    assert "failed" in shown.getvalue() and "nan" not in shown.getvalue()
-    assert describe_failures({"a": "b. Fix c", "d": "b. Fix c"}) == (
-        "a, d could not be computed: b. Fix c"
-    )
 
 
 @pytest.mark.slow
