@@ -1,11 +1,7 @@
-import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
-from experiments.toyworld.questions import THREE_D, questions
-from experiments.toyworld.render import render_scene
-from experiments.toyworld.scene import sample_scene
 from tests.conftest import MINIATURE
 from tests.vlynx_pl.conftest import randomise
 from vlynx_pl.adapters import Lora
@@ -166,23 +162,6 @@ def test_scores_are_logits_at_the_last_token_of_the_prompt(tuned, streams):
     letters = choose(tuned, streams, ASKED, "ABCD", llm_adapter="task")
     scores = score_options(tuned, streams, ASKED, list("ABCD"), llm_adapter="task")
     assert letters == ["ABCD"[best] for best in scores.argmax(-1)]
-
-
-def test_the_miniature_answers_about_what_it_sees():
-    backbone = load_backbone(str(MINIATURE), "bfloat16")
-    right = []
-    for index in (1, 4):
-        scene = sample_scene(7, index, 4)
-        frames = torch.from_numpy(np.stack(render_scene(scene, 64).colour)).permute(0, 3, 1, 2)
-        asked = [question for question in questions(scene) if question.kind not in THREE_D]
-        said = answer(
-            backbone,
-            [backbone.encode(frames[None])[0]],
-            [Question(str(k), question.text, ()) for k, question in enumerate(asked)],
-        )
-        right += [text == question.answer for text, question in zip(said, asked, strict=True)]
-    assert len(right) > 40
-    assert sum(right) > 0.9 * len(right)
 
 
 def test_invalid_requests_are_one_clear_message(backbone, streams):

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 import yaml
-from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from peft import PeftModel
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
+from tests.conftest import quiet_trainer
 from tests.vlynx_pl.conftest import episode, load_miniature, tuning
 from vlynx_pl.adapters import AdapterError, Lora, adapter_parameters
 from vlynx_pl.alignment import InterfaceAlignment
@@ -34,11 +34,7 @@ def tuned(lora) -> InstructionTuning:
 def fit(module, videos, folder, checkpoint=None):
     clips = [episode(videos, "3d", answers=(word,)) for word in ("red", "box")]
     module.transfer_batch_to_device = lambda batch, *_: batch  # Lightning: no frozen dataclasses
-    trainer = Trainer(
-        max_epochs=2, accelerator="cpu", logger=False,
-        callbacks=[ModelCheckpoint(folder, save_top_k=-1)],
-        enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    trainer = quiet_trainer(folder, ModelCheckpoint(folder, save_top_k=-1), max_epochs=2)
     batches = DataLoader(clips, collate_fn=list)
     trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
     return {name: parameter.detach().clone() for name, parameter in module._trained().items()}
@@ -97,19 +93,6 @@ def test_an_aligned_variant_learns_and_leaves_the_base_alone(lora, videos, backb
         totals.append(loss.item())
     assert totals[-1] < totals[0]
     assert torch.equal(backbone.encode(frames), untouched)
-
-
-def test_dropout_of_a_variant_is_on_in_training_alone(lora, videos, backbone):
-    backbone.add_vision_adapter("3d", replace(lora, dropout=0.5))
-    for name, parameter in adapter_parameters(backbone.vision_adapters, "3d").items():
-        if "magnitude" not in name:
-            parameter.data.normal_(std=0.1)
-    one, two = backbone.encode(videos, "3d"), backbone.encode(videos, "3d")
-    assert torch.equal(one, two)
-    backbone.train()
-    assert not torch.allclose(backbone.encode(videos, "3d"), backbone.encode(videos, "3d"), 1e-2)
-    backbone.eval()
-    assert torch.equal(backbone.encode(videos, "3d"), one)
 
 
 @pytest.mark.parametrize("other", [VARIANTS["rsLoRA"], replace(PLAIN, alpha=16)], ids=str)
