@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Event
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -76,6 +77,16 @@ def root(tmp_path: Path) -> Path:
         frames = [100 * number + 20 * i for i in range(3)]
         write_scannet_scene(tmp_path / "scans" / f"scene000{number}_00", frames)
     return tmp_path
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The containers that PyAV has opened so far."""
+    containers, original = [], av.open
+    monkeypatch.setattr(
+        av, "open", lambda *a, **k: containers.append(original(*a, **k)) or containers[-1]
+    )
+    return containers
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """Invented records in every official layout, and how they are written."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from datamodules.benchmarks import (
@@ -29,21 +27,21 @@ class Official(NamedTuple):
     reader: type[Benchmark]
     split: str
     files: dict[str, Any]
-    options: Mapping[str, Any] = MappingProxyType({})
+    options: dict[str, Any] | None = None
 
-    def open(self, folder: Path, **options: Any) -> Benchmark:
+    def open(self, folder: Path) -> Benchmark:
         """Write the files and give the benchmark."""
         for name, content in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             lines = [json.dumps(row) for row in content] if name.endswith(".jsonl") else []
             (folder / name).write_text("\n".join(lines) or json.dumps(content))
-        return self.reopen(folder, **options)
+        return self.reopen(folder)
 
-    def reopen(self, folder: Path, **options: Any) -> Benchmark:
+    def reopen(self, folder: Path) -> Benchmark:
         """The benchmark of files that were written before."""
         one_file = self.reader in {InstructJSON, VideoMME}
         annotations = folder / next(iter(self.files)) if one_file else folder
-        return self.reader(annotations, **{**self.options, **options})
+        return self.reader(annotations, **(self.options or {}))
 
 
 def dialog(name: str, rounds: int, last: str = "the last answer .") -> dict[str, Any]:
@@ -103,24 +101,12 @@ def scanqa(number: int, scene: str = "scene0990_00") -> dict[str, Any]:
 
 
 def sqa3d(*questions: str) -> dict[str, Any]:
-    ids = [220600000100 + i for i in range(len(questions))]
-    asked = [
-        {
-            "scene_id": "scene0990_00",
-            "situation": "I face the stool.",
-            "question": question,
-            "question_id": number,
-        }
-        for number, question in zip(ids, questions, strict=True)
-    ]
-    answered = [
-        {
-            "scene_id": "scene0990_00",
-            "question_id": number,
-            "answers": [{"answer": f"answer {number}", "answer_confidence": "yes"}],
-        }
-        for number in reversed(ids)
-    ]
+    asked, answered = [], []
+    for number, question in enumerate(questions, 220600000100):
+        row = {"scene_id": "scene0990_00", "question_id": number}
+        answer = {"answer": f"answer {number}", "answer_confidence": "yes"}
+        asked.append(row | {"situation": "I face the stool.", "question": question})
+        answered.insert(0, row | {"answers": [answer]})
     return {
         "v1_balanced_questions_test_scannetv2.json": {"info": {}, "questions": asked},
         "v1_balanced_sqa_annotations_test_scannetv2.json": {"annotations": answered},

@@ -28,6 +28,9 @@ def test_music_avqa(read):
     assert question.prompt == "Is the tuba on the left louder than the acoustic_guitar？"
     assert question.answers == ("yes",) and question.options == ()
     assert question.labels == {"modality": "Audio-Visual", "type": "Comparative"}
+    values = {"templ_values": json.dumps(["<Object>", "\\1", "x"])}  # never taken for slots
+    (episode,) = read(MusicAVQA, "test", "avqa-test.json", [music(5) | values])
+    assert episode.questions[0].prompt == "Is the <Object> on the \\1 louder than the x？"
 
 
 def test_music_avqa_folders(read):
@@ -53,16 +56,8 @@ def test_music_avqa_has_audio_questions_twice_in_training_only(read):
 def test_music_avqa_repeats_ids(read):
     content = [music(291), music(291) | {"anser": "no"}]
     (episode,) = read(MusicAVQA, "val", "avqa-val.json", content)
-    assert [(q.id, q.answers) for q in episode.questions] == [
-        ("291", ("yes",)),
-        ("291#2", ("no",)),
-    ]
-
-
-def test_a_value_is_never_taken_for_a_slot(read):
-    values = {"templ_values": json.dumps(["<Object>", "\\1", "x"])}
-    (episode,) = read(MusicAVQA, "test", "avqa-test.json", [music(5) | values])
-    assert episode.questions[0].prompt == "Is the <Object> on the \\1 louder than the x？"
+    found = [(question.id, question.answers) for question in episode.questions]
+    assert found == [("291", ("yes",)), ("291#2", ("no",))]
 
 
 @pytest.mark.parametrize(
@@ -97,9 +92,6 @@ def test_video_mme_in_both_layouts(read):
     assert question.prompt == prompts.video_mme("How many cubes fall?", video_mme("")["options"])
     labels = {"duration": "short", "domain": "Toys", "sub_category": "Cubes"}
     assert question.labels == labels | {"task_type": "Counting Problem"}
-
-
-def test_video_mme_files_are_named_by_their_youtube_id(read):
     (episode,) = read(VideoMME, "test", "t.json", [ABOUT_VIDEO | video_mme("1", videoID="-xY_1")])
     assert episode.media == {"video": "-xY_1.mp4"}
 
@@ -129,13 +121,6 @@ def test_mvbench_tasks_share_videos(tmp_path):
         MVBench(tmp_path).episodes("test")
 
 
-def test_mvbench_has_folders_of_frames(read):
-    content = [mvbench("castle_s01e01_clip_00", start=0, end=5.2, fps=3)]
-    tasks = ["episodic_reasoning"]
-    (episode,) = read(MVBench, "test", "episodic_reasoning.json", content, tasks=tasks)
-    assert episode.media == {"frames": "tvqa/frames_fps3_hq/castle_s01e01_clip_00"}
-
-
 @pytest.mark.parametrize(
     ("task", "video", "second"),
     [
@@ -159,12 +144,15 @@ def test_mvbench_has_second_folders(read, task, video, second):
         ("object_interaction", "USNP1_1.2999999999999998_15.4.mp4", "star/Charades_segment"),
         ("action_localization", "NBMH9_21.4_37.6.mp4", "sta/sta_video_segment"),
         ("episodic_reasoning", "castle_s01e01_clip_00_0_5.2.mp4", "tvqa/video_fps3_hq_segment"),
+        ("episodic_reasoning", "castle_s01e01_clip_00", "tvqa/frames_fps3_hq"),
     ],
 )
-def test_mvbench_names_parts_that_are_already_cut(read, task, video, folder):
+def test_mvbench_names_folders_of_frames_or_parts_that_are_already_cut(read, task, video, folder):
     content = [mvbench(video, start=21.4, end=37.6)]
     (episode,) = read(MVBench, "test", f"{task}.json", content, tasks=[task])
-    assert episode.media == {"video": f"{folder}/{video}"} and episode.span is None
+    part = video.endswith(".mp4")
+    assert episode.media == {"video" if part else "frames": f"{folder}/{video}"}
+    assert episode.span == (None if part else (21.4, 37.6))
 
 
 def test_mlvu(read):

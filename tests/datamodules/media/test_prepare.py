@@ -155,18 +155,8 @@ def test_an_export_of_all_frames_is_what_was_recorded(sens, tmp_path, capsys):
     assert {path.name for path in (folder / "intrinsic").iterdir()} == names
 
 
-@pytest.mark.parametrize(
-    ("frames", "chosen"),
-    [(1, [0]), (2, [0, 8]), (3, [0, 5, 8]), (8, [0, 1, 2, 4, 5, 6, 7, 8]), (32, None)],
-)
-def test_frames_are_chosen_evenly_among_those_with_a_pose(sens, tmp_path, frames, chosen):
-    folder = prepare_scannet(sens, tmp_path / "out", frames)
-    assert numbers(folder / "depth") == (chosen or [0, 1, 2, 4, 5, 6, 7, 8])
-    assert not open_scene(folder).dropped
-
-
 @pytest.mark.parametrize("depth", [RAW_USHORT, ZLIB_USHORT])
-def test_frames_are_chosen_among_those_with_depth(tmp_path, capsys, depth):
+def test_frames_are_chosen_evenly_among_those_with_pose_and_depth(tmp_path, capsys, depth):
     sens = record(tmp_path / "s.sens", lost=(3,), empty=(0, 5, 6), depth=depth)
     folder = prepare_scannet(sens, tmp_path / "out", 32)
     assert numbers(folder / "depth") == [1, 2, 4, 7, 8, 9]
@@ -175,6 +165,9 @@ def test_frames_are_chosen_among_those_with_depth(tmp_path, capsys, depth):
     assert "leaves out 3 frames (0, 5, 6): no depth in any pixel" in said
     assert "leaves out 1 frames (3): pose is not finite" in said
     assert "6 of 10 frames have a pose and depth" in said and "6 usable frames" in said
+    for frames, chosen in ((1, [1]), (2, [1, 9])):
+        folder = prepare_scannet(sens, tmp_path / f"{frames}", frames)
+        assert numbers(folder / "depth") == chosen
     whole = open_scene(prepare_scannet(sens, tmp_path / "whole", None))
     assert list(whole.dropped) == [0, 3, 5, 6]
 
@@ -190,13 +183,10 @@ def test_evenly_spaced_places(length, count):
         assert not len(gaps) or gaps.max() - gaps.min() <= 1
 
 
-def test_raw_colour_becomes_png(tmp_path):
-    folder = prepare_scannet(record(tmp_path / "s.sens", 3, colour=RAW), tmp_path)
+def test_raw_colour_becomes_png_and_depth_of_another_unit_becomes_mm(tmp_path):
+    sens = record(tmp_path / "s.sens", 3, colour=RAW, shift=500.0)
+    folder = prepare_scannet(sens, tmp_path)
     assert np.array_equal(np.asarray(Image.open(folder / "color" / "2.png")), colour_of(2))
-
-
-def test_depth_of_another_unit_becomes_mm(tmp_path):
-    folder = prepare_scannet(record(tmp_path / "s.sens", 2, shift=500.0), tmp_path)
     assert np.array_equal(np.asarray(Image.open(folder / "depth" / "1.png")), 2 * depth_of(1))
 
 

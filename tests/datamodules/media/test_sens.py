@@ -2,6 +2,7 @@ import io
 import struct
 import tracemalloc
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from tests.datamodules.media.recordings import (
     DEPTH_SIZE,
     HEADER,
     JPEG,
-    LOST,
     OCCI_USHORT,
     PNG,
     RAW,
@@ -44,16 +44,24 @@ def refuses(path, reason, read=open_sens):
     assert caught.value.path == path and caught.value.remedy
 
 
-@pytest.mark.parametrize(("colour", "depth"), [(PNG, RAW_USHORT), (RAW, ZLIB_USHORT)])
-def test_what_was_written_is_read(path, colour, depth):
-    recording = open_sens(write_sens(path, colour=colour, depth=depth))
+@pytest.mark.parametrize(
+    ("colour", "depth", "shift"),
+    [(PNG, RAW_USHORT, 1000.0), (RAW, ZLIB_USHORT, 100.0), (JPEG, ZLIB_USHORT, 5000.0)],
+)
+def test_what_was_written_is_read(path, colour, depth, shift):
+    imu = struct.pack("<Q", 2) + bytes(2 * 136)  # not read
+    recording = open_sens(write_sens(path, colour=colour, depth=depth, shift=shift, tail=imu))
     assert [frame.id for frame in recording.frames] == [0, 1, 2]
     for frame in reversed(recording.frames):  # in any order
-        expected = torch.from_numpy(colour_of(frame.id)).permute(2, 0, 1)
+        pixels, stored = colour_of(frame.id), recording.stored_colour(frame)
+        assert stored == encoded(pixels, colour)
+        if colour != RAW:
+            pixels = np.array(Image.open(io.BytesIO(stored)))
+        expected = torch.from_numpy(pixels).permute(2, 0, 1)
         assert torch.equal(recording.read_colour(frame), expected)
         depth_mm = recording.read_depth(frame)
         assert depth_mm.dtype == torch.float32
-        assert torch.equal(depth_mm, torch.from_numpy(depth_of(frame.id).astype(np.float32)))
+        np.testing.assert_allclose(depth_mm, depth_of(frame.id) * 1000.0 / shift, rtol=1e-6)
         assert torch.equal(frame.pose, torch.from_numpy(pose_of(frame.id)).float())
     assert recording.matrices["intrinsic_depth"][0].tolist() == [9, 0, 4, 0]
     assert recording.matrices["extrinsic_color"][0, 0] == 3
@@ -61,49 +69,19 @@ def test_what_was_written_is_read(path, colour, depth):
     assert (recording.colour_size, recording.depth_size) == (COLOUR_SIZE, DEPTH_SIZE)
 
 
-def test_jpeg_comes_as_it_is_stored_and_imu_is_not_read(path):
-    imu = struct.pack("<Q", 2) + bytes(2 * 136)
-    recording = open_sens(write_sens(path, tail=imu))
-    assert len(recording.frames) == 3
-    stored = recording.stored_colour(recording.frames[1])
-    assert stored == encoded(colour_of(1), JPEG)
-    decoded = np.asarray(Image.open(io.BytesIO(stored)))
-    assert np.array_equal(recording.read_colour(recording.frames[1]).permute(1, 2, 0), decoded)
+def bytes_read():
+    """By this process, so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
 
 
-@pytest.mark.parametrize("shift", [100.0, 500.0, 5000.0])
-def test_depth_is_scaled_to_mm(path, shift):
-    recording = open_sens(write_sens(path, shift=shift))
-    expected = depth_of(2) * 1000.0 / shift
-    np.testing.assert_allclose(recording.read_depth(recording.frames[2]), expected, rtol=1e-6)
-
-
-def test_a_frame_with_a_lost_pose_is_read(path):
-    recording = open_sens(write_sens(path, [frame_bytes(0), frame_bytes(1, pose=LOST)]))
-    assert [bool(frame.pose.isfinite().all()) for frame in recording.frames] == [True, False]
-    assert recording.read_depth(recording.frames[1]).any()
-
-
-def test_opening_reads_no_image(path, monkeypatch):
+def test_opening_reads_no_image(path):
     blank = encoded(np.zeros((*COLOUR_SIZE, 3), np.uint8), JPEG) + bytes(500_000)
     write_sens(path, [frame_bytes(i, stored=blank) for i in range(4)])
-    count = 0
-
-    class Counting(io.FileIO):
-        def readinto(self, buffer):
-            nonlocal count
-            got = super().readinto(buffer)
-            count += got
-            return got
-
-    monkeypatch.setattr(
-        type(path), "open", lambda self, _mode: io.BufferedReader(Counting(self), 8192)
-    )
+    before = bytes_read()
     recording = open_sens(path)
-    assert path.stat().st_size > 2_000_000 and count < 50_000
-    count = 0
+    assert path.stat().st_size > 2_000_000 and bytes_read() - before < 50_000
     recording.read_depth(recording.frames[3])
-    assert count < 50_000
+    assert bytes_read() - before < 100_000
 
 
 @pytest.mark.parametrize(
@@ -129,16 +107,6 @@ def test_an_impossible_header(path, changes, reason):
     refuses(write_sens(path, frames, **changes), reason)
 
 
-def test_no_file(path):
-    refuses(path, "is not a file")
-
-
-def test_a_sensor_of_a_million_letters(path):
-    data = write_sens(path).read_bytes()
-    path.write_bytes(data[:4] + struct.pack("<Q", 1 << 40) + data[12:])
-    refuses(path, "names its sensor in 1099511627776 bytes")
-
-
 @given(part=st.floats(0, 1, exclude_max=True))
 def test_a_file_that_is_cut_off_anywhere(tmp_path_factory, part):
     path = write_sens(tmp_path_factory.mktemp("sens") / "s.sens")
@@ -147,13 +115,20 @@ def test_a_file_that_is_cut_off_anywhere(tmp_path_factory, part):
     refuses(path, "ends within|can hold")
 
 
-@pytest.mark.parametrize("place", [16 * 4 + 16, 16 * 4 + 24], ids=["colour", "depth"])
 @pytest.mark.parametrize("size", [1 << 63, 1 << 40, 2_000_000])
-def test_an_image_of_an_absurd_size(path, place, size):
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (4, "names its sensor in {} bytes"),
+        (HEADER + 16 * 4 + 16, "frame 0 announces .*{}"),  # of colour
+        (HEADER + 16 * 4 + 24, "frame 0 announces .*{}"),  # of depth
+    ],
+)
+def test_an_absurd_size(path, place, reason, size):
     data = bytearray(write_sens(path, tail=bytes(3_000_000)).read_bytes())
-    struct.pack_into("<Q", data, HEADER + place, size)
+    struct.pack_into("<Q", data, place, size)
     path.write_bytes(data)
-    refuses(path, f"frame 0 announces .*{size}")
+    refuses(path, reason.format(size))
 
 
 def test_a_bomb_does_not_get_the_memory_it_asks_for(path):
@@ -192,7 +167,8 @@ def test_raw_images_have_the_size_of_the_header(path):
     refuses(path, "20 bytes of 8x6 depth", lambda _: recording.read_depth(recording.frames[0]))
 
 
-def test_a_file_that_shrinks_after_opening(path):
+def test_a_file_that_is_missing_or_shrinks_after_opening(path):
+    refuses(path, "is not a file")
     recording = open_sens(write_sens(path))
     path.write_bytes(path.read_bytes()[:-10])
     refuses(path, "ends within frame 2", lambda _: recording.read_depth(recording.frames[2]))
