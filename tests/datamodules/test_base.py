@@ -15,7 +15,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from lightning import LightningModule, Trainer
 from PIL import Image
 
 from datamodules.base import ModalityDataModule
@@ -27,10 +26,8 @@ from datamodules.modalities.video import VideoSource
 from datamodules.samples import BadSample, Clip, Frames, Question, Streams
 from datamodules.splits import hold_out
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.io.interruption import Interrupted
 
 SMALL = {"frame_size": (4, 6), "num_workers": 0, "batch_size": 2}
-SKIP = {"on_bad_sample": "skip", "max_bad_share": 1.0}
 
 
 def grey(path: Path) -> torch.Tensor:
@@ -245,12 +242,6 @@ def test_reference_videos_may_be_in_another_folder(root, quiz, tmp_path):
         ready(root, reference_root=other)
 
 
-def test_an_interrupted_check_ends_at_once(root, monkeypatch):
-    monkeypatch.setattr("datamodules.loading.inspection.asked_to_stop", lambda: True)
-    with pytest.raises(Interrupted, match="while checking the data, as asked"):
-        ready(root, on_bad_sample="skip")
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_file_in_a_run_is_one_message(root, workers):
     (root / "9.txt").write_text("")
@@ -303,31 +294,6 @@ def test_too_large_a_share_of_bad_recordings_stops_the_run(root):
     assert len(clips(data.train_dataloader())) == 7
     assert len(data.report()["skipped"]) == 2
     assert "2 skipped" in repr(data)
-
-
-@pytest.mark.parametrize("objective", ["alignment", "tuning"])
-def test_batches_pass_through_lightning(root, quiz, objective):
-    seen = []
-
-    class Count(LightningModule):
-        def training_step(self, batch):
-            if objective == "alignment":
-                seen.extend(batch["clips"])
-            else:
-                seen.extend(q.prompt for episode in batch for q in episode["questions"])
-                assert all(e["streams"]["video"].device == self.device for e in batch)
-
-        def configure_optimizers(self):
-            return None
-
-    data = texts(root, benchmark=quiz, objective=objective)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **options).fit(
-        Count(), datamodule=data
-    )
-    assert sorted(seen) == (
-        ["0.txt", "1.txt"] if objective == "alignment" else ["0?", "0?", "1?", "1?"]
-    )
 
 
 def test_batches_need_setup(root):
@@ -406,7 +372,8 @@ def test_a_bad_question_stops_before_anything_is_read(root, quiz):
 
 def test_a_bad_question_is_skipped_and_its_clip_is_not(root, quiz):
     ask(root, "val", "24")
-    data = judged(root, quiz, **SKIP)
+    ask(root, "test", "33")
+    data = judged(root, quiz, on_bad_sample="skip", max_bad_share=1.0)
     data.setup("fit")
     asked = [[one.id for one in episode.questions] for episode in data.episodes("train")]
     assert asked == [["train0"], ["train2", "train3"]]
@@ -414,12 +381,8 @@ def test_a_bad_question_is_skipped_and_its_clip_is_not(root, quiz):
     assert left_out.name == "0.txt" and [one.id for one in left_out.questions] == ["train1"]
     assert [bad.trouble for bad in data.bad_samples] == ["question", "question"]
     assert "train1 is odd" in data.report()["skipped"][0]
-
-
-def test_a_question_that_is_only_asked_need_not_be_fit_to_be_learnt(root, quiz):
-    ask(root, "test", "33")
-    data = judged(root, quiz, **SKIP)
-    data.setup("test")
+    data = judged(root, quiz, on_bad_sample="skip", max_bad_share=1.0)
+    data.setup("test")  # questions that are only asked need not be fit to be learnt
     assert [one.id for one in data.episodes("test")[0].questions] == ["test1"]
     assert [one.id for one in data.failed_episodes("test")[0].questions] == ["test0"]
     data.test_split = "val"
