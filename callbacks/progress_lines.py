@@ -7,7 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from typing_extensions import override
 
-from vlynx_pl.io.progress import Lines, say
+from vlynx_pl.io.progress import EVERY_S, LogBar, say
 
 
 class ProgressLines(ProgressBar):
@@ -31,64 +31,53 @@ class ProgressLines(ProgressBar):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        steps = _known(trainer.estimated_stepping_batches)
-        self._steps = Lines("Training: step", steps, trainer.global_step)
-        if self._enabled:
-            self._steps.begin()
+        steps = trainer.estimated_stepping_batches
+        self._steps = self._bar("Training", steps, initial=trainer.global_step)
 
     @override
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        if self._enabled:
-            state = _listed(f"epoch {_epoch(trainer)}", trainer.progress_bar_metrics)
-            self._steps.at(trainer.global_step, state)
+    def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        state = _listed(f"epoch {_epoch(trainer)}", trainer.progress_bar_metrics)
+        self._steps.set_postfix_str(state, refresh=False)
+        self._steps.update(trainer.global_step - self._steps.n)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled:
             begin = f"Epoch {_epoch(trainer)} is over at step {trainer.global_step}"
-            say(_listed(begin, trainer.callback_metrics))  # those of validation, too
+            say(_listed(begin, trainer.callback_metrics))  # with those of validation
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps.close()
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batches = Lines("Validation:", _known(sum(trainer.num_val_batches)))
+        self._batches = self._bar("Validation", sum(trainer.num_val_batches), delay=EVERY_S)
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._batches = Lines("Testing:", _known(sum(trainer.num_test_batches)))
-        if self._enabled:
-            self._batches.begin()
+        self._batches = self._bar("Testing", sum(trainer.num_test_batches))
 
     @override
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if self._enabled and not trainer.sanity_checking:
-            self._batches.at(batch_idx + 1)
+    def on_validation_batch_end(self, *arguments: Any, **options: Any) -> None:
+        self._batches.update()
 
-    on_test_batch_end = on_validation_batch_end
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._batches.close()
+
+    on_test_batch_end, on_test_end = on_validation_batch_end, on_validation_end
+
+    def _bar(self, what: str, total: float, **options: Any) -> LogBar:
+        known = (
+            int(total) if 0 <= total < float("inf") else None
+        )  # Lightning has inf or -1 for unknown
+        return LogBar(None, what, known, disable=not self._enabled, **options)
 
 
 def _epoch(trainer: Trainer) -> str:
     of = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
     return f"{trainer.current_epoch + 1}{of}"
-
-
-def _known(total: int | float) -> int | None:
-    """The number of batches or steps; None where Lightning gives infinity or -1 for unknown."""
-    return int(total) if 0 <= total < float("inf") else None
 
 
 def _listed(begin: str, metrics: Mapping[str, Any]) -> str:

@@ -6,14 +6,17 @@ longer. Lines go to stderr; stdout is for results.
 
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
+from io import StringIO
 from operator import length_hint
-from typing import Final, TypeVar
+from threading import RLock
+from typing import Any, Final, TypeVar
 
 import rich
 import rich.progress
 from rich.markup import escape
+from tqdm import tqdm
+from typing_extensions import override
 
 EVERY_S: Final = 30.0
 """Seconds between two lines."""
@@ -40,7 +43,7 @@ def track(
         total = known
     if on_terminal():
         return iter(rich.progress.track(items, escape(what), total, transient=True))
-    return _logged(items, what, total)
+    return iter(LogBar(items, what, total))
 
 
 def on_terminal() -> bool:
@@ -58,63 +61,45 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def duration(seconds: float) -> str:
-    """Format a time: ``41 s``, ``12 min 5 s`` or ``3 h 20 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+class LogBar(tqdm):  # type: ignore[misc]
+    """tqdm's bar as lines on stderr: at the beginning, every half minute, and at the end.
 
-
-class Lines:
-    """Progress of a loop as lines of a log.
-
-    Args:
-        what: title, with a colon, such as ``Checking:``.
-        total: number of items; None if unknown.
-        done: number of items that were done before.
+    The time left is shown once three items are done, as the first waits for workers to start.
     """
 
-    def __init__(self, what: str, total: int | None, done: int = 0) -> None:
-        self._what, self._total = what, total
-        self._printed = done
-        self._began = self._printed_at = time.monotonic()
-        self._first: tuple[float, int] | None = None
+    monitor_interval = 0  # no thread
 
-    def begin(self) -> None:
-        """Print the first line."""
-        say(self._count(self._printed))
+    def __init__(
+        self,
+        items: Iterable[Any] | None = None,
+        what: str = "",
+        total: float | None = None,
+        **options: Any,
+    ) -> None:
+        form = "{desc}: {n_fmt} of {total_fmt}, {elapsed}{postfix}"
+        lines = {"file": _Lines(), "mininterval": EVERY_S, "miniters": 1, "bar_format": form}
+        super().__init__(items, what, total, **lines, **options)
 
-    def at(self, count: int, more: str = "", last: bool = False) -> None:
-        """Print ``count`` and ``more`` if the last line is half a minute old.
-
-        After the last item, print them if the loop has taken half a minute.
-        """
-        now = time.monotonic()
-        # The first item is not part of the pace, as it waits for workers to start.
-        self._first = self._first or (now, count)
-        since = self._began if last or count == self._total else self._printed_at
-        if count == self._printed or now - since < EVERY_S:
-            return
-        parts = [self._count(count), duration(now - self._began)]
-        began, first = self._first
-        if self._total is not None and count - first >= _FEW and count < self._total:
-            pace = (now - began) / (count - first)
-            parts.append(f"{duration(pace * (self._total - count))} left")
-        say(", ".join(parts) + (more and f", {more}"))
-        self._printed_at, self._printed = now, count
-
-    def _count(self, count: int) -> str:
-        return f"{self._what} {count}" + ("" if self._total is None else f" of {self._total}")
+    @property
+    @override
+    def format_dict(self) -> dict[str, Any]:
+        shown: dict[str, Any] = super().format_dict
+        if self.total and _FEW <= self.n - self.initial < self.total - self.initial:
+            shown["bar_format"] = shown["bar_format"].replace("{p", ", {remaining} left{p")
+        return shown
 
 
-def _logged(items: Iterable[Item], what: str, total: int | None) -> Iterator[Item]:
-    lines = Lines(f"{what}:", total)
-    lines.begin()
-    count = 0
-    for count, item in enumerate(items, 1):
-        yield item
-        lines.at(count)
-    lines.at(count, last=True)
+LogBar.set_lock(RLock())  # tqdm's own is for several processes, and starts one
+
+
+class _Lines(StringIO):
+    """Writes each text that tqdm would write over the last one as a new line."""
+
+    last = ""
+
+    @override
+    def write(self, text: str) -> int:
+        if (line := text.strip()) and line != self.last:
+            say(line)
+            self.last = line
+        return len(text)
