@@ -146,9 +146,11 @@ def test_the_error_for_a_dead_worker_names_its_clip(end, how, remedy):
 
 
 def test_the_death_of_an_idle_worker_is_raised_at_the_next_batch():
-    batches = iter(loader(nothing))
+    made = loader(nothing)
+    batches = iter(made)
     next(batches)
     [worker] = multiprocessing.active_children()
+    wait_until(lambda: made._iterator._board.tolist() == [[-1, 3]])  # all three are read
     worker.kill()
     worker.join()  # torch would interrupt here
     assert "an idle worker was killed by SIGKILL. Memory has probably run out" in fault(batches)
