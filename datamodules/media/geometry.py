@@ -21,7 +21,7 @@ from datamodules.samples import BadSample
 from vlynx_pl.io.errors import PARSE_ERRORS
 
 _AGAIN: Final = "Copy or export the file again; it may be cut off"
-_PLY_ROWS: Final = re.compile(rb"^element +\S+ +(\d+)", re.MULTILINE)
+_PLY_ROWS: Final = re.compile(rb"^element[ \t]+\S+[ \t]+(\S+)", re.MULTILINE)
 _LONGEST_HEADER: Final = 1 << 16
 _Arrays = tuple[NDArray[Any], NDArray[Any]]  # points (V, 3) and triangles (M, 3)
 
@@ -95,11 +95,11 @@ def _read_ply(path: Path) -> _Arrays:
         header, body, _ = file.read(_LONGEST_HEADER).partition(b"end_header")
     if not body or not header.startswith(b"ply"):
         raise BadSample(path, "has no .ply header", _AGAIN)
-    # plyfile allocates what the header claims; every row takes at least a byte.
-    if max(map(int, _PLY_ROWS.findall(header)), default=0) > path.stat().st_size:
-        raise BadSample(path, "is shorter than its header says", _AGAIN)
     points, triangles = np.zeros((0, 3)), list[list[float]]()
     try:
+        # plyfile allocates what the header claims; every row takes at least a byte.
+        if max(map(float, _PLY_ROWS.findall(header)), default=0) > path.stat().st_size:
+            raise ValueError("it is shorter than its header says")
         elements = {element.name: element for element in plyfile.PlyData.read(path, mmap=False)}
         if vertices := elements.get("vertex"):
             points = np.stack([vertices[axis].astype(float) for axis in "xyz"], -1)

@@ -34,6 +34,6 @@ def _files(official: Official, clip: bytes) -> list[Original]:
         else:
             files[f"media/{name}"] = clip
     stems = sorted({PurePath(name).stem for named in media for name in named.values()})
-    lean = official._replace(files=dict.fromkeys(official.files), options=dict(official.options))
+    lean = official._replace(files=dict.fromkeys(official.files))
     ask = partial(readings.ask, official=lean)  # small, since it is sent to another process
     return [Original("annotations", name, files, (ask,), tuple(stems)) for name in read[:2]]
