@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from experiments.paper.questions import write_questions
@@ -82,14 +83,21 @@ def outdated(run: AlignmentRun | TuningRun, study: Study) -> bool:
 def _executed(
     runs: Sequence[AlignmentRun | TuningRun], study: Study, workers: int
 ) -> Iterator[tuple[str, int]]:
-    pool = ThreadPoolExecutor(workers)
+    pool, stopped = ThreadPoolExecutor(workers), Event()
+
+    def execute_one(run: AlignmentRun | TuningRun) -> int | None:
+        if stopped.is_set():
+            return None
+        code = run_vlynx(run.command(study), study.runs / f"{run.name}.log")
+        if code in {PREEMPTED, INTERRUPTED}:
+            stopped.set()
+        return code
+
     try:
-        futures = {
-            pool.submit(run_vlynx, run.command(study), study.runs / f"{run.name}.log"): run.name
-            for run in runs
-        }
+        futures = {pool.submit(execute_one, run): run.name for run in runs}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            if (code := future.result()) is not None:
+                yield futures[future], code
     finally:
         pool.shutdown(cancel_futures=True)  # the others are not started
 

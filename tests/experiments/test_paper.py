@@ -134,7 +134,7 @@ def test_a_run_that_was_asked_to_stop_stops_the_study(study, monkeypatch):
     monkeypatch.setattr(run, "run_vlynx", lambda arguments, log: started.append(log) or 75)
     with pytest.raises(SystemExit) as end:
         execute([AlignmentRun("3d", seed) for seed in range(9)], study, 1, "stopped")
-    assert end.value.code == 75 and len(started) < 9
+    assert end.value.code == 75 and len(started) == 1
 
 
 def test_finished_runs_with_other_arguments_are_reported(studied, capsys):
