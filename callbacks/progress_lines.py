@@ -20,6 +20,7 @@ class ProgressLines(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
+        self._steps = self._batches = LogBar(disable=True)
 
     @override
     def disable(self) -> None:
@@ -36,6 +37,8 @@ class ProgressLines(ProgressBar):
 
     @override
     def on_train_batch_end(self, trainer: Trainer, *arguments: Any) -> None:
+        if not self._enabled:
+            return
         state = _listed(f"epoch {_epoch(trainer)}", trainer.progress_bar_metrics)
         self._steps.set_postfix_str(state, refresh=False)
         self._steps.update(trainer.global_step - self._steps.n)
@@ -49,6 +52,13 @@ class ProgressLines(ProgressBar):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._steps.close()
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        for bar in (self._batches, self._steps):
+            bar.close()  # now, since a bar that is collected later writes after the error's message
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -69,9 +79,8 @@ class ProgressLines(ProgressBar):
     on_test_batch_end, on_test_end = on_validation_batch_end, on_validation_end
 
     def _bar(self, what: str, total: float, **options: Any) -> LogBar:
-        known = (
-            int(total) if 0 <= total < float("inf") else None
-        )  # Lightning has inf or -1 for unknown
+        # Lightning gives infinity or -1 for unknown.
+        known = int(total) if 0 <= total < float("inf") else None
         return LogBar(None, what, known, disable=not self._enabled, **options)
 
 

@@ -58,7 +58,8 @@ def doubt_of(scene: ScanNetScene, near_mm: float = 200, far_mm: float = 10_000) 
     """What :func:`datamodules.media.depth_units.doubt` says about three frames of a scene.
 
     Returns:
-        None if there is no doubt, or if none of the three can be read, which reading them reports.
+        None if the unit is plausible. Also if none of the three can be read: reading the frames for
+        a sample reports that.
     """
     stored = []
     for frame in subsample(scene.frames, _LOOKED_AT):

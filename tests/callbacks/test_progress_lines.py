@@ -117,3 +117,22 @@ def test_other_ranks_write_nothing(line, capsys, monkeypatch):
     trainer(max_epochs=1).fit(line, batches(8), batches(3))
     trainer().test(line, batches(3), verbose=False)
     assert said(capsys) == []
+
+
+def test_a_fit_that_fails_says_how_far_it_was_before_the_error_is_shown(line, capsys):
+    def fail(*_):
+        raise ValueError("planted")
+
+    line.on_validation_batch_start = fail
+    failing = trainer(max_epochs=1)
+    with pytest.raises(ValueError, match="planted"):
+        failing.fit(line, batches(2), batches(1))
+    (first, last) = said(capsys)
+    assert first == "Training: 0 of 2, 00:00"
+    assert last.startswith("Training: 2 of 2, 00:20, epoch 1 of 1, train/loss ")
+
+
+def test_a_silent_rank_does_not_ask_for_its_metrics(line, monkeypatch):
+    monkeypatch.setattr(Trainer, "is_global_zero", property(lambda self: False))
+    monkeypatch.setattr(Trainer, "progress_bar_metrics", property(lambda self: 1 / 0))
+    trainer(max_epochs=1).fit(line, batches(2))

@@ -1,7 +1,7 @@
 """Progress of long loops: a bar on a terminal, and readable lines in the log of a batch job.
 
-In a log, a loop prints a line at its beginning, every half minute, and at its end if that took
-longer. Lines go to stderr; stdout is for results.
+In a log, a loop prints a line at its beginning, every half minute, and at its end. Lines go to
+stderr; stdout is for results.
 """
 
 import os
