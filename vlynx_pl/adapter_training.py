@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from lightning import LightningModule
@@ -17,7 +17,14 @@ from typing_extensions import override
 
 from vlynx_pl.adapters import AdapterError, adapted_layers, save_adapter
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.distributed import least_over_ranks
+from vlynx_pl.frame_chunks import count_saved_bytes, free_bytes
 from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.progress import say
+
+FrameChunk: TypeAlias = int | Literal["auto"] | None
+_VISION_SHARE: Final = 0.5  # of the free memory; the rest is for gradients and temporary tensors
+_STATES: Final = 3 * 4  # bytes per trained parameter, of its gradient and AdamW's two moments
 
 
 class AdapterTraining(LightningModule):
@@ -27,10 +34,30 @@ class AdapterTraining(LightningModule):
         backbone: the frozen Video LLM.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with linear warmup, before a cosine decay to zero.
+        frame_chunk: maximum frames with gradients in the vision encoder at once, see
+            :mod:`vlynx_pl.frame_chunks`; null is all of a batch. ``auto`` is also all of a batch,
+            but if they need more than half of the memory that is free at the first step, as many
+            as fit into that half.
+
+    Raises:
+        UserError: ``frame_chunk`` is 0 or less.
     """
 
-    def __init__(self, backbone: VideoBackbone, learning_rate: float, warmup: float) -> None:
+    def __init__(
+        self,
+        backbone: VideoBackbone,
+        learning_rate: float,
+        warmup: float,
+        frame_chunk: FrameChunk = "auto",
+    ) -> None:
         super().__init__()
+        if isinstance(frame_chunk, int) and frame_chunk < 1:
+            raise UserError(
+                f"model.frame_chunk={frame_chunk} is not a number of frames; give 1 or more, "
+                "auto, or null for all frames at once"
+            )
+        self._chunk_is_open = frame_chunk == "auto"
+        backbone.frame_chunk = frame_chunk if isinstance(frame_chunk, int) else None
         self.backbone = backbone
         self.learning_rate, self.warmup = learning_rate, warmup
         self.made_with: dict[str, Mapping[str, Any]] = {}
@@ -62,6 +89,14 @@ class AdapterTraining(LightningModule):
         """Describe the size of a batch, and the settings that lower its memory."""
         raise NotImplementedError
 
+    def encoded_with_gradients(self, batch: Any) -> list[int] | None:
+        """Return the frames of each call of the vision encoder; None if it is not trained."""
+        return None
+
+    def encode_one(self, frame: Tensor) -> object:
+        """Encode a frame (1, 1, 3, H, W) with gradients, as a training step does."""
+        raise NotImplementedError
+
     def resume_invariants(self) -> dict[str, Any]:
         """Plain data that must be equal when a run is resumed."""
         # The scale of an adapter is not part of its tensors.
@@ -81,9 +116,37 @@ class AdapterTraining(LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self._chunk_is_open:
+            self._chunk_is_open = False
+            self._choose_frame_chunk(self.encoded_with_gradients(batch))
         # Dropout depends on these only, so that a resumed run equals an uninterrupted one.
         place = (self._seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7]))
+
+    def _choose_frame_chunk(self, calls: list[int] | None) -> None:
+        if calls is None:
+            return
+        frame = torch.zeros(1, 1, 3, *self.backbone.frame_size, dtype=torch.uint8).to(self.device)
+        plugin = self.trainer.precision_plugin
+        with plugin.forward_context(), count_saved_bytes(self) as saved:
+            _kept = self.encode_one(frame)
+            each = saved()
+        trained = sum(parameter.numel() for parameter in self._trained().values())
+        free = free_bytes(self.device) - _STATES * trained
+        fitting = least_over_ranks(int(_VISION_SHARE * free / each), self.device)
+        if fitting < 1:
+            raise UserError(
+                f"one frame keeps {each / 2**30:.2f} GiB for the backward pass, more than half of "
+                f"the {free / 2**30:.2f} GiB that are free; use a smaller backbone or more memory, "
+                "or try it nevertheless with model.frame_chunk=1"
+            )
+        if (every := sum(calls)) > fitting:
+            self.backbone.frame_chunk = max(1, fitting // len(calls))
+            say(
+                f"model.frame_chunk is {self.backbone.frame_chunk} of the batch's {every} frames: "
+                f"each keeps {each / 2**30:.2f} GiB for the backward pass, and "
+                f"{free / 2**30:.1f} GiB are free"
+            )
 
     def log_mean(self, name: str, value: Tensor, count: int) -> None:
         """Log the mean over a validation's samples; ``value`` is the mean of ``count`` samples.
@@ -133,6 +196,8 @@ class AdapterTraining(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: state[name] for name in self._trained()}
         checkpoint["seed"] = self._seed
+        # Dropout depends on the chunks.
+        checkpoint["frame_chunk"] = self.backbone.frame_chunk
         checkpoint["invariants"] = self.resume_invariants()
 
     @override
@@ -150,6 +215,7 @@ class AdapterTraining(LightningModule):
                     "the same settings, or start a new run in another folder"
                 )
         self._seed = checkpoint["seed"]
+        self.backbone.frame_chunk, self._chunk_is_open = checkpoint["frame_chunk"], False
 
     def _trained(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name."""

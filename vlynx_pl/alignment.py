@@ -12,11 +12,12 @@ from peft import PeftModel
 from torch import Tensor
 from typing_extensions import override
 
-from vlynx_pl.adapter_training import AdapterTraining
+from vlynx_pl.adapter_training import AdapterTraining, FrameChunk
 from vlynx_pl.adapters import VISION_LORA, Lora
 from vlynx_pl.attention import AttentionCall, listen
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.distributed import share_of_batch
+from vlynx_pl.frame_chunks import in_chunks, joined
 from vlynx_pl.guidance import GuidanceError, InterfaceGuidance
 from vlynx_pl.objectives import AlignmentObjective, Encoded
 
@@ -31,6 +32,7 @@ class InterfaceAlignment(AdapterTraining):
         lora: the vision adapter.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with linear warmup, before a cosine decay to zero.
+        frame_chunk: see :class:`AdapterTraining`.
     """
 
     reference_keys: Tensor  # (L, h, S, d)
@@ -46,8 +48,9 @@ class InterfaceAlignment(AdapterTraining):
         lora: Lora = VISION_LORA,
         learning_rate: float = 2e-5,
         warmup: float = 0.03,
+        frame_chunk: FrameChunk = "auto",
     ) -> None:
-        super().__init__(backbone, learning_rate, warmup)
+        super().__init__(backbone, learning_rate, warmup, frame_chunk)
         self.modality, self.objective = modality, objective or AlignmentObjective()
         backbone.add_vision_adapter(modality, lora)
         self.train()
@@ -79,6 +82,14 @@ class InterfaceAlignment(AdapterTraining):
     def use_attention_floor(self, gaps: Tensor) -> None:
         """Set the attention gaps (L,) of RGB video, up to which ``attn_floor`` costs nothing."""
         self._floor = gaps
+
+    @override
+    def encoded_with_gradients(self, batch: Mapping[str, Any]) -> list[int] | None:
+        return [batch["frames"].shape[:2].numel()]
+
+    @override
+    def encode_one(self, frame: Tensor) -> object:
+        return self.encode(frame, self.modality)
 
     @override
     def batch_memory_hint(self, batch: Mapping[str, Any]) -> str:
@@ -130,16 +141,24 @@ class InterfaceAlignment(AdapterTraining):
         _ = self.guidance  # raises when there is none
         positions = self.objective.positions(self.backbone.patch_grid, frames.device)
         layers = self.backbone.attention_layers()
-        gaps: list[Tensor] = []
 
-        def compare(call: AttentionCall) -> None:
-            projection = self.backbone.output_projection(layers[call.layer])
-            keys, values = self.reference_keys[call.layer], self.reference_values[call.layer]
-            gaps.append(self.objective.attention_gap(call, positions, projection, keys, values))
+        def read(part: Tensor) -> tuple[Tensor, Tensor]:
+            gaps: list[Tensor] = []
 
-        with listen(layers, compare):
-            tokens = self.backbone.encode(frames, adapter)
-        return Encoded(tokens, torch.stack(gaps))
+            def compare(call: AttentionCall) -> None:
+                projection = self.backbone.output_projection(layers[call.layer])
+                keys, values = self.reference_keys[call.layer], self.reference_values[call.layer]
+                gaps.append(self.objective.attention_gap(call, positions, projection, keys, values))
+
+            with listen(layers, compare):
+                tokens = self.backbone.encode(part, adapter)
+            return tokens, torch.stack(gaps)
+
+        chunks = in_chunks(read, frames, self.backbone.frames_at_once)
+        tokens = joined([tokens for tokens, _ in chunks], frames)
+        shares = [part.shape[:2].numel() / frames.shape[:2].numel() for part, _ in chunks]
+        gaps = torch.stack([s * gaps for s, (_, gaps) in zip(shares, chunks, strict=True)])
+        return Encoded(tokens, gaps.sum(0))
 
     def losses(self, frames: Tensor, share: float = 1.0) -> dict[str, Tensor]:
         """Compute the losses of the objective, and their ``total``.

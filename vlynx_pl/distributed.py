@@ -35,6 +35,15 @@ def share_of_batch(count: int, device: torch.device) -> float:
     return count * world_size() / every.item()
 
 
+def least_over_ranks(number: int, device: torch.device) -> int:
+    """Return the smallest number of all ranks."""
+    if world_size() == 1:
+        return number
+    least = torch.tensor(number, device=device)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
+
+
 class _Total(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor) -> Tensor:

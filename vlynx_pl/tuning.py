@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from typing_extensions import override
 
-from vlynx_pl.adapter_training import AdapterTraining, evaluating
+from vlynx_pl.adapter_training import AdapterTraining, FrameChunk, evaluating
 from vlynx_pl.adapters import LLM_LORA, Lora
 from vlynx_pl.answering import answer, choose
 from vlynx_pl.backbones.base import VideoBackbone
@@ -51,7 +51,8 @@ class InstructionTuning(AdapterTraining):
         checkpointing: recompute the LLM's activations in the backward pass; needs at most half the
             memory and a third more time.
         learning_rate: peak of AdamW's learning rate.
-        warmup: share of all steps with a linearly rising rate, before a cosine to zero.
+        warmup: share of all steps with linear warmup, before a cosine decay to zero.
+        frame_chunk: see :class:`AdapterTraining`.
     """
 
     def __init__(
@@ -67,8 +68,9 @@ class InstructionTuning(AdapterTraining):
         checkpointing: bool = False,
         learning_rate: float = 1e-4,
         warmup: float = 0.03,
+        frame_chunk: FrameChunk = "auto",
     ) -> None:
-        super().__init__(backbone, learning_rate, warmup)
+        super().__init__(backbone, learning_rate, warmup, frame_chunk)
         self.task, self.llm_adapter, self.choices = task, llm_adapter, choices
         self.question_budget, self.max_new_tokens = question_budget, max_new_tokens
         self.streams = streams or AlignedStreams()
@@ -102,6 +104,16 @@ class InstructionTuning(AdapterTraining):
     @override
     def adapter_metadata(self) -> dict[str, Any]:
         return self.streams.adapter_metadata()
+
+    @override
+    def encoded_with_gradients(self, batch: Sequence[Mapping[str, Any]]) -> list[int] | None:
+        trained = [name for _, name in self.streams.trained_adapters().values()]
+        return [len(e["streams"][name]) for e in batch for name in trained] if trained else None
+
+    @override
+    def encode_one(self, frame: Tensor) -> object:
+        [(_, name), *_] = self.streams.trained_adapters().values()
+        return self.backbone.encode(frame, name)
 
     @override
     def batch_memory_hint(self, batch: Sequence[Mapping[str, Any]]) -> str:

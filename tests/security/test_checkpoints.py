@@ -18,7 +18,7 @@ from vlynx_pl.runs.checkpoints import newest_checkpoint, read_checkpoint
 
 WHOLE = {
     "state_dict": {"w": torch.arange(999.0)}, "optimizer_states": [], "lr_schedulers": [],
-    "loops": {"fit_loop": {"epoch": 1}}, "invariants": {}, "seed": 0,
+    "loops": {"fit_loop": {"epoch": 1}}, "invariants": {}, "seed": 0, "frame_chunk": None,
 }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ A family is a subclass that names its vision tower, LLM and attention layers, an
 tokens. Everything except the LoRA adapters is frozen and in eval mode.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -26,8 +27,10 @@ from vlynx_pl.adapters import (
     train_adapters,
     use_adapter,
 )
+from vlynx_pl.frame_chunks import in_chunks, joined
 from vlynx_pl.saved_adapters import SavedAdapter, load_adapter, saved_config
 
+_PATCHES: Final = 32 * 729  # without gradients at once; enough to keep any GPU busy
 _CHECKPOINTED: Final = "gradient_checkpointing"  # transformers' flag on a module
 
 
@@ -48,6 +51,8 @@ class VideoBackbone(nn.Module, ABC):
         # In a plain dict, so not submodules: the layers belong to the model above.
         self._peft: dict[str, PeftModel] = {}
         self._checkpointed: list[nn.Module] = []
+        self.frame_chunk: int | None = None
+        """Maximum frames with gradients in the vision encoder at once; None is all of a call."""
         self.train(False)
 
     @property
@@ -121,9 +126,14 @@ class VideoBackbone(nn.Module, ABC):
             ValueError: the frames have another shape.
             KeyError: there is no adapter of that name.
         """
-        pixels = self.normalise(frames)
-        with use_adapter(self.vision_tower, adapter):
-            return self._tokens(pixels)
+
+        def read(part: Tensor) -> tuple[Tensor]:
+            pixels = self.normalise(part)
+            with use_adapter(self.vision_tower, adapter):
+                return (self._tokens(pixels),)
+
+        chunks = in_chunks(read, frames, self.frames_at_once)
+        return joined([tokens for (tokens,) in chunks], frames)
 
     def features(self, frames: Tensor) -> tuple[Tensor, Tensor]:
         """Encode frames without adapters, and also return the features before the projector.
@@ -135,9 +145,26 @@ class VideoBackbone(nn.Module, ABC):
             (B, T, N, Q) features, pooled like tokens, and (B, T, N, D) tokens as from
             :meth:`encode`.
         """
-        pixels = self.normalise(frames)
-        with use_adapter(self.vision_tower, None):
-            return self._features(pixels)
+
+        def read(part: Tensor) -> tuple[Tensor, Tensor]:
+            pixels = self.normalise(part)
+            with use_adapter(self.vision_tower, None):
+                return self._features(pixels)
+
+        chunks = in_chunks(read, frames, self.frames_at_once)
+        features, tokens = (joined(list(parts), frames) for parts in zip(*chunks, strict=True))
+        return features, tokens
+
+    @property
+    def frames_at_once(self) -> int | None:
+        """Maximum frames in the vision encoder at once; None is all of a call.
+
+        Without gradients, chunks cost nothing and are always used.
+        """
+        if torch.is_grad_enabled():
+            return self.frame_chunk
+        most = max(1, _PATCHES // math.prod(self.patch_grid))
+        return min(self.frame_chunk or most, most)
 
     def token_rows(self, tokens: Tensor, include_newline: bool) -> Tensor:
         """Flatten tokens (B, T, N, D) into the rows (R, D) of token statistics.

@@ -24,7 +24,15 @@ _TORCH_ERRORS: Final = (
     MemoryError,
 )
 """What torch raises for invalid files."""
-_PARTS: Final = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "invariants", "seed")
+_PARTS: Final = (
+    "state_dict",
+    "optimizer_states",
+    "lr_schedulers",
+    "loops",
+    "invariants",
+    "seed",
+    "frame_chunk",
+)
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
