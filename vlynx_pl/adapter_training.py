@@ -1,10 +1,10 @@
 """Base of both stages: AdamW on the adapters only, and checkpoints that contain only these."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from lightning import LightningModule
@@ -18,13 +18,11 @@ from typing_extensions import override
 from vlynx_pl.adapters import AdapterError, adapted_layers, save_adapter
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.distributed import least_over_ranks
-from vlynx_pl.frame_chunks import count_saved_bytes, free_bytes
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.progress import say
+from vlynx_pl.memory import TensorBytes, fitting, free_bytes
 
 FrameChunk: TypeAlias = int | Literal["auto"] | None
-_VISION_SHARE: Final = 0.5  # of the free memory; the rest is for gradients and temporary tensors
-_STATES: Final = 3 * 4  # bytes per trained parameter, of its gradient and AdamW's two moments
 
 
 class AdapterTraining(LightningModule):
@@ -56,7 +54,7 @@ class AdapterTraining(LightningModule):
                 f"model.frame_chunk={frame_chunk} is not a number of frames; give 1 or more, "
                 "auto, or null for all frames at once"
             )
-        self._chunk_is_open = frame_chunk == "auto"
+        self._fitted, self._chunk_is_open = False, frame_chunk == "auto"
         backbone.frame_chunk = frame_chunk if isinstance(frame_chunk, int) else None
         self.backbone = backbone
         self.learning_rate, self.warmup = learning_rate, warmup
@@ -116,37 +114,53 @@ class AdapterTraining(LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        if self._chunk_is_open:
-            self._chunk_is_open = False
-            self._choose_frame_chunk(self.encoded_with_gradients(batch))
+        if not self._fitted:
+            self.fit_to_memory(batch)
+            self._fitted = True
         # Dropout depends on these only, so that a resumed run equals an uninterrupted one.
         place = (self._seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7]))
 
-    def _choose_frame_chunk(self, calls: list[int] | None) -> None:
-        if calls is None:
+    def fit_to_memory(self, batch: Any, reserved: int = 0) -> None:
+        """Choose the settings that are ``auto`` by the first batch and the free memory.
+
+        Args:
+            batch: this rank's part.
+            reserved: bytes of the free memory that other activations will need.
+
+        Raises:
+            UserError: the vision encoder is trained, and not even one frame fits.
+        """
+        calls = self.encoded_with_gradients(batch)
+        if calls is None or not self._chunk_is_open:
             return
         frame = torch.zeros(1, 1, 3, *self.backbone.frame_size, dtype=torch.uint8).to(self.device)
-        plugin = self.trainer.precision_plugin
-        with plugin.forward_context(), count_saved_bytes(self) as saved:
-            _kept = self.encode_one(frame)
-            each = saved()
-        trained = sum(parameter.numel() for parameter in self._trained().values())
-        free = free_bytes(self.device) - _STATES * trained
-        fitting = least_over_ranks(int(_VISION_SHARE * free / each), self.device)
-        if fitting < 1:
+        each = self.kept_bytes(lambda: self.encode_one(frame))
+        free = free_bytes(self.device) - reserved
+        fits = least_over_ranks(fitting(free, self._trained_numbers(), each), self.device)
+        if fits < 1:
             raise UserError(
                 f"one frame keeps {each / 2**30:.2f} GiB for the backward pass, more than half of "
                 f"the {free / 2**30:.2f} GiB that are free; use a smaller backbone or more memory, "
                 "or try it nevertheless with model.frame_chunk=1"
             )
-        if (every := sum(calls)) > fitting:
-            self.backbone.frame_chunk = max(1, fitting // len(calls))
+        if (every := sum(calls)) > fits:
+            self.backbone.frame_chunk = max(1, fits // len(calls))
             say(
                 f"model.frame_chunk is {self.backbone.frame_chunk} of the batch's {every} frames: "
                 f"each keeps {each / 2**30:.2f} GiB for the backward pass, and "
                 f"{free / 2**30:.1f} GiB are free"
             )
+
+    def kept_bytes(self, forward: Callable[[], object]) -> int:
+        """Return the bytes that autograd keeps of a forward pass, its results included."""
+        before = (tensors := TensorBytes(self)).held
+        with self.trainer.precision_plugin.forward_context(), tensors:
+            _kept = forward()
+            return tensors.held - before
+
+    def _trained_numbers(self) -> int:
+        return sum(parameter.numel() for parameter in self._trained().values())
 
     def log_mean(self, name: str, value: Tensor, count: int) -> None:
         """Log the mean over a validation's samples; ``value`` is the mean of ``count`` samples.

@@ -4,18 +4,13 @@ With gradients, autograd keeps only what a chunk returns, and the rest is recomp
 pass. This takes about half as much time again and does not change losses and gradients.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-
-from vlynx_pl.distributed import world_size
 
 _Out = TypeVar("_Out", bound=tuple[Tensor, ...])
 
@@ -42,32 +37,3 @@ def joined(chunks: list[Tensor], frames: Tensor) -> Tensor:
     """Concatenate results (1, F, ...) of :func:`in_chunks` to (B, T, ...)."""
     every = torch.cat([chunk.flatten(0, 1) for chunk in chunks])
     return every.view(*frames.shape[:2], *every.shape[1:])
-
-
-@contextmanager
-def count_saved_bytes(model: nn.Module) -> Iterator[Callable[[], int]]:
-    """Count the bytes that autograd keeps for the backward pass, besides parameters of ``model``.
-
-    Yields:
-        A function that returns the bytes kept so far, each storage once. The context frees nothing.
-    """
-    known = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield lambda: sum(storage.nbytes() for storage in kept.values())
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a GPU, or this process's share of that of the machine."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    return free * 1024 // world_size()

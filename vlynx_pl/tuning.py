@@ -6,7 +6,7 @@ clip share its prefix (see prefix_sharing.py). Vision adapters stay as alignment
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from vlynx_pl.adapter_training import AdapterTraining, FrameChunk, evaluating
-from vlynx_pl.adapters import LLM_LORA, Lora
+from vlynx_pl.adapters import LLM_LORA, Lora, use_adapter
 from vlynx_pl.answering import answer, choose
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.distributed import share_of_batch
+from vlynx_pl.io.progress import say
 from vlynx_pl.io.tensor_store import PRECISION, TokenStore
+from vlynx_pl.memory import fitting, free_bytes
 from vlynx_pl.prefix_sharing import (
+    Branch,
     question_branch,
     question_losses,
     shared_prefix,
@@ -29,6 +32,7 @@ from vlynx_pl.prefix_sharing import (
 from vlynx_pl.questions import Question
 from vlynx_pl.streams import AlignedStreams, StreamTokens
 
+_FEW: Final = 64  # tokens, to measure what one of them needs
 _TURN: Final = 20  # upper bound of the tokens around a question and its answer
 
 
@@ -49,7 +53,8 @@ class InstructionTuning(AdapterTraining):
         choices: letters, such as ``ABCD``, of which the most likely one is the answer, as in AVQA's
             evaluation (method.md section 5.3). Empty for free answers.
         checkpointing: recompute the LLM's activations in the backward pass; needs at most half the
-            memory and a third more time.
+            memory and a third more time. ``auto`` does so if they need more than half of the memory
+            that is free at the first step.
         learning_rate: peak of AdamW's learning rate.
         warmup: share of all steps with linear warmup, before a cosine decay to zero.
         frame_chunk: see :class:`AdapterTraining`.
@@ -65,7 +70,7 @@ class InstructionTuning(AdapterTraining):
         question_budget: int = 4096,
         max_new_tokens: int = 64,
         choices: str = "",
-        checkpointing: bool = False,
+        checkpointing: bool | Literal["auto"] = "auto",
         learning_rate: float = 1e-4,
         warmup: float = 0.03,
         frame_chunk: FrameChunk = "auto",
@@ -83,7 +88,8 @@ class InstructionTuning(AdapterTraining):
             self._loaded.config.lora_dropout = lora.dropout
             backbone.load_llm_adapter(task, self._loaded)
         self.streams.attach(backbone, self._loaded)
-        if checkpointing:
+        self.checkpointing = checkpointing
+        if checkpointing is True:
             backbone.checkpoint_llm()
         self.train()
 
@@ -114,6 +120,33 @@ class InstructionTuning(AdapterTraining):
     def encode_one(self, frame: Tensor) -> object:
         [(_, name), *_] = self.streams.trained_adapters().values()
         return self.backbone.encode(frame, name)
+
+    @override
+    def fit_to_memory(self, batch: Sequence[Mapping[str, Any]], reserved: int = 0) -> None:
+        each = self.kept_bytes(self._read_tokens) // _FEW
+        with torch.no_grad():
+            tokens = sum(
+                len(prefix) + sum(len(branch.ids) for branch in part)
+                for prefix, parts in map(self._sequences, batch)
+                for part in parts
+            )
+        free = free_bytes(self.device)
+        if self.checkpointing == "auto" and tokens > fitting(free, self._trained_numbers(), each):
+            self.backbone.checkpoint_llm()
+            self.train()
+            say(
+                f"model.checkpointing is true: the batch's {tokens} tokens would keep "
+                f"{tokens * each / 2**30:.1f} GiB for the backward pass, and "
+                f"{free / 2**30:.1f} GiB are free"
+            )
+            each = self.kept_bytes(self._read_tokens) // _FEW
+        super().fit_to_memory(batch, reserved + tokens * each)
+
+    def _read_tokens(self) -> object:
+        """Run the LLM on a few tokens."""
+        tokens = self.backbone.newline.expand(1, _FEW, -1)
+        with use_adapter(self.backbone.language_model, self.task):
+            return self.backbone.language_model(inputs_embeds=tokens, use_cache=False)
 
     @override
     def batch_memory_hint(self, batch: Sequence[Mapping[str, Any]]) -> str:
@@ -172,11 +205,15 @@ class InstructionTuning(AdapterTraining):
 
     def losses(self, episode: Mapping[str, Any]) -> Tensor:
         """Compute the loss (K,) of each question of an episode, its history's answers included."""
+        prefix, parts = self._sequences(episode)
+        return torch.cat([question_losses(self.backbone, prefix, p, self.task) for p in parts])
+
+    def _sequences(self, episode: Mapping[str, Any]) -> tuple[Tensor, list[list[Branch]]]:
+        """Return the prefix (P, D) of an episode, and the questions of each sequence."""
         prefix = shared_prefix(self.backbone, self.encode(episode))
         tokenizer = self.backbone.tokenizer
         branches = [question_branch(tokenizer, q, learnt=True) for q in episode["questions"]]
-        parts = split_by_budget(branches, self.question_budget)
-        return torch.cat([question_losses(self.backbone, prefix, p, self.task) for p in parts])
+        return prefix, split_by_budget(branches, self.question_budget)
 
     def unfit(self, question: Question, learnt: bool) -> str | None:
         """Return why a question cannot be learnt (or only asked), or None."""

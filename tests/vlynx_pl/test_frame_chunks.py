@@ -14,9 +14,10 @@ from vlynx_pl import adapter_training
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.frame_chunks import count_saved_bytes, in_chunks, joined
+from vlynx_pl.frame_chunks import in_chunks, joined
 from vlynx_pl.guidance import estimate_guidance
 from vlynx_pl.io.errors import UserError
+from vlynx_pl.memory import TensorBytes
 from vlynx_pl.objectives import AlignmentObjective
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
@@ -101,9 +102,10 @@ def test_autograd_keeps_only_what_chunks_return(backbone, videos):
 
     def kept(frames, size) -> int:
         backbone.frame_chunk = size
-        with count_saved_bytes(backbone) as saved:
+        with TensorBytes(backbone) as tensors:
+            before = tensors.held
             _tokens = backbone.encode(frames, "3d")
-            return saved()
+            return tensors.held - before
 
     one = kept(videos[:1, :1], None)
     assert kept(videos, None) > 5 * one
@@ -144,12 +146,10 @@ def step(backbone, videos, monkeypatch, capsys):
     module = aligning(backbone, videos, "auto")
     plugin = SimpleNamespace(forward_context=torch.enable_grad)
     module._trainer = SimpleNamespace(precision_plugin=plugin, current_epoch=0, global_rank=0)
-    with count_saved_bytes(module) as saved:
-        _kept = module.encode_one(videos[:1, :1])
-        each = saved()
+    each = module.kept_bytes(lambda: module.encode_one(videos[:1, :1]))
     states = 12 * sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-    def begin(frames: float) -> tuple[int | None, str]:
+    def begin(frames) -> tuple[int | None, str]:
         free = int(states + 2 * each * frames)
         monkeypatch.setattr(adapter_training, "free_bytes", lambda device: free)
         module.on_train_batch_start({"frames": videos}, 0)

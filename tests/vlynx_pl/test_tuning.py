@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -232,6 +233,23 @@ def test_checkpointing_keeps_less_and_changes_no_gradient(videos):
     for name, gradient in wanted.items():
         assert gradient.abs().max() > 0
         assert_close(found[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("share", "recomputed"), [(2.2, False), (1.8, True)])
+def test_checkpointing_follows_from_the_free_memory(
+    share, recomputed, fresh, videos, monkeypatch, capsys
+):
+    module = tuning(backbone=fresh)
+    plugin = SimpleNamespace(forward_context=nullcontext)
+    module._trainer = SimpleNamespace(precision_plugin=plugin, current_epoch=0, global_rank=0)
+    kept = module.kept_bytes(lambda: module.losses(episode(videos)))
+    states = 12 * sum(p.numel() for p in module.parameters() if p.requires_grad)
+    free = int(states + share * kept)
+    monkeypatch.setattr("vlynx_pl.tuning.free_bytes", lambda device: free)
+    module.on_train_batch_start([episode(videos)], 0)
+    assert ("model.checkpointing is true" in capsys.readouterr().err) == recomputed
+    now = module.kept_bytes(lambda: module.losses(episode(videos)))
+    assert (now < kept / 2) == recomputed
 
 
 def test_the_most_likely_letter_can_be_the_answer(fresh, videos):
