@@ -9,12 +9,9 @@ import torch
 from hypothesis import HealthCheck, settings
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlynx_pl.backbones import VideoBackbone, load_backbone
-from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
 from vlynx_pl.commands import cli
-from vlynx_pl.commands.parameter_counts import published
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -39,13 +36,6 @@ def loaded() -> VideoBackbone:
 def backbone(loaded) -> VideoBackbone:
     """The miniature without adapters, in float32; each test gets its own copy."""
     return copy.deepcopy(loaded)
-
-
-def published_backbone(model: str) -> VideoBackbone:
-    """A model of the paper on the meta device: real shapes without weights."""
-    with torch.device("meta"):
-        built = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**published(model)))
-    return LlavaOnevisionBackbone(model, built, None)
 
 
 def quiet_trainer(folder: Path, *callbacks: Callback, **options) -> Trainer:

@@ -90,7 +90,7 @@ class TensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 @contextmanager
 def without_values(module: nn.Module) -> Iterator[None]:
     """Run a module that is on the meta device as if on a CPU, without values and their memory."""
-    new: dict[Tensor, Tensor] = {}  # tied weights stay tied
+    new: dict[Tensor, nn.Parameter] = {}  # tied weights stay tied
     with FakeTensorMode(allow_non_fake_inputs=True):
         for part in module.modules():
             for name, parameter in part._parameters.items():

@@ -155,9 +155,8 @@ def question_losses(
     device, start = prefix.device, len(prefix)
     lengths = [len(branch.ids) for branch in branches]
     ids = torch.tensor([token for branch in branches for token in branch.ids], device=device)
-    owners = torch.tensor([0, *range(1, len(branches) + 1)], device=device).repeat_interleave(
-        torch.tensor([start, *lengths], device=device)
-    )
+    numbers = [i for i, length in enumerate([start, *lengths]) for _ in range(length)]
+    owners = torch.tensor(numbers, device=device)
     positions = [*range(start), *(start + i for length in lengths for i in range(length))]
     with use_adapter(backbone.language_model, llm_adapter):
         hidden = backbone.language_model(
@@ -167,8 +166,8 @@ def question_losses(
             use_cache=False,
         ).last_hidden_state[0]
     # Logits are computed only for supervised tokens; each is predicted at the token before it.
-    learnt = torch.tensor([flag for branch in branches for flag in branch.supervised]).nonzero()
-    learnt = learnt.flatten().to(device)
+    flags = [flag for branch in branches for flag in branch.supervised]
+    learnt = torch.tensor([i for i, flag in enumerate(flags) if flag], device=device)
     logits = backbone.logits(hidden[start + learnt - 1])
     losses = cross_entropy(logits, ids[learnt], reduction="none")
     parts = torch.split(losses, [sum(branch.supervised) for branch in branches])

@@ -123,6 +123,9 @@ class InstructionTuning(AdapterTraining):
 
     @override
     def fit_to_memory(self, batch: Sequence[Mapping[str, Any]], reserved: int = 0) -> None:
+        calls = self.encoded_with_gradients(batch)
+        if self.checkpointing != "auto" and calls is None:
+            return
         each = self.kept_bytes(self._read_tokens) // _FEW
         with torch.no_grad():
             tokens = sum(

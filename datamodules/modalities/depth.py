@@ -117,6 +117,15 @@ class Depth(Modality):
         unused = "normal_frame" if self.encoding in {"turbo", "gray"} else ""
         return {name: value for name, value in self._rendering.items() if name != unused}
 
+    @property
+    @override
+    def frames_per_timestamp(self) -> int:
+        return len(self.encoding.split("+"))
+
+    @override
+    def clip_frames(self, spec: FrameSpec) -> int:
+        return self.frames_per_sample * self.frames_per_timestamp
+
     @override
     def find(self, root: Path) -> Mapping[Split, list[SceneFolder]]:
         if listed := listed_scenes(root):

@@ -56,6 +56,15 @@ class Modality(ABC):
         """
         return {name: value for name, value in self.settings.items() if name != "frames"}
 
+    @property
+    def frames_per_timestamp(self) -> int:
+        """Frames of the modality at each timestamp."""
+        return 1
+
+    def clip_frames(self, spec: FrameSpec) -> int:
+        """Frames of a clip in alignment, at most."""
+        return spec.frames * self.frames_per_timestamp
+
     @abstractmethod
     def find(self, root: Path) -> Mapping[Split, list[Any]]:
         """Sources of each split of a folder without annotations; files are not read.

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from tests.conftest import MINIATURE, published_backbone
+from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora
-from vlynx_pl.backbones import load_backbone
+from vlynx_pl.backbones import backbone_without_weights, load_backbone
 from vlynx_pl.guidance import (
     GuidanceError,
     GuidanceSource,
@@ -113,7 +113,8 @@ def test_the_newline_is_counted_once_per_video_if_at_all(backbone, batches, incl
 
 def test_guidance_shapes_of_so400m():
     """Through the whole tower, on shapes alone."""
-    statistics = GuidanceStatistics(published_backbone("LLaVA-OV-0.5B")).to("meta")
+    real = backbone_without_weights("llava-hf/llava-onevision-qwen2-0.5b-ov-hf")
+    statistics = GuidanceStatistics(real).to("meta")
     statistics.update(torch.zeros(1, 2, 3, 384, 384, device="meta"))
     means = statistics.compute()
     assert means["keys"].shape == means["values"].shape == (26, 16, 729, 72)

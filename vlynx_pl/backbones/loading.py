@@ -1,8 +1,10 @@
 """Loads a frozen backbone from a folder or hub name."""
 
+import json
 import pickle
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -19,9 +21,10 @@ class BackboneError(UserError):
     """A model that cannot be loaded, or whose family is not supported."""
 
 
-def load_backbone(
-    path: str, dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-) -> VideoBackbone:
+Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
+
+
+def load_backbone(path: str, dtype: Dtype = "bfloat16") -> VideoBackbone:
     """Load a frozen Video LLM.
 
     Args:
@@ -31,12 +34,7 @@ def load_backbone(
     Raises:
         BackboneError: nothing is there, it cannot be read, or its family is not supported.
     """
-    config: PretrainedConfig = _load(AutoConfig, path)
-    if config.model_type not in FAMILIES:
-        raise BackboneError(
-            f"{path}: model_type {config.model_type!r} is not supported; supported: "
-            f"{', '.join(sorted(FAMILIES))}"
-        )
+    family = _family(_load(AutoConfig, path), path)
     model, loading = _load(
         AutoModelForImageTextToText,
         path,
@@ -50,7 +48,39 @@ def load_backbone(
             f"backbone {path!r} lacks {len(missing)} weights, for example {missing[0]}, which "
             "would be random; copy or download it again"
         )
-    return FAMILIES[config.model_type](path, model, _load(AutoProcessor, path))
+    return family(path, model, _load(AutoProcessor, path))
+
+
+def backbone_without_weights(path: str, dtype: Dtype = "bfloat16") -> VideoBackbone:
+    """Build a Video LLM on the meta device, from its configuration alone.
+
+    Args:
+        path: as for :func:`load_backbone`. The configurations of the paper's models are part of
+            this package, so that their names on the hub need no network.
+        dtype: type of the frozen weights.
+
+    Raises:
+        BackboneError: there is no configuration, or its family is not supported.
+    """
+    published = resources.files("vlynx_pl.backbones") / "published"
+    known = published / f"{Path(path).name.removesuffix('-hf')}.json"
+    if known.is_file():
+        config = AutoConfig.for_model(**json.loads(known.read_text()))
+    else:
+        config = _load(AutoConfig, path)
+    family = _family(config, path)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
+    return family(path, model, None)
+
+
+def _family(config: PretrainedConfig, path: str) -> type[LlavaOnevisionBackbone]:
+    if config.model_type not in FAMILIES:
+        raise BackboneError(
+            f"{path}: model_type {config.model_type!r} is not supported; supported: "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[config.model_type]
 
 
 def _load(auto_class: Any, path: str, **options: object) -> Any:

@@ -154,6 +154,26 @@ def check(
         sys.exit(1)
 
 
+@app.command(context_settings=_PASS_THROUGH)
+def plan(
+    context: typer.Context,
+    gpu: Annotated[str | None, typer.Option(help="only this one, such as A100-80GB")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="of the training data")] = 1000,
+    question_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="of a clip's questions, else at most model.question_budget"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
+) -> None:
+    """Say what a fit needs of a GPU, without weights: --config RUN.yaml [--model.KEY=VALUE ...].
+
+    Accepts all options of vlynx fit.
+    """
+    from vlynx_pl.commands.plan import print_plan
+
+    print_plan(context.args, gpu, clips, question_tokens, json)
+
+
 @prepare.command("7scenes")
 def prepare_7scenes(
     source: Path,

@@ -1,0 +1,132 @@
+"""The plan of a run agrees with what the run then needs."""
+
+import json
+import math
+import re
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.conftest import MINIATURE
+from tests.vlynx_pl.conftest import episode
+from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.commands.configuration import instantiate, parsed_run
+from vlynx_pl.commands.plan import GPUS, fits, make_plan, remedies
+from vlynx_pl.guidance import estimate_guidance
+from vlynx_pl.memory import TensorBytes
+from vlynx_pl.tuning import InstructionTuning
+
+BACKBONE = "--config=experiments/backbones/{}.yaml"
+ALIGN = [BACKBONE.format("miniature"), "--config=experiments/align/audio.yaml"]
+TUNE = [BACKBONE.format("miniature"), "--config=experiments/tune/avqa.yaml"]
+QUESTION = 100  # tokens
+
+
+def planned(arguments, *more):
+    return parsed_run("vlynx plan", [*arguments, *more])
+
+
+def peak_of_second_step(module, loss):
+    """Bytes at the peak of a step that finds AdamW's moments."""
+    optimizer = torch.optim.AdamW(p for p in module.parameters() if p.requires_grad)
+    for _ in range(2):
+        optimizer.zero_grad()
+        with (tensors := TensorBytes(module)):
+            loss().backward()
+        optimizer.step()
+    moments = sum(t.nbytes for state in optimizer.state.values() for t in state.values())
+    return tensors.peak + moments
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_alignment_needs_what_its_plan_says(chunk):
+    options = ["--data.batch_size=3", "--data.frames=4", f"--model.frame_chunk={chunk or 'null'}"]
+    run = planned(ALIGN, *options)
+    backbone = load_backbone(str(MINIATURE), "float32")
+    module: InterfaceAlignment = instantiate(InterfaceAlignment, run["model"], backbone=backbone)
+    frames = torch.randint(0, 256, (3, 4, 3, 64, 64), dtype=torch.uint8)
+    module.use_guidance(estimate_guidance(backbone, [frames]))
+    needed = peak_of_second_step(module.train(), lambda: module.losses(frames)["total"])
+    assert make_plan(run).fit(1000).peak == pytest.approx(needed, rel=0.1)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("train_vision", [False, True])
+def test_tuning_needs_what_its_plan_says(checkpointing, train_vision, videos):
+    options = [
+        "--data.batch_size=1",
+        "--data.frames=3",
+        f"--model.checkpointing={str(checkpointing).lower()}",
+        "--model.frame_chunk=null",
+        "--model.streams.modalities={audio: base}",
+        f"--model.streams.train_vision={str(train_vision).lower()}",
+        "--model.lora.rank=8",
+    ]
+    run = planned(TUNE, *options)
+    backbone = load_backbone(str(MINIATURE), "float32")
+    module: InstructionTuning = instantiate(InstructionTuning, run["model"], backbone=backbone)
+    one = episode(videos, "audio", answers=["a long answer"] * 5)
+    _, [branches] = module._sequences(one)
+    tokens = sum(len(branch.ids) for branch in branches)
+    needed = peak_of_second_step(module.train(), lambda: module.losses(one).mean())
+    assert make_plan(run, tokens).fit(1000).peak == pytest.approx(needed, rel=0.1)
+
+
+def test_what_is_automatic_follows_from_the_memory():
+    plan = make_plan(planned(ALIGN, "--data.batch_size=4", "--data.frames=8"))
+    large = plan.fit(1000)
+    small = plan.fit(0.55)
+    assert large.frame_chunk is None and 1 <= small.frame_chunk < 32
+    assert small.peak < large.peak and small.flops > large.flops
+
+
+def test_settings_that_make_a_run_fit():
+    plan = make_plan(planned(ALIGN, "--data.batch_size=8", "--model.frame_chunk=null"))
+    gpu = GPUS["H200"]._replace(gib=(plan.fit(1000).peak + 2**29) / 2**30 - 0.01)
+    assert not fits(plan, gpu) and remedies(plan, gpu) == ["model.frame_chunk=1"]
+    assert remedies(plan, gpu._replace(gib=0.5)) == []
+
+
+def test_flop_of_a_frame_are_counted(backbone):
+    plan = make_plan(planned(TUNE, "--model.streams.modalities={}"), 8)
+    [vision] = plan.visions
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        backbone.encode(torch.zeros(1, 1, 3, 64, 64))
+    patches, config = math.prod(backbone.patch_grid), backbone.model.config.vision_config
+    # torch counts no FLOP for attention on CPUs.
+    attention = 4 * patches**2 * config.hidden_size * config.num_hidden_layers
+    assert vision.each.forward == counted.get_total_flops() + attention
+
+
+def test_the_command_prints_tables_or_json(vlynx):
+    code, out = vlynx("plan", *ALIGN, "--gpu=L40S", "--clips=10")
+    assert code == 0 and "L40S" in out and "H200" not in out and "On disk" in out
+    code, out = vlynx("plan", *ALIGN, "--json")
+    data = json.loads(out)
+    assert code == 0 and set(data["gpus"]) == set(GPUS)
+    assert all(row["fits"] for row in data["gpus"].values())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--gpu=K80"], r"no figures for the GPU 'K80'.*H200, H100"),
+        (["--backbone.init_args.path=nowhere"], r"backbone 'nowhere' .* cannot be loaded"),
+        (["--model.frame_chunk=0"], r"model.frame_chunk=0 is not a number of frames"),
+    ],
+)
+def test_what_cannot_be_planned(vlynx, options, message):
+    code, err = vlynx("plan", *ALIGN, *options)
+    assert code == 1 and re.search(message, err)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("size", "stage", "smallest"),
+    [("0.5b", "align/audio", "RTX-4090"), ("7b", "tune/scanqa", "A100-80GB")],
+)
+def test_default_configurations_fit(size, stage, smallest):
+    files = [BACKBONE.format(f"llava_ov_{size}"), f"--config=experiments/{stage}.yaml"]
+    assert fits(make_plan(planned(files)), GPUS[smallest])

@@ -1,0 +1,559 @@
+"""``vlynx plan``: memory and time of training, from a configuration alone.
+
+The losses of the stage are computed and differentiated with tensors that have no values, so nothing
+is downloaded, and shapes, dtypes and adapters are those of the run. Inputs of two sizes give the
+cost of each further frame and token.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.utils.flop_counter import flop_registry
+from typing_extensions import override
+
+from datamodules.base import ModalityDataModule
+from vlynx_pl.adapter_training import AdapterTraining
+from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.backbones import VideoBackbone, backbone_without_weights
+from vlynx_pl.commands.configuration import instantiate, parsed_run
+from vlynx_pl.guidance import GuidanceSource, GuidanceStatistics, InterfaceGuidance
+from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.tensor_store import PRECISION
+from vlynx_pl.memory import STATES, TensorBytes, fitting, without_values
+from vlynx_pl.prefix_sharing import Branch, question_losses
+from vlynx_pl.streams import AlignedStreams
+from vlynx_pl.tuning import InstructionTuning
+
+
+class Gpu(NamedTuple):
+    """A GPU: the memory that programs can use, and its speed."""
+
+    gib: float
+    tflops: float  # dense bfloat16 with float32 accumulation
+
+
+GPUS: Final = {
+    "H200": Gpu(139.8, 989),
+    "H100": Gpu(79.1, 989),
+    "A100-80GB": Gpu(79.1, 312),
+    "A100-40GB": Gpu(39.4, 312),
+    "L40S": Gpu(44.4, 362),
+    "RTX-4090": Gpu(23.5, 165),
+    "RTX-3090": Gpu(23.6, 71),
+}
+MFU: Final = 0.35
+"""Assumed share of a GPU's speed that training reaches."""
+
+_CUDA: Final = 2**29  # bytes that CUDA takes for itself
+_AUTOCAST: Final = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+_PROMPT: Final = 14  # tokens before the video
+_ATEN: Final = torch.ops.aten
+_FLOPS: Final = {
+    **flop_registry,
+    _ATEN._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention
+    ],
+    _ATEN._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _ATEN._scaled_dot_product_flash_attention_backward
+    ],
+}
+
+
+class _Counter(TensorBytes):  # type: ignore[no-untyped-call]
+    """Also counts the floating point operations of matrix products and attention."""
+
+    flops = 0
+
+    @override
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        made = super().__torch_dispatch__(func, types, args, kwargs)
+        if count := _FLOPS.get(func.overloadpacket):
+            self.flops += count(*args, **(kwargs or {}), out_val=made)
+        return made
+
+
+class _Cost(NamedTuple):
+    """Cost of a forward and backward pass, or of one frame or token in it."""
+
+    kept: float  # bytes after the forward pass
+    peak: float  # bytes
+    forward: float  # FLOP of the forward pass
+    flops: float  # FLOP of both
+
+
+class _Line(NamedTuple):
+    """Costs for inputs of any size."""
+
+    base: _Cost
+    each: _Cost
+
+
+@dataclass(frozen=True)
+class _Vision:
+    """Calls of the vision encoder in a step.
+
+    Args:
+        calls: frames of each call.
+        each: cost of a frame.
+        output: bytes of a frame's tokens, which outlive its chunk.
+        trained: whether it is trained.
+    """
+
+    calls: tuple[int, ...]
+    each: _Cost
+    output: int
+    trained: bool
+
+    def recomputes(self, chunk: int | None) -> bool:
+        """Whether the backward pass computes the forward pass again."""
+        return self.trained and chunk is not None and chunk < max(self.calls)
+
+    def peak(self, chunk: int | None) -> float:
+        """Bytes at the peak."""
+        if not self.trained or self.recomputes(chunk):
+            live = min(chunk or max(self.calls), max(self.calls))
+        else:
+            live = sum(self.calls)
+        return live * self.each.peak + self.trained * sum(self.calls) * self.output
+
+    def flops(self, chunk: int | None) -> float:
+        """FLOP of a step."""
+        again = self.each.forward if self.recomputes(chunk) else 0
+        return sum(self.calls) * (self.each.flops + again)
+
+
+@dataclass(frozen=True)
+class _Llm:
+    """Sequences of the LLM in a step.
+
+    Args:
+        sequences: their number.
+        tokens: of each.
+        lines: costs by tokens, for ``checkpointing`` true and false.
+        flops: FLOP of a sequence, likewise.
+    """
+
+    sequences: int
+    tokens: int
+    lines: Mapping[bool, _Line]
+    flops: Mapping[bool, float]
+
+    def kept(self, checkpointing: bool) -> float:
+        """Bytes that autograd keeps of all sequences."""
+        return self.sequences * self.tokens * self.lines[checkpointing].each.kept
+
+    def recomputed(self, checkpointing: bool) -> float:
+        """Further bytes in the backward pass of a sequence."""
+        each = self.lines[checkpointing].each
+        return self.tokens * (each.peak - each.kept)
+
+
+class Fit(NamedTuple):
+    """A training step on a GPU."""
+
+    frame_chunk: int | None
+    checkpointing: bool
+    peak: float  # bytes
+    flops: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a process of a run needs.
+
+    Args:
+        weights: bytes of the frozen model.
+        trained: number of trained parameters, which are float32.
+        rest: bytes of other tensors that do not depend on the batch.
+        visions: the vision encoder, frozen, trained, or both.
+        llm: None in alignment.
+        clips: per step, over all processes.
+        epochs: of the run.
+        frame_chunk: ``model.frame_chunk``.
+        checkpointing: ``model.checkpointing``.
+        disk: what a run may keep on disk → bytes for each clip, or for all.
+        at_once: maximum frames at once where the encoder is frozen.
+    """
+
+    weights: int
+    trained: int
+    rest: float
+    visions: tuple[_Vision, ...]
+    llm: _Llm | None
+    clips: int
+    epochs: int
+    frame_chunk: int | str | None
+    checkpointing: bool | str
+    disk: Mapping[str, int]
+    at_once: int
+
+    def fixed(self) -> dict[str, float]:
+        """Bytes that do not depend on the batch."""
+        return {
+            "frozen weights": self.weights,
+            "adapters": 4 * self.trained,
+            "gradients and AdamW": STATES * self.trained,
+            "guidance and others": self.rest,
+        }
+
+    def fit(self, gib: float) -> Fit:
+        """Choose what is ``auto`` as training does, with so many GiB."""
+        free = int(gib * 2**30) - _CUDA - self.weights - 4 * self.trained
+        kept = again = flops = 0.0
+        checkpointing = False
+        if (llm := self.llm) is not None:
+            checkpointing = self.checkpointing is True
+            if self.checkpointing == "auto":
+                fits = fitting(free, self.trained, int(llm.lines[False].each.kept))
+                checkpointing = llm.sequences * llm.tokens > fits
+            kept, again = llm.kept(checkpointing), llm.recomputed(checkpointing)
+            flops = llm.sequences * llm.flops[checkpointing]
+        peaks = [again]
+        chunk = None if self.frame_chunk == "auto" else self.frame_chunk
+        assert not isinstance(chunk, str)
+        for vision in self.visions:
+            if vision.trained and self.frame_chunk == "auto":
+                fits = max(1, fitting(free - int(kept), self.trained, int(vision.each.kept)))
+                chunk = None if sum(vision.calls) <= fits else max(1, fits // len(vision.calls))
+            used = chunk if vision.trained else min(chunk or self.at_once, self.at_once)
+            peaks.append(vision.peak(used))
+            flops += vision.flops(used)
+        return Fit(chunk, checkpointing, sum(self.fixed().values()) + kept + max(peaks), flops)
+
+
+def make_plan(run: Mapping[str, Any], question_tokens: int | None = None) -> Plan:
+    """Measure what a run needs, without weights.
+
+    Args:
+        run: its ``backbone``, ``model``, ``data`` and ``trainer``.
+        question_tokens: of the questions and answers of a clip; None is ``model.question_budget``.
+
+    Raises:
+        UserError: the configuration cannot be used.
+    """
+    loaded, trainer = run["backbone"]["init_args"], run["trainer"]
+    backbone = backbone_without_weights(loaded["path"], loaded.get("dtype", "bfloat16"))
+    with torch.device("meta"):
+        model = _without_adapters(run["model"])
+        module: AdapterTraining = instantiate(AdapterTraining, model, backbone=backbone)
+        if isinstance(module, InterfaceAlignment):
+            _guide(module)
+    backbone.frame_chunk = None  # what each frame needs is measured
+    size = backbone.frame_size
+    data: ModalityDataModule = instantiate(ModalityDataModule, run["data"], frame_size=size)
+    ranks = math.prod(_count(trainer[name]) for name in ("devices", "num_nodes"))
+    clips = math.ceil(data.batch_size / ranks)
+    frozen = [p for p in module.parameters() if not p.requires_grad]
+    plan = Plan(
+        weights=sum(p.nbytes for p in frozen),
+        trained=sum(p.numel() for p in module.parameters() if p.requires_grad),
+        rest=0,
+        visions=(),
+        llm=None,
+        clips=data.batch_size,
+        epochs=trainer["max_epochs"] or 1,
+        frame_chunk=run["model"]["init_args"].get("frame_chunk", "auto"),
+        checkpointing=run["model"]["init_args"].get("checkpointing", "auto"),
+        disk={},
+        at_once=_frames_without_gradients(backbone),
+    )
+    with without_values(module):
+        measure = _Measure(module.train(), _AUTOCAST.get(trainer["precision"]))
+        if isinstance(module, InterfaceAlignment):
+            return _alignment(plan, module, data, clips, measure)
+        assert isinstance(module, InstructionTuning)
+        return _tuning(plan, module, data, clips, measure, question_tokens)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    module: AdapterTraining
+    autocast: torch.dtype | None
+
+    def cost(self, forward: Callable[[], Tensor]) -> _Cost:
+        """Measure a forward pass, and the backward pass where there is one."""
+        self.module.zero_grad()
+        counter = _Counter(self.module)
+        enabled = self.autocast is not None
+        with counter, torch.autocast("cpu", self.autocast or torch.bfloat16, enabled=enabled):
+            result = forward()
+            kept, first = counter.held, counter.flops
+            if result.requires_grad:
+                result.backward()  # type: ignore[no-untyped-call]
+        return _Cost(kept, counter.peak, first, counter.flops)
+
+    def line(self, forward: Callable[[int], Tensor], size: int) -> tuple[_Line, _Cost]:
+        """Measure inputs of half of ``size`` and of ``size``, also returned by itself."""
+        half = size // 2
+        small, large = (self.cost(partial(forward, count)) for count in (half, size))
+        each = _Cost(*((b - a) / (size - half) for a, b in zip(small, large, strict=True)))
+        base = _Cost(*(a - half * b for a, b in zip(small, each, strict=True)))
+        return _Line(base, each), large
+
+    def frames(self, count: int) -> Tensor:
+        backbone = self.module.backbone
+        return torch.zeros(1, count, 3, *backbone.frame_size, dtype=backbone.newline.dtype)
+
+
+def _alignment(
+    plan: Plan,
+    module: InterfaceAlignment,
+    data: ModalityDataModule,
+    clips: int,
+    measure: _Measure,
+) -> Plan:
+    [modality] = data.joined.each
+    frames = clips * modality.clip_frames(data.joined.spec_of(modality))
+    line, _ = measure.line(lambda n: module.losses(measure.frames(n))["total"], 2)
+    vision = _Vision((frames,), line.each, _token_bytes(module), True)
+    guidance = sum(getattr(module, f"reference_{name}").nbytes for name in ("keys", "values"))
+    disk = {"guidance": guidance, "frame cache": _frame_bytes(module) * (frames // clips)}
+    return replace(plan, rest=_rest(plan, line), visions=(vision,), disk=disk)
+
+
+def _tuning(
+    plan: Plan,
+    module: InstructionTuning,
+    data: ModalityDataModule,
+    clips: int,
+    measure: _Measure,
+    question_tokens: int | None,
+) -> Plan:
+    streams, backbone = module.streams, module.backbone
+    timestamps, frames = {"video": data.frames}, {"video": data.frames}
+    for one in data.joined.each:
+        timestamps[one.name] = data.joined.spec_of(one).frames
+        frames[one.name] = timestamps[one.name] * one.frames_per_timestamp
+    trained = [name for _, name in streams.trained_adapters().values()]
+    visions, lines = [], []
+    for names in (trained, [name for name in streams.names if name not in trained]):
+        if not names:
+            continue
+        gradients = names is trained
+
+        def encode(count: int, gradients: bool = gradients, name: str = names[0]) -> Tensor:
+            with torch.set_grad_enabled(gradients):
+                return backbone.encode(measure.frames(count), name if gradients else None).sum()
+
+        line, _ = measure.line(encode, 2)
+        calls = tuple(frames[name] for name in names) * clips
+        visions.append(_Vision(calls, line.each, _token_bytes(module), gradients))
+        lines.append(line)
+    episode = {"times": {name: range(timestamps[name]) for name in streams.names}}
+    read = streams.kept_bytes(episode) // (backbone.hidden_size * PRECISION.itemsize)
+    if not isinstance(streams, AlignedStreams):  # a patch adds no tokens to the video's
+        read = timestamps["video"] * backbone.tokens_per_frame
+    asked = question_tokens or module.question_budget
+    tokens = _PROMPT + read + asked
+
+    def learn(count: int) -> Tensor:
+        questions = count * asked // tokens
+        branch = Branch("", [0] * questions, [i % 4 == 0 for i in range(questions)])
+        prefix = torch.zeros(count - questions, backbone.hidden_size, dtype=backbone.newline.dtype)
+        return question_losses(backbone, prefix, [branch], module.task).sum()
+
+    costs = {}
+    for checkpointing in (False, True):
+        if checkpointing:
+            backbone.checkpoint_llm()
+            module.train()
+        costs[checkpointing] = measure.line(learn, tokens)
+    lines += [line for line, _ in costs.values()]
+    llm = _Llm(
+        clips,
+        tokens,
+        {chosen: line for chosen, (line, _) in costs.items()},
+        {chosen: whole.flops for chosen, (_, whole) in costs.items()},
+    )
+    disk = {
+        "token store": streams.kept_bytes(episode),
+        "frame cache": _frame_bytes(module) * sum(frames[name] for name in streams.names),
+    }
+    rest = max(_rest(plan, line) for line in lines)
+    return replace(plan, rest=rest, visions=tuple(visions), llm=llm, disk=disk)
+
+
+def _without_adapters(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Change a model's configuration so that it reads no files."""
+    made = deepcopy(dict(model))
+    given: dict[str, Any] = made["init_args"]
+    if "checkpointing" in given:
+        given |= {"checkpointing": False, "llm_adapter": None}
+        streams = (given["streams"] or {}).get("init_args", {})
+        for name in streams.get("modalities") or {}:
+            streams["modalities"][name] = "base"
+    return made
+
+
+def _guide(module: InterfaceAlignment) -> None:
+    """Give a guidance of the right shapes to an alignment."""
+    sums = GuidanceStatistics(module.backbone)
+    keys, tokens = sums.key_sum.float(), sums.token_moments[0].float()
+    source = GuidanceSource.of(module.backbone, module.objective.include_newline)
+    module.use_guidance(InterfaceGuidance(keys, keys, tokens, tokens, 0, 0, source))
+    module.use_attention_floor(torch.zeros(len(keys)))
+
+
+def _rest(plan: Plan, line: _Line) -> float:
+    return max(0.0, line.base.peak - plan.weights - 4 * plan.trained)
+
+
+def _token_bytes(module: AdapterTraining) -> int:
+    """Bytes of a frame's tokens: as computed, joined over chunks, and in float32."""
+    backbone = module.backbone
+    each = 2 * backbone.newline.dtype.itemsize + 4
+    return backbone.tokens_per_frame * backbone.hidden_size * each
+
+
+def _frame_bytes(module: AdapterTraining) -> int:
+    return 3 * math.prod(module.backbone.frame_size)
+
+
+def _frames_without_gradients(backbone: VideoBackbone) -> int:
+    with torch.no_grad():
+        frames = backbone.frames_at_once
+    assert frames is not None
+    return frames
+
+
+def _count(given: Any) -> int:
+    """A number of devices or nodes; ``auto`` counts as one."""
+    return given if isinstance(given, int) and given > 0 else 1
+
+
+def fits(plan: Plan, gpu: Gpu) -> bool:
+    """Whether a step needs no more than the GPU's memory."""
+    return plan.fit(gpu.gib).peak + _CUDA <= gpu.gib * 2**30
+
+
+def remedies(plan: Plan, gpu: Gpu) -> list[str]:
+    """Return the settings that together make a plan fit; empty if these are not enough."""
+    chosen = []
+    if plan.llm is not None:
+        chosen.append("model.checkpointing=true")
+        plan = replace(plan, checkpointing=True)
+    if any(vision.trained for vision in plan.visions) and not fits(plan, gpu):
+        chosen.append("model.frame_chunk=1")
+        plan = replace(plan, frame_chunk=1)
+    if not fits(plan, gpu):
+        chosen.append("data.batch_size=1")
+        plan = _one_clip(plan)
+    return chosen if fits(plan, gpu) else []
+
+
+def _one_clip(plan: Plan) -> Plan:
+    if plan.llm is None:
+        one = [replace(v, calls=(math.ceil(v.calls[0] / plan.clips),)) for v in plan.visions]
+        return replace(plan, clips=1, visions=tuple(one))
+    each = plan.llm.sequences
+    one = [replace(v, calls=v.calls[: len(v.calls) // each]) for v in plan.visions]
+    return replace(plan, clips=1, visions=tuple(one), llm=replace(plan.llm, sequences=1))
+
+
+def hours(plan: Plan, gpu: Gpu, clips: int) -> float:
+    """Hours for a data set of so many clips, over all epochs, with one process per GPU."""
+    seconds = plan.fit(gpu.gib).flops / (MFU * gpu.tflops * 1e12)
+    return seconds * math.ceil(clips / plan.clips) * plan.epochs / 3600
+
+
+def as_data(plan: Plan, gpus: Mapping[str, Gpu], clips: int) -> dict[str, Any]:
+    """Return the estimate as plain data; memory is in GiB, storage in GB."""
+    rows = {}
+    for name, gpu in gpus.items():
+        step = plan.fit(gpu.gib)
+        enough = fits(plan, gpu)
+        rows[name] = {
+            "memory_gib": gpu.gib,
+            "peak_gib": round((step.peak + _CUDA) / 2**30, 2),
+            "fits": enough,
+            "remedies": [] if enough else remedies(plan, gpu),
+            "frame_chunk": step.frame_chunk,
+            "checkpointing": step.checkpointing,
+            "tflop_per_step": round(step.flops / 1e12, 2),
+            "hours": round(hours(plan, gpu, clips), 2),
+        }
+    return {
+        "parts_gib": {name: round(size / 2**30, 3) for name, size in plan.fixed().items()},
+        "frame_gib": round(max(v.each.kept for v in plan.visions) / 2**30, 4),
+        "disk_gb": {
+            name: round(size * (1 if name == "guidance" else clips) / 1e9, 3)
+            for name, size in plan.disk.items()
+        },
+        "clips": clips,
+        "epochs": plan.epochs,
+        "gpus": rows,
+    }
+
+
+def print_plan(
+    arguments: list[str],
+    gpu: str | None,
+    clips: int,
+    question_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Print what a run with these arguments needs.
+
+    Raises:
+        UserError: the configuration cannot be used, or the GPU is unknown.
+    """
+    if gpu is not None and gpu not in GPUS:
+        raise UserError(f"no figures for the GPU {gpu!r}; there are some for {', '.join(GPUS)}")
+    gpus = GPUS if gpu is None else {gpu: GPUS[gpu]}
+    run = parsed_run("vlynx plan", arguments)
+    with Console(stderr=True).status("Measuring shapes (a minute for a model of 7B)"):
+        data = as_data(make_plan(run, question_tokens), gpus, clips)
+    if as_json:
+        print(json.dumps(data, indent=1))
+        return
+    _print_tables(data)
+
+
+def _print_tables(data: Mapping[str, Any]) -> None:
+    console = Console()
+    parts = Table("needed for any batch", "GiB", title="Memory of a process")
+    for name, size in data["parts_gib"].items():
+        parts.add_row(name, f"{size:.2f}")
+    console.print(parts)
+    gpus = Table(title=f"One training step, and {data['clips']:,} clips × {data['epochs']} epochs")
+    columns = ("GPU", "GiB", "needed", "frame chunk", "checkpointing", "TFLOP", "hours", "")
+    for number, name in enumerate(columns):
+        gpus.add_column(name, justify="right" if 0 < number < len(columns) - 1 else "left")
+    for name, row in data["gpus"].items():
+        gpus.add_row(
+            name,
+            f"{row['memory_gib']:.0f}",
+            f"{row['peak_gib']:.1f}",
+            str(row["frame_chunk"] or "all"),
+            "yes" if row["checkpointing"] else "no",
+            f"{row['tflop_per_step']:,.0f}",
+            f"{row['hours']:.1f}",
+            "fits" if row["fits"] else "too small",
+        )
+    console.print(gpus)
+    for name, row in data["gpus"].items():
+        if not row["fits"]:
+            advice = " and ".join(f"--{setting}" for setting in row["remedies"])
+            otherwise = "use a smaller backbone, or more GPUs with a smaller share of the batch"
+            console.print(f"{name} is too small: {advice or otherwise}")
+    stored = ", ".join(f"{name} {size:.1f} GB" for name, size in data["disk_gb"].items())
+    console.print(f"On disk, if kept: {stored}.")
+    console.print(
+        f"Hours assume {MFU:.0%} of the GPU's bfloat16 speed, and no waiting for data; validation "
+        "and the guidance come in addition."
+    )
