@@ -21,7 +21,7 @@ CHOICES = --backbone="$(BACKBONE)" --data="$(DATA)"
 READS = $(CHOICES) $(call option,annotations,$(ANNOTATIONS)) $(call option,aligned,$(ALIGNED))
 
 .DEFAULT_GOAL := help
-.PHONY: help align tune eval test test-slow crash-test slurm-test bench fuzz faults backbone install doctor docs paper params system-libraries
+.PHONY: help align tune eval test test-slow crash-test slurm-test bench rehearse gpu-check fuzz faults backbone install doctor docs paper params system-libraries
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' \
@@ -59,6 +59,12 @@ bench: $(INSTALLED)  ## speed and memory of alignment, tuning, answering and rea
 	$(BIN)/python -m experiments.speed.prefix_sharing
 	$(BIN)/python -m experiments.speed.token_store
 	$(BIN)/python -m experiments.speed.loading
+
+rehearse: $(INSTALLED)  ## align, tune and evaluate BACKBONE=llava_ov_0.5b at its real size with random weights
+	$(BIN)/python -m experiments.speed.rehearsal --backbone $(if $(filter miniature,$(BACKBONE)),llava_ov_0.5b,$(BACKBONE)) $(ARGS)
+
+gpu-check: $(INSTALLED)  ## tests, rehearsal and speed on this GPU, in gpu-check.md (12 minutes)
+	$(BIN)/python -m experiments.speed.gpu_check $(ARGS)
 
 paper: $(INSTALLED)  ## the paper's tables in miniature, with baselines (hours; ARGS=--quick takes minutes); goes on where it stopped
 	$(BIN)/python -m experiments.paper.run $(ARGS)

@@ -1,7 +1,7 @@
 """Explains failures inside a training step, and names the clips of its batch."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any
@@ -26,10 +26,13 @@ class TrainingFaults(Callback):
 
     Also explains out-of-memory errors, settings that Lightning refuses, and the end of another
     process of the run.
+
+    Args:
+        estimate: returns a sentence about the memory that a step needs.
     """
 
-    def __init__(self) -> None:
-        self._begun = False
+    def __init__(self, estimate: Callable[[], str] = str) -> None:
+        self._begun, self._estimate = False, estimate
         self._batch: Any = None
         self._clips: list[str] = []  # since the last step
 
@@ -101,7 +104,8 @@ class TrainingFaults(Callback):
         if self._batch is None:
             return "No step of training was under way; lower data.batch_size or data.frames"
         sizes = expect_module(pl_module, AdapterTraining).batch_memory_hint(self._batch)
-        return f"The batch of {', '.join(_names(self._batch))} has {sizes}"
+        batch = f"The batch of {', '.join(_names(self._batch))} has {sizes}"
+        return f"{batch}. {self._estimate()}".rstrip(" .")
 
 
 def _is_of_settings(exception: BaseException, begun: bool) -> bool:

@@ -95,10 +95,11 @@ class InterfaceAlignment(AdapterTraining):
     def batch_memory_hint(self, batch: Mapping[str, Any]) -> str:
         clips, frames = batch["frames"].shape[:2]
         rows, columns = self.backbone.patch_grid
+        at_once = min(clips * frames, self.backbone.frame_chunk or clips * frames)
         return (
-            f"{clips} clips of {frames} frames, {clips * frames * rows * columns} patches at once; "
-            "lower data.batch_size (and give trainer.accumulate_grad_batches), data.frames, or "
-            "share the batch between more GPUs with trainer.devices"
+            f"{clips} clips of {frames} frames, {at_once * rows * columns} patches at once; lower "
+            "model.frame_chunk, data.batch_size (and give trainer.accumulate_grad_batches) or "
+            "data.frames, or share the batch between more GPUs with trainer.devices"
         )
 
     @override

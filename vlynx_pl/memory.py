@@ -31,13 +31,23 @@ def fitting(free: int, trained: int, each: int) -> int:
     return int(_SHARE * (free - STATES * trained) / each)
 
 
+def total_bytes(device: torch.device) -> int:
+    """Return the memory of a GPU, or of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return _machine("MemTotal")
+
+
 def free_bytes(device: torch.device) -> int:
     """Return the free memory of a GPU, or this process's share of that of the machine."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
+    return _machine("MemAvailable") // world_size()
+
+
+def _machine(what: str) -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
-    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    return free * 1024 // world_size()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) * 1024
 
 
 class TensorBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

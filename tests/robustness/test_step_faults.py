@@ -23,12 +23,15 @@ from vlynx_pl.runs.checkpoints import (
 
 pytestmark = pytest.mark.usefixtures("own_process")
 STEP = 1
+ESTIMATE = "A step needs 3 GiB"
 
 
 def run_with(act, world, run, stage="alignment", more=(), **trainer):
     """Run with a checkpoint before every step; ``act`` happens in the second step."""
     watch = act if isinstance(act, Watch) else Watch("in batch 0.1", act)
-    session(world, run, stage, watch=watch, more=[*more, TrainingFaults()], **trainer)
+    session(
+        world, run, stage, watch=watch, more=[*more, TrainingFaults(lambda: ESTIMATE)], **trainer
+    )
 
 
 def poison(module):
@@ -85,7 +88,7 @@ def raising(error):
 ON_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nand more")
 
 
-ALIGNMENT = r"3 clips of 1 frames, \d+ patches at once; lower data.batch_size"
+ALIGNMENT = r"3 clips of 1 frames, \d+ patches at once; lower model.frame_chunk"
 TUNING = r"3 clips with \[\d, \d, \d\] questions.*or data.batch_size or data.frames"
 
 
@@ -111,6 +114,7 @@ def test_out_of_memory_is_reported_with_sizes_and_remedies(
     with pytest.raises(UserError, match=rf"^out of memory at step 1 .*{reason}.*{sizes}") as caught:
         run_with(watch, world, tmp_path, stage)
     assert f"The batch of {', '.join(names(watch.batches[-1]))} has" in str(caught.value)
+    assert str(caught.value).endswith(f". {ESTIMATE}")
     assert caught.value.__cause__ is watch.exception
 
 

@@ -34,12 +34,18 @@ from callbacks import (
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.commands.configuration import explain_errors, prepare
+from vlynx_pl.commands.plan import estimate
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.progress import on_terminal
 from vlynx_pl.runs.checkpoints import checkpoints, newest_checkpoint, read_checkpoint
 from vlynx_pl.runs.metrics_log import MetricsLog
-from vlynx_pl.runs.run_folder import lock_run_folder, refuse_finished, refuse_other_settings
+from vlynx_pl.runs.run_folder import (
+    lock_run_folder,
+    plain_data,
+    refuse_finished,
+    refuse_other_settings,
+)
 from vlynx_pl.tuning import InstructionTuning
 
 _RESULTS: Final = {
@@ -166,11 +172,18 @@ class VlynxCLI(LightningCLI):
                 "children may hang or crash; use --trainer.strategy=ddp"
             )
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks += [Provenance(), TrainingFaults()]
+        callbacks += [Provenance(), TrainingFaults(self._estimate)]
         bar = trainer.progress_bar_callback
         if isinstance(bar, RichProgressBar) and not on_terminal():
             callbacks[callbacks.index(bar)] = ProgressLines()
         return trainer
+
+    def _estimate(self) -> str:
+        """Say what a step needs by vlynx plan, which takes a minute for a large model."""
+        saved = Path(self._get(self.config, "run")) / "config.yaml"
+        if not saved.is_file():  # in a fast_dev_run
+            return ""
+        return estimate(plain_data(saved), self.trainer.strategy.root_device)
 
     def after_fit(self) -> None:
         """Show the results; called by Lightning after a fit."""

@@ -28,7 +28,7 @@ from vlynx_pl.commands.configuration import instantiate, parsed_run
 from vlynx_pl.guidance import GuidanceSource, GuidanceStatistics, InterfaceGuidance
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import PRECISION
-from vlynx_pl.memory import STATES, TensorBytes, fitting, without_values
+from vlynx_pl.memory import STATES, TensorBytes, fitting, total_bytes, without_values
 from vlynx_pl.prefix_sharing import Branch, question_losses
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
@@ -498,6 +498,23 @@ def as_data(plan: Plan, gpus: Mapping[str, Gpu], clips: int) -> dict[str, Any]:
         "epochs": plan.epochs,
         "gpus": rows,
     }
+
+
+def estimate(run: Mapping[str, Any], device: torch.device) -> str:
+    """Say in a sentence what a step of a run needs; nothing if it cannot be measured."""
+    try:
+        plan = make_plan(run)
+    except (UserError, RuntimeError):
+        return ""
+    gib = total_bytes(device) / 2**30
+    step = plan.fit(gib)
+    parts = {**plan.fixed(), "activations": step.peak - sum(plan.fixed().values())}
+    listed = ", ".join(f"{size / 2**30:.2f} {name}" for name, size in parts.items())
+    advice = " ".join(f"--{setting}" for setting in remedies(plan, Gpu(gib, 0)))
+    return (
+        f"By vlynx plan a step needs {step.peak / 2**30:.2f} GiB ({listed}), and this device has "
+        f"{gib:.2f}" + (f"; it fits with {advice}" if advice else "")
+    )
 
 
 def print_plan(

@@ -13,7 +13,7 @@ from tests.vlynx_pl.conftest import episode
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.commands.configuration import instantiate, parsed_run
-from vlynx_pl.commands.plan import GPUS, fits, make_plan, remedies
+from vlynx_pl.commands.plan import GPUS, estimate, fits, make_plan, remedies
 from vlynx_pl.guidance import estimate_guidance
 from vlynx_pl.memory import TensorBytes
 from vlynx_pl.tuning import InstructionTuning
@@ -120,6 +120,16 @@ def test_the_command_prints_tables_or_json(vlynx):
 def test_what_cannot_be_planned(vlynx, options, message):
     code, err = vlynx("plan", *ALIGN, *options)
     assert code == 1 and re.search(message, err)
+
+
+def test_the_estimate_for_a_run_out_of_memory(monkeypatch):
+    run = planned(ALIGN, "--data.batch_size=8", "--model.frame_chunk=null")
+    device = torch.device("cpu")
+    monkeypatch.setattr("vlynx_pl.commands.plan.total_bytes", lambda device: 2**30)
+    said = estimate(run, device)
+    assert re.match(r"By vlynx plan a step needs \d\.\d\d GiB \(0.01 frozen weights, .*, and", said)
+    assert said.endswith("has 1.00; it fits with --model.frame_chunk=1")
+    assert estimate(run | {"data": {"class_path": "gone.Data"}}, device) == ""
 
 
 @pytest.mark.slow
