@@ -129,7 +129,8 @@ def test_the_estimate_for_a_run_out_of_memory(monkeypatch):
     said = estimate(run, device)
     assert re.match(r"By vlynx plan a step needs \d\.\d\d GiB \(0.01 frozen weights, .*, and", said)
     assert said.endswith("has 1.00; it fits with --model.frame_chunk=1")
-    assert estimate(run | {"data": {"class_path": "gone.Data"}}, device) == ""
+    gone = {"class_path": "gone.Data", "init_args": {}}
+    assert estimate(run | {"data": gone}, device) == ""
 
 
 @pytest.mark.slow
