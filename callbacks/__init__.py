@@ -8,6 +8,7 @@ from callbacks.progress_lines import ProgressLines
 from callbacks.provenance import Provenance
 from callbacks.reference_guidance import ReferenceGuidance
 from callbacks.run_checkpoint import RunCheckpoint
+from callbacks.throughput import Throughput
 from callbacks.training_faults import TrainingFaults
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Provenance",
     "ReferenceGuidance",
     "RunCheckpoint",
+    "Throughput",
     "TrainingFaults",
 ]

@@ -11,6 +11,7 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import get_cosine_schedule_with_warmup
 from typing_extensions import override
@@ -37,6 +38,8 @@ class AdapterTraining(LightningModule):
             but if they need more than half of the memory that is free at the first step, as many
             as fit into that half.
 
+    The first step of a session stops the run if a trained tensor received no gradient.
+
     Raises:
         UserError: ``frame_chunk`` is 0 or less.
     """
@@ -55,6 +58,7 @@ class AdapterTraining(LightningModule):
                 "auto, or null for all frames at once"
             )
         self._fitted, self._chunk_is_open = False, frame_chunk == "auto"
+        self._gradients_are_checked = False
         backbone.frame_chunk = frame_chunk if isinstance(frame_chunk, int) else None
         self.backbone = backbone
         self.learning_rate, self.warmup = learning_rate, warmup
@@ -85,6 +89,10 @@ class AdapterTraining(LightningModule):
 
     def batch_memory_hint(self, batch: Any) -> str:
         """Describe the size of a batch, and the settings that lower its memory."""
+        raise NotImplementedError
+
+    def batch_size(self, batch: Any) -> tuple[int, int]:
+        """Return the clips of a batch, and the visual tokens that they become."""
         raise NotImplementedError
 
     def encoded_with_gradients(self, batch: Any) -> list[int] | None:
@@ -161,6 +169,26 @@ class AdapterTraining(LightningModule):
 
     def _trained_numbers(self) -> int:
         return sum(parameter.numel() for parameter in self._trained().values())
+
+    @override
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Raise UserError if a trained tensor received no gradient in the first step."""
+        if self._gradients_are_checked:
+            return
+        self._gradients_are_checked = True
+        trained = self._trained()
+        # Zeros are normal: lora_B begins with zeros, and so do the gradients of lora_A.
+        if lost := [name for name, parameter in trained.items() if parameter.grad is None]:
+            more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
+            raise UserError(
+                f"{len(lost)} of {len(trained)} trained tensors received no gradient in the first "
+                f"step and would never change: {', '.join(lost[:3])}{more}. The loss does not "
+                "depend on them: model.objective or model.streams ignores their layers or runs "
+                "them without gradients (torch.no_grad, detach), or the backbone does not read "
+                "the output of their layers (see vision_feature_layer in its config.json). Let "
+                "the loss depend on them, with weight 0 if need be, or use a backbone without "
+                "these layers"
+            )
 
     def log_mean(self, name: str, value: Tensor, count: int) -> None:
         """Log the mean over a validation's samples; ``value`` is the mean of ``count`` samples.

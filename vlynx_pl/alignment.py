@@ -84,6 +84,11 @@ class InterfaceAlignment(AdapterTraining):
         self._floor = gaps
 
     @override
+    def batch_size(self, batch: Mapping[str, Any]) -> tuple[int, int]:
+        clips, frames = batch["frames"].shape[:2]
+        return clips, clips * frames * self.backbone.tokens_per_frame
+
+    @override
     def encoded_with_gradients(self, batch: Mapping[str, Any]) -> list[int] | None:
         return [batch["frames"].shape[:2].numel()]
 

@@ -84,6 +84,10 @@ class StreamTokens(nn.Module, ABC):
         """Make the LLM's tokens (U, N, D) of what :meth:`encode` returned, or a store kept."""
 
     @abstractmethod
+    def visual_tokens(self, episode: Mapping[str, Any]) -> int:
+        """Number of tokens that :meth:`tokens` makes of an episode, by its ``times``."""
+
+    @abstractmethod
     def kept_bytes(self, episode: Mapping[str, Any]) -> int:
         """Bytes that a token store needs for an episode."""
 
@@ -242,12 +246,16 @@ class AlignedStreams(StreamTokens):
         return encoded
 
     @override
-    def kept_bytes(self, episode: Mapping[str, Any]) -> int:
+    def visual_tokens(self, episode: Mapping[str, Any]) -> int:
         tokens = 0
         for name in self.names:
             each = 1 if name in self.pooled else self.backbone.tokens_per_frame
             tokens += len(episode["times"][name]) * each
-        return tokens * self.backbone.hidden_size * PRECISION.itemsize
+        return tokens
+
+    @override
+    def kept_bytes(self, episode: Mapping[str, Any]) -> int:
+        return self.visual_tokens(episode) * self.backbone.hidden_size * PRECISION.itemsize
 
     @override
     def token_cache_keys(self) -> dict[str, str]:

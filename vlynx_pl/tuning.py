@@ -112,6 +112,10 @@ class InstructionTuning(AdapterTraining):
         return self.streams.adapter_metadata()
 
     @override
+    def batch_size(self, batch: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+        return len(batch), sum(map(self.streams.visual_tokens, batch))
+
+    @override
     def encoded_with_gradients(self, batch: Sequence[Mapping[str, Any]]) -> list[int] | None:
         trained = [name for _, name in self.streams.trained_adapters().values()]
         return [len(e["streams"][name]) for e in batch for name in trained] if trained else None

@@ -14,6 +14,9 @@ from torch import Tensor
 _OWN: Final = {"config.yaml", "provenance.json", "checkpoints", "tensorboard"}
 """Not compared, since they hold paths, processes or dates."""
 
+_VARYING: Final = {"train/clips_per_s", "train/visual_tokens_per_s", "train/mfu"}
+"""Columns of metrics.csv that are not compared, since they depend on the clock."""
+
 
 def differences(run: Path, whole: Path, within: float = 0.0) -> list[str]:
     """Return the first difference in each file of a run; each text begins with the file's name.
@@ -46,8 +49,9 @@ def _content(path):
         with safe_open(path, "pt") as file:
             return {"notes": file.metadata()} | load_file(path)
     if path.name == "metrics.csv":
-        head, *rows = csv.reader(path.read_text().splitlines())
-        numbers = [[float(cell) if cell else None for cell in row] for row in rows]
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        head = [name for name in rows[0] if name not in _VARYING]
+        numbers = [[float(row[name]) if row[name] else None for name in head] for row in rows]
         step = head.index("step")
         # Rows of training and of validation may come in either order.
         return [head, sorted(numbers, key=lambda row: ([c is None for c in row], row[step], row))]

@@ -11,6 +11,7 @@ from tests.robustness.same_run import differences
 WEIGHTS = "adapters/vision-3d/adapter_model.safetensors"
 CONFIG = "adapters/vision-3d/adapter_config.json"
 METRICS = "step,loss,val\n0,2.5,\n1,1.5,\n1,,3.5\n"
+OTHERS = "step,loss,train/mfu,val\n1,,,3.5\n0,2.5,,\n1,1.5,0.5,\n"
 REPORT = '{"after": [0.5, {"stat": 1.0}], "provenance": "%s"}'
 STEP = 2.0**-20
 
@@ -28,7 +29,7 @@ def runs(tmp_path):
     """Two runs that differ only in what never is the same."""
     for run, metrics, modules in (
         ("run", METRICS, ["fc1", "fc2"]),
-        ("whole", "step,loss,val\n1,,3.5\n0,2.5,\n1,1.5,\n", ["fc2", "fc1"]),
+        ("whole", OTHERS, ["fc2", "fc1"]),
     ):
         for name, content in {
             CONFIG: json.dumps({"r": 4, "target_modules": modules}),

@@ -154,6 +154,10 @@ class PatchedVideo(StreamTokens):
         return features.to(self.backbone.newline.device)
 
     @override
+    def visual_tokens(self, episode: Mapping[str, Any]) -> int:
+        return len(episode["times"]["video"]) * self.backbone.tokens_per_frame
+
+    @override
     def kept_bytes(self, episode: Mapping[str, Any]) -> int:
         features = self.backbone.feature_size
         channels = {"video": self.backbone.hidden_size + features, self.side: features}

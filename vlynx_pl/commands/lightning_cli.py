@@ -29,6 +29,7 @@ from callbacks import (
     Provenance,
     ReferenceGuidance,
     RunCheckpoint,
+    Throughput,
     TrainingFaults,
 )
 from vlynx_pl.alignment import InterfaceAlignment
@@ -172,7 +173,7 @@ class VlynxCLI(LightningCLI):
                 "children may hang or crash; use --trainer.strategy=ddp"
             )
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks += [Provenance(), TrainingFaults(self._estimate)]
+        callbacks += [Provenance(), TrainingFaults(self._estimate), Throughput()]
         bar = trainer.progress_bar_callback
         if isinstance(bar, RichProgressBar) and not on_terminal():
             callbacks[callbacks.index(bar)] = ProgressLines()

@@ -18,7 +18,9 @@ _SECONDS = 10.0  # between two writes
 
 
 class MetricsLog(Logger):
-    """Writes one row per step and set of metrics; repeated steps replace their rows.
+    """Writes one row per step and kind of metrics; a repeated step replaces the values in its row.
+
+    The kind is the part of a name before ``/``, such as ``train`` or ``val``.
 
     Args:
         run: folder of the run.
@@ -65,7 +67,8 @@ class MetricsLog(Logger):
         self._saved_at = time.monotonic()
 
     def _put(self, row: dict[str, Any]) -> None:
-        self._rows[str(row["step"]), frozenset(row)] = row
+        kinds = frozenset(name.partition("/")[0] for name in row)
+        self._rows.setdefault((str(row["step"]), kinds), {}).update(row)
 
     def _read(self) -> None:
         """Read the rows of earlier sessions."""

@@ -14,7 +14,8 @@ def rows(run: Path) -> list[dict[str, str]]:
 def test_rows_of_an_earlier_session_stay_and_repeated_steps_replace_theirs(tmp_path):
     first = MetricsLog(tmp_path)
     for step in range(3):
-        first.log_metrics({"train/loss": 0.1 + step, "epoch": 0}, step)
+        varying = {"train/mfu": 0.5} if step == 2 else {}  # a session has it, another has not
+        first.log_metrics({"train/loss": 0.1 + step, "epoch": 0, **varying}, step)
     first.log_metrics({"val/loss": 7.25, "epoch": 0}, 2)
     first.finalize("failed")
     second = MetricsLog(tmp_path)
