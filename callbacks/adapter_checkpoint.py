@@ -46,6 +46,7 @@ class AdapterCheckpoint(Callback):
             made_with = {
                 "backbone": module.backbone.name,
                 "fingerprint": module.backbone.fingerprint,
+                "quantization": module.backbone.quantization,
                 "frames": data(trainer).preprocessing,
                 "drawing": data(trainer).rendering_settings,
                 **module.adapter_metadata(),

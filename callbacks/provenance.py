@@ -37,7 +37,11 @@ def _session(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
         "device": module.device.type,
         "precision": str(trainer.precision),
         "nodes": trainer.num_nodes,
-        "backbone": {"name": backbone.name, "fingerprint": backbone.fingerprint},
+        "backbone": {
+            "name": backbone.name,
+            "fingerprint": backbone.fingerprint,
+            "quantization": backbone.quantization,
+        },
         "config": _config(run_folder(trainer) / "config.yaml"),
         "data": {"found": repr(data(trainer)), **data(trainer).report()},
     }

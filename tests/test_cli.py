@@ -78,6 +78,7 @@ def test_a_run_leaves_all_its_files_in_its_folder(finished):
     made_with = json.loads((run / "adapters" / "vision-3d" / "made_with.json").read_text())
     guidance = InterfaceGuidance.load(run / "guidance.safetensors")
     assert made_with["fingerprint"] == guidance.source.fingerprint
+    assert made_with["quantization"] is None
     [[kind, settings]] = made_with["frames"]["modalities"]
     assert kind.endswith(".Depth") and settings["encoding"] == "turbo"
     assert made_with["frames"]["frame_size"] == [64, 64]

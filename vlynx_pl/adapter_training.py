@@ -110,7 +110,11 @@ class AdapterTraining(LightningModule):
             folder: sorted({layer.scaling[name] for layer in adapted_layers(peft, name).values()})
             for folder, (peft, name) in self.trained_adapters().items()
         }
-        return {"backbone": self.backbone.fingerprint, "scales": scales}
+        return {
+            "backbone": self.backbone.fingerprint,
+            "quantization": self.backbone.quantization,
+            "scales": scales,
+        }
 
     @override
     def setup(self, stage: str) -> None:

@@ -30,6 +30,7 @@ from vlynx_pl.prefix_sharing import (
     split_by_budget,
 )
 from vlynx_pl.questions import Question
+from vlynx_pl.saved_adapters import SavedAdapter
 from vlynx_pl.streams import AlignedStreams, StreamTokens
 
 _FEW: Final = 64  # tokens, to measure what one of them needs
@@ -85,6 +86,7 @@ class InstructionTuning(AdapterTraining):
         if self._loaded is None:
             backbone.add_llm_adapter(task, lora)
         else:
+            self._warn_of_quantization(self._loaded)
             self._loaded.config.lora_dropout = lora.dropout
             backbone.load_llm_adapter(task, self._loaded)
         self.streams.attach(backbone, self._loaded)
@@ -92,6 +94,14 @@ class InstructionTuning(AdapterTraining):
         if checkpointing is True:
             backbone.checkpoint_llm()
         self.train()
+
+    def _warn_of_quantization(self, saved: SavedAdapter) -> None:
+        then, now = saved.made_with.get("quantization"), self.backbone.quantization
+        if saved.made_with and then != now:
+            rank_zero_warn(
+                f"{saved.folder} was tuned with backbone.quantization={then}, here it is {now}: "
+                "the LLM's weights differ, so answers may too"
+            )
 
     @override
     def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:

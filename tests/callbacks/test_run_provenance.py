@@ -59,7 +59,11 @@ def test_every_start_adds_an_entry(run):
     backbone = run(max_epochs=1)
     [began] = sessions(run.folder)
     assert (began["stage"], began["step"], began["epoch"]) == ("fit", 0, 0)
-    assert began["backbone"] == {"name": str(MINIATURE), "fingerprint": backbone.fingerprint}
+    assert began["backbone"] == {
+        "name": str(MINIATURE),
+        "fingerprint": backbone.fingerprint,
+        "quantization": None,
+    }
     digest = hashlib.sha256(b"seed_everything: 42\n").hexdigest()
     assert began["config"] == {"file": "config.yaml", "sha256": digest}
     assert "2 train episodes, 1 val episodes, 1 skipped" in began["data"]["found"]

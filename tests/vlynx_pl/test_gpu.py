@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from tests.conftest import MINIATURE
+from tests.vlynx_pl.conftest import episode, tuning
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
@@ -41,3 +42,21 @@ def test_a_step_in_bfloat16_trains_float32_adapters(videos):
     tokens = backbone.encode(videos.cuda())
     untouched = load_backbone(str(MINIATURE), "bfloat16").cuda().encode(videos.cuda())
     assert torch.equal(tokens, untouched)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("used", [False, True])
+def test_a_quantized_llm_moves_to_the_gpu(kind, used, videos):
+    pytest.importorskip("bitsandbytes")
+    module = tuning(backbone=load_backbone(str(MINIATURE), "bfloat16", kind))
+    asked = episode(videos)
+    if used:
+        module.losses(asked)
+    on_cpu = tuning(backbone=load_backbone(str(MINIATURE), "float32")).losses(asked)
+    module.cuda()
+    asked["streams"] = {name: frames.cuda() for name, frames in asked["streams"].items()}
+    with torch.autocast("cuda", torch.bfloat16):
+        losses = module.losses(asked)
+    losses.mean().backward()
+    assert_close(losses.cpu().float(), on_cpu, atol=0.1, rtol=0.1)
+    assert all(p.grad is not None for p in module._trained().values())

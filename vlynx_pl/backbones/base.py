@@ -6,17 +6,18 @@ tokens. Everything except the LoRA adapters is frozen and in eval mode.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import InterpolationMode, resize
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from typing_extensions import override
 
 from vlynx_pl.adapters import (
     AdapterError,
@@ -27,6 +28,7 @@ from vlynx_pl.adapters import (
     train_adapters,
     use_adapter,
 )
+from vlynx_pl.backbones.quantization import Quantization, move_scales
 from vlynx_pl.frame_chunks import in_chunks, joined
 from vlynx_pl.saved_adapters import SavedAdapter, load_adapter, saved_config
 
@@ -43,6 +45,9 @@ class VideoBackbone(nn.Module, ABC):
         processor: its processor; None only for models without data, such as parameter counts.
     """
 
+    never_quantized: ClassVar[tuple[str, ...]]
+    """Names of the modules with linear layers, except for the LLM."""
+
     def __init__(self, name: str, model: PreTrainedModel, processor: ProcessorMixin | None) -> None:
         super().__init__()
         self.name = name
@@ -51,6 +56,8 @@ class VideoBackbone(nn.Module, ABC):
         # In a plain dict, so not submodules: the layers belong to the model above.
         self._peft: dict[str, PeftModel] = {}
         self._checkpointed: list[nn.Module] = []
+        self.quantization: Quantization | None = None
+        """How the LLM's linear layers are quantized."""
         self.frame_chunk: int | None = None
         """Maximum frames with gradients in the vision encoder at once; None is all of a call."""
         self.train(False)
@@ -347,6 +354,14 @@ class VideoBackbone(nn.Module, ABC):
     def _visual_tensors(self) -> dict[str, Tensor]:
         """The frozen tensors between pixels and tokens, by name."""
 
+    @override
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if self.quantization == "int8":
+            move_scales(self.language_model)
+        return self
+
+    @override
     def train(self, mode: bool = True) -> Self:
         """Switch the dropout of adapters; the frozen model stays in eval mode."""
         super().train(False)

@@ -12,6 +12,8 @@ from vlynx_pl.backbones.base import VideoBackbone
 class LlavaOnevisionBackbone(VideoBackbone):
     """``LlavaOnevisionForConditionalGeneration`` of any size, the miniature included."""
 
+    never_quantized = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
+
     def __init__(
         self,
         name: str,

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
+from vlynx_pl.backbones.quantization import Quantization, loading_options, mark_quantized
 from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 
 FAMILIES: dict[str, type[LlavaOnevisionBackbone]] = {"llava_onevision": LlavaOnevisionBackbone}
@@ -24,31 +25,42 @@ class BackboneError(UserError):
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 
-def load_backbone(path: str, dtype: Dtype = "bfloat16") -> VideoBackbone:
+def load_backbone(
+    path: str, dtype: Dtype = "bfloat16", quantization: Quantization | None = None
+) -> VideoBackbone:
     """Load a frozen Video LLM.
 
     Args:
         path: folder of a saved model, or its name on the Hugging Face hub.
         dtype: type of the frozen weights; LoRA weights are always float32.
+        quantization: of the LLM's linear layers: ``nf4`` (4 bits) or ``int8`` (8 bits), through
+            bitsandbytes. The vision encoder, the projector, embeddings and the output head keep
+            ``dtype``.
 
     Raises:
-        BackboneError: nothing is there, it cannot be read, or its family is not supported.
+        BackboneError: nothing is there, it cannot be read, its family is not supported, or
+            bitsandbytes cannot run.
     """
     family = _family(_load(AutoConfig, path), path)
-    model, loading = _load(
-        AutoModelForImageTextToText,
-        path,
-        dtype=getattr(torch, dtype),
-        attn_implementation="sdpa",
-        use_safetensors=True,  # never a pickle
-        output_loading_info=True,
-    )
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, dtype),
+        "attn_implementation": "sdpa",
+        "use_safetensors": True,  # never a pickle
+        "output_loading_info": True,
+    }
+    if quantization is not None:
+        options |= _quantizing(quantization, options["dtype"], family)
+    model, loading = _load(AutoModelForImageTextToText, path, **options)
     if missing := sorted(loading["missing_keys"]):
         raise BackboneError(
             f"backbone {path!r} lacks {len(missing)} weights, for example {missing[0]}, which "
             "would be random; copy or download it again"
         )
-    return family(path, model, _load(AutoProcessor, path))
+    backbone = family(path, model, _load(AutoProcessor, path))
+    if quantization is not None:
+        backbone.quantization = quantization
+        mark_quantized(backbone.language_model, quantization)
+    return backbone
 
 
 def backbone_without_weights(path: str, dtype: Dtype = "bfloat16") -> VideoBackbone:
@@ -81,6 +93,19 @@ def _family(config: PretrainedConfig, path: str) -> type[LlavaOnevisionBackbone]
             f"{', '.join(sorted(FAMILIES))}"
         )
     return FAMILIES[config.model_type]
+
+
+def _quantizing(
+    quantization: Quantization, dtype: torch.dtype, family: type[LlavaOnevisionBackbone]
+) -> dict[str, Any]:
+    try:
+        return loading_options(quantization, dtype, family.never_quantized)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise BackboneError(
+            f"backbone.quantization={quantization} needs bitsandbytes, which cannot be used here "
+            f"({error}); install it with pip install -c constraints.txt -e '.[quantization]', or "
+            "leave quantization null"
+        ) from error
 
 
 def _load(auto_class: Any, path: str, **options: object) -> Any:
