@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import flop_registry
 from typing_extensions import override
 
@@ -25,12 +25,11 @@ from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import VideoBackbone, backbone_without_weights
 from vlynx_pl.commands.configuration import instantiate, parsed_run
+from vlynx_pl.flops import PEAK_FLOPS
 from vlynx_pl.guidance import GuidanceSource, GuidanceStatistics, InterfaceGuidance
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.io.tensor_store import PRECISION
 from vlynx_pl.memory import STATES, TensorBytes, fitting, total_bytes, without_values
 from vlynx_pl.prefix_sharing import Branch, question_losses
-from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -38,17 +37,17 @@ class Gpu(NamedTuple):
     """A GPU: the memory that programs can use, and its speed."""
 
     gib: float
-    tflops: float  # dense bfloat16 with float32 accumulation
+    peak: float  # FLOP/s
 
 
 GPUS: Final = {
-    "H200": Gpu(139.8, 989),
-    "H100": Gpu(79.1, 989),
-    "A100-80GB": Gpu(79.1, 312),
-    "A100-40GB": Gpu(39.4, 312),
-    "L40S": Gpu(44.4, 362),
-    "RTX-4090": Gpu(23.5, 165),
-    "RTX-3090": Gpu(23.6, 71),
+    "H200": Gpu(139.8, PEAK_FLOPS["NVIDIA H200"]),
+    "H100": Gpu(79.1, PEAK_FLOPS["NVIDIA H100 80GB HBM3"]),
+    "A100-80GB": Gpu(79.1, PEAK_FLOPS["NVIDIA A100-SXM4-80GB"]),
+    "A100-40GB": Gpu(39.4, PEAK_FLOPS["NVIDIA A100-SXM4-40GB"]),
+    "L40S": Gpu(44.4, PEAK_FLOPS["NVIDIA L40S"]),
+    "RTX-4090": Gpu(23.5, PEAK_FLOPS["NVIDIA GeForce RTX 4090"]),
+    "RTX-3090": Gpu(23.6, PEAK_FLOPS["NVIDIA GeForce RTX 3090"]),
 }
 MFU: Final = 0.35
 """Assumed share of a GPU's speed that training reaches."""
@@ -56,6 +55,7 @@ MFU: Final = 0.35
 _CUDA: Final = 2**29  # bytes that CUDA takes for itself
 _AUTOCAST: Final = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 _PROMPT: Final = 14  # tokens before the video
+_BYTES: Final = {"nf4": 0.516, "int8": 1.002}  # of a weight, its scales included
 _ATEN: Final = torch.ops.aten
 _FLOPS: Final = {
     **flop_registry,
@@ -275,9 +275,12 @@ def make_plan(run: Mapping[str, Any], question_tokens: int | None = None) -> Pla
     with without_values(module):
         measure = _Measure(module.train(), _AUTOCAST.get(trainer["precision"]))
         if isinstance(module, InterfaceAlignment):
-            return _alignment(plan, module, data, clips, measure)
-        assert isinstance(module, InstructionTuning)
-        return _tuning(plan, module, data, clips, measure, question_tokens)
+            plan = _alignment(plan, module, data, clips, measure)
+        else:
+            assert isinstance(module, InstructionTuning)
+            plan = _tuning(plan, module, data, clips, measure, question_tokens)
+    saved = _quantized(backbone, loaded.get("quantization"))
+    return replace(plan, weights=plan.weights - saved)
 
 
 @dataclass(frozen=True)
@@ -355,11 +358,8 @@ def _tuning(
         visions.append(_Vision(calls, line.each, _token_bytes(module), gradients))
         lines.append(line)
     episode = {"times": {name: range(timestamps[name]) for name in streams.names}}
-    read = streams.kept_bytes(episode) // (backbone.hidden_size * PRECISION.itemsize)
-    if not isinstance(streams, AlignedStreams):  # a patch adds no tokens to the video's
-        read = timestamps["video"] * backbone.tokens_per_frame
     asked = question_tokens or module.question_budget
-    tokens = _PROMPT + read + asked
+    tokens = _PROMPT + streams.visual_tokens(episode) + asked
 
     def learn(count: int) -> Tensor:
         questions = count * asked // tokens
@@ -386,6 +386,15 @@ def _tuning(
     }
     rest = max(_rest(plan, line) for line in lines)
     return replace(plan, rest=rest, visions=tuple(visions), llm=llm, disk=disk)
+
+
+def _quantized(backbone: VideoBackbone, quantization: str | None) -> int:
+    """Bytes that quantization saves in the LLM's linear layers."""
+    if quantization is None:
+        return 0
+    layers = (m for m in backbone.language_model.modules() if isinstance(m, nn.Linear))
+    frozen = [layer.weight for layer in layers if not layer.weight.requires_grad]
+    return sum(int(w.nbytes - w.numel() * _BYTES[quantization]) for w in frozen)
 
 
 def _without_adapters(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -467,7 +476,7 @@ def _one_clip(plan: Plan) -> Plan:
 
 def hours(plan: Plan, gpu: Gpu, clips: int) -> float:
     """Hours for a data set of so many clips, over all epochs, with one process per GPU."""
-    seconds = plan.fit(gpu.gib).flops / (MFU * gpu.tflops * 1e12)
+    seconds = plan.fit(gpu.gib).flops / (MFU * gpu.peak)
     return seconds * math.ceil(clips / plan.clips) * plan.epochs / 3600
 
 

@@ -89,6 +89,15 @@ def test_settings_that_make_a_run_fit():
     assert remedies(plan, gpu._replace(gib=0.5)) == []
 
 
+def test_quantized_layers_need_less(loaded):
+    llm = [m.weight for m in loaded.language_model.modules() if isinstance(m, torch.nn.Linear)]
+    plain, small = (
+        make_plan(planned(ALIGN, f"--backbone.init_args.quantization={name}")).weights
+        for name in ("null", "int8")
+    )
+    assert plain - small == pytest.approx(3 * sum(w.numel() for w in llm), rel=0.01)
+
+
 def test_flop_of_a_frame_are_counted(backbone):
     plan = make_plan(planned(TUNE, "--model.streams.modalities={}"), 8)
     [vision] = plan.visions
