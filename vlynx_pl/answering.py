@@ -14,8 +14,9 @@ from transformers import DynamicCache
 
 from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.branch_attention import visible
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.prefix_sharing import question_branch, shared_prefix, visible
+from vlynx_pl.prefix_sharing import question_branch, shared_prefix
 from vlynx_pl.questions import Question
 
 STOP: Final = ("<|im_end|>", "<|endoftext|>")

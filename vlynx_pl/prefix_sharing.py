@@ -2,7 +2,7 @@
 
 A branch sees the prefix and itself, and its positions continue the prefix. So loss and gradients
 equal those of one sequence per question, at about 1/K of the cost for K questions. The input is the
-frozen tokens of the streams; mask, positions and labels are made here.
+frozen tokens of the streams; positions and labels are made here, the mask in branch_attention.py.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedTokenizerBase
 
 from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.branch_attention import branch_mask
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.questions import Question
 
@@ -112,21 +113,6 @@ def split_by_budget(branches: Sequence[Branch], question_budget: int) -> list[li
     return groups
 
 
-def visible(owners: Tensor, queries: int) -> Tensor:
-    """Mask of the tokens that the last ``queries`` tokens attend to: the prefix and their branch.
-
-    Args:
-        owners: (L,) the branch of every token, counted from 1; 0 is the prefix.
-        queries: Q.
-
-    Returns:
-        (1, 1, Q, L) bool.
-    """
-    asking = owners[-queries:, None]  # (Q, 1)
-    order = torch.arange(len(owners), device=owners.device)
-    return (((owners == 0) | (owners == asking)) & (order <= order[-queries:, None]))[None, None]
-
-
 def question_losses(
     backbone: VideoBackbone,
     prefix: Tensor,
@@ -155,14 +141,16 @@ def question_losses(
     device, start = prefix.device, len(prefix)
     lengths = [len(branch.ids) for branch in branches]
     ids = torch.tensor([token for branch in branches for token in branch.ids], device=device)
-    numbers = [i for i, length in enumerate([start, *lengths]) for _ in range(length)]
-    owners = torch.tensor(numbers, device=device)
+    owners = [i for i, length in enumerate([start, *lengths]) for _ in range(length)]
     positions = [*range(start), *(start + i for length in lengths for i in range(length))]
+    inputs = torch.cat([prefix, backbone.embed(ids)])
+    mask = branch_mask(owners, device)
+    padding = 0 if mask is None else mask.shape[-1] - len(owners)
     with use_adapter(backbone.language_model, llm_adapter):
         hidden = backbone.language_model(
-            inputs_embeds=torch.cat([prefix, backbone.embed(ids)])[None],
-            attention_mask=visible(owners, len(owners)),
-            position_ids=torch.tensor([positions], device=device),
+            inputs_embeds=pad(inputs, (0, 0, 0, padding))[None],
+            attention_mask=mask,
+            position_ids=pad(torch.tensor([positions], device=device), (0, padding)),
             use_cache=False,
         ).last_hidden_state[0]
     # Logits are computed only for supervised tokens; each is predicted at the token before it.

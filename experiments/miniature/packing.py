@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from experiments.toyworld.questions import ToyQuestion
 from experiments.toyworld.scene import COLOURS, SHAPES
-from vlynx_pl.prefix_sharing import visible
+from vlynx_pl.branch_attention import visible
 
 
 class Packed(NamedTuple):

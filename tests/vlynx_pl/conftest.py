@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora, adapter_parameters
 from vlynx_pl.backbones import load_backbone
+from vlynx_pl.branch_attention import visible
+from vlynx_pl.prefix_sharing import Branch, question_losses, shared_prefix
 from vlynx_pl.questions import Question
 from vlynx_pl.tuning import InstructionTuning
 
@@ -60,6 +63,38 @@ def randomise(wrapper, name, std):
         parameter.data.normal_(std=std, generator=generator)
 
 
+def branch_gradients(backbone, lengths, mask=None):
+    """Losses of random questions of these lengths, and gradients of an adapter and of a stream.
+
+    ``mask`` makes the mask from owners (L,), instead of the choice by device.
+    """
+    device = backbone.newline.device
+    torch.manual_seed(0)
+    stream = torch.randn(4, 16, backbone.hidden_size).to(device).requires_grad_()
+    branches = [
+        Branch(str(k), torch.randint(5, 400, (length,)).tolist(), [i > 2 for i in range(length)])
+        for k, length in enumerate(lengths)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        if mask is not None:
+            chosen = lambda owners, device: mask(torch.tensor(owners, device=device))  # noqa: E731
+            patch.setattr("vlynx_pl.prefix_sharing.branch_mask", chosen)
+        losses = question_losses(backbone, shared_prefix(backbone, [stream]), branches, "task")
+    learnt = [*adapter_parameters(backbone.llm_adapters, "task").values(), stream]
+    return losses, torch.autograd.grad(losses.mean(), learnt)
+
+
+def dense(owners):
+    return visible(owners, len(owners))
+
+
+def assert_equal_gradients(found, wanted, tolerance=1e-5):
+    assert_close(found[0], wanted[0], atol=tolerance, rtol=tolerance)
+    for ours, theirs in zip(found[1], wanted[1], strict=True):
+        assert theirs.abs().max() > 1e-4, "a gradient of zero would show nothing"
+        assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
 def config_of(data: str, *modalities: str, **settings: object) -> dict:
     """The configuration of a tuned run whose modalities are read by the untouched base."""
     benchmark = {"class_path": "gone.Benchmark", "init_args": {"annotations": "gone"}}
@@ -75,6 +110,14 @@ def config_of(data: str, *modalities: str, **settings: object) -> dict:
         "model": {"class_path": "vlynx_pl.tuning.InstructionTuning", "init_args": model},
         "data": {"class_path": f"datamodules.{data}", "init_args": common | settings},
     }
+
+
+@pytest.fixture
+def tuned(backbone):
+    """The miniature with an LLM adapter that is not zero."""
+    backbone.add_llm_adapter("task", Lora(8, 16, 0.0))
+    randomise(backbone.llm_adapters, "task", 0.05)
+    return backbone
 
 
 @pytest.fixture

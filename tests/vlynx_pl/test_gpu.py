@@ -1,11 +1,17 @@
-"""The method on a GPU, in bfloat16; make test runs none of this without one."""
+"""The method on a GPU; make test runs none of this without one."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from tests.conftest import MINIATURE
-from tests.vlynx_pl.conftest import episode, tuning
+from tests.vlynx_pl.conftest import (
+    assert_equal_gradients,
+    branch_gradients,
+    dense,
+    episode,
+    tuning,
+)
 from vlynx_pl.adapters import Lora
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
@@ -60,3 +66,23 @@ def test_a_quantized_llm_moves_to_the_gpu(kind, used, videos):
     losses.mean().backward()
     assert_close(losses.cpu().float(), on_cpu, atol=0.1, rtol=0.1)
     assert all(p.grad is not None for p in module._trained().values())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_blocks_give_the_losses_and_gradients_of_the_dense_mask(tuned, checkpointing):
+    tuned.cuda()
+    if checkpointing:
+        tuned.checkpoint_llm()
+        tuned.train()
+    lengths = [(30, 171, 5, 64), (9, 8), (200, 300, 400), (40, 41, 42), (30,)]
+    found = [branch_gradients(tuned, each) for each in lengths]
+    for each, blocks in zip(lengths, found, strict=True):
+        assert_equal_gradients(blocks, branch_gradients(tuned, each, dense), 1e-4)
+
+
+def test_blocks_run_in_mixed_precision(tuned):
+    """Rotary embeddings leave queries and keys in float32 beside values in bfloat16."""
+    wanted, _ = branch_gradients(tuned.cuda(), (30, 171, 5, 64))
+    with torch.autocast("cuda", torch.bfloat16):
+        found, _ = branch_gradients(tuned, (30, 171, 5, 64))
+    assert_close(found, wanted, atol=0.05, rtol=0.05)

@@ -8,8 +8,7 @@ from torch.testing import assert_close
 from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from tests.conftest import MINIATURE
-from tests.vlynx_pl.conftest import randomise
-from vlynx_pl.adapters import Lora, adapter_parameters
+from vlynx_pl.adapters import adapter_parameters
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.prefix_sharing import (
     Branch,
@@ -52,14 +51,6 @@ def messages(question, answer=None):
 def template_ids(tokenizer, listed, generate=False):
     text = tokenizer.apply_chat_template(listed, tokenize=False, add_generation_prompt=generate)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-@pytest.fixture
-def tuned(backbone):
-    """The miniature with an LLM adapter that is not zero."""
-    backbone.add_llm_adapter("task", Lora(8, 16))
-    randomise(backbone.llm_adapters, "task", 0.05)
-    return backbone
 
 
 def streams_of(backbone, videos, modalities):

@@ -29,6 +29,7 @@ from vlynx_pl.adapters import (
     use_adapter,
 )
 from vlynx_pl.backbones.quantization import Quantization, move_scales
+from vlynx_pl.branch_attention import BRANCH_ATTENTION
 from vlynx_pl.frame_chunks import in_chunks, joined
 from vlynx_pl.saved_adapters import SavedAdapter, load_adapter, saved_config
 
@@ -53,6 +54,8 @@ class VideoBackbone(nn.Module, ABC):
         self.name = name
         self.model = model.requires_grad_(False)
         self.processor = processor
+        language_model: Any = self.language_model
+        language_model.set_attn_implementation(BRANCH_ATTENTION)
         # In a plain dict, so not submodules: the layers belong to the model above.
         self._peft: dict[str, PeftModel] = {}
         self._checkpointed: list[nn.Module] = []
