@@ -141,12 +141,12 @@ class InstructionTuning(AdapterTraining):
         if self.checkpointing != "auto" and calls is None:
             return
         each = self.kept_bytes(self._read_tokens) // _FEW
-        with torch.no_grad():
-            tokens = sum(
-                len(prefix) + sum(len(branch.ids) for branch in part)
-                for prefix, parts in map(self._sequences, batch)
-                for part in parts
-            )
+        start = len(shared_prefix(self.backbone, [])) + len(self.streams.names)
+        tokens = sum(
+            start + self.streams.visual_tokens(episode) + sum(len(branch.ids) for branch in part)
+            for episode in batch
+            for part in self._parts(episode)
+        )
         free = free_bytes(self.device)
         if self.checkpointing == "auto" and tokens > fitting(free, self._trained_numbers(), each):
             self.backbone.checkpoint_llm()
@@ -222,15 +222,15 @@ class InstructionTuning(AdapterTraining):
 
     def losses(self, episode: Mapping[str, Any]) -> Tensor:
         """Compute the loss (K,) of each question of an episode, its history's answers included."""
-        prefix, parts = self._sequences(episode)
+        prefix = shared_prefix(self.backbone, self.encode(episode))
+        parts = self._parts(episode)
         return torch.cat([question_losses(self.backbone, prefix, p, self.task) for p in parts])
 
-    def _sequences(self, episode: Mapping[str, Any]) -> tuple[Tensor, list[list[Branch]]]:
-        """Return the prefix (P, D) of an episode, and the questions of each sequence."""
-        prefix = shared_prefix(self.backbone, self.encode(episode))
+    def _parts(self, episode: Mapping[str, Any]) -> list[list[Branch]]:
+        """Return the questions of each sequence of an episode."""
         tokenizer = self.backbone.tokenizer
         branches = [question_branch(tokenizer, q, learnt=True) for q in episode["questions"]]
-        return prefix, split_by_budget(branches, self.question_budget)
+        return split_by_budget(branches, self.question_budget)
 
     def unfit(self, question: Question, learnt: bool) -> str | None:
         """Return why a question cannot be learnt (or only asked), or None."""

@@ -16,6 +16,7 @@ from vlynx_pl.commands.configuration import instantiate, parsed_run
 from vlynx_pl.commands.plan import GPUS, estimate, fits, make_plan, remedies
 from vlynx_pl.guidance import estimate_guidance
 from vlynx_pl.memory import TensorBytes
+from vlynx_pl.prefix_sharing import question_branch
 from vlynx_pl.tuning import InstructionTuning
 
 BACKBONE = "--config=experiments/backbones/{}.yaml"
@@ -68,8 +69,8 @@ def test_tuning_needs_what_its_plan_says(checkpointing, train_vision, videos):
     backbone = load_backbone(str(MINIATURE), "float32")
     module: InstructionTuning = instantiate(InstructionTuning, run["model"], backbone=backbone)
     one = episode(videos, "audio", answers=["a long answer"] * 5)
-    _, [branches] = module._sequences(one)
-    tokens = sum(len(branch.ids) for branch in branches)
+    tokenizer = backbone.tokenizer
+    tokens = sum(len(question_branch(tokenizer, q, learnt=True).ids) for q in one["questions"])
     needed = peak_of_second_step(module.train(), lambda: module.losses(one).mean())
     assert make_plan(run, tokens).fit(1000).peak == pytest.approx(needed, rel=0.1)
 
