@@ -70,6 +70,11 @@ def peak_memory(run: Callable[[], object], device: str) -> float:
         return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(profile_memory=True) as profile:
         run()
+    return allocated_peak(profile)
+
+
+def allocated_peak(profile: torch.profiler.profile) -> float:
+    """Return the peak of bytes that a profile with ``profile_memory`` saw allocated."""
     held = peak = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
         if event.name() == "[memory]":
