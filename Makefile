@@ -60,8 +60,9 @@ bench: $(INSTALLED)  ## speed and memory of alignment, tuning, answering and rea
 	$(BIN)/python -m experiments.speed.token_store
 	$(BIN)/python -m experiments.speed.loading
 
+rehearse: BACKBONE = llava_ov_0.5b
 rehearse: $(INSTALLED)  ## align, tune and evaluate BACKBONE=llava_ov_0.5b at its real size with random weights
-	$(BIN)/python -m experiments.speed.rehearsal --backbone $(if $(filter miniature,$(BACKBONE)),llava_ov_0.5b,$(BACKBONE)) $(ARGS)
+	$(BIN)/python -m experiments.speed.rehearsal --backbone $(BACKBONE) $(ARGS)
 
 gpu-check: $(INSTALLED)  ## tests, rehearsal and speed on this GPU, in gpu-check.md (12 minutes)
 	$(BIN)/python -m experiments.speed.gpu_check $(ARGS)

@@ -72,7 +72,7 @@ def backbone_without_weights(path: str, dtype: Dtype = "bfloat16") -> VideoBackb
         dtype: type of the frozen weights.
 
     Raises:
-        BackboneError: there is no configuration, or its family is not supported.
+        BackboneError: the configuration cannot be loaded, or its family is not supported.
     """
     published = resources.files("vlynx_pl.backbones") / "published"
     known = published / f"{Path(path).name.removesuffix('-hf')}.json"

@@ -6,14 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import yaml
 from jsonargparse import SUPPRESS, ArgumentError, ArgumentParser
-from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from datamodules.base import ModalityDataModule
-from vlynx_pl.adapter_training import AdapterTraining
-from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.io.errors import PARSE_ERRORS, UserError, root_cause, unwrap_user_error
 from vlynx_pl.io.files import readable
 from vlynx_pl.io.settings_files import check_settings_files
@@ -35,31 +31,6 @@ def instantiate(kind: Any, saved: Mapping[str, Any], **linked: object) -> Any:
     part = {**saved, "init_args": saved["init_args"] | linked}
     with explain_errors("the run's config.yaml"):
         return parser.instantiate_classes(parser.parse_object({"part": part})).part
-
-
-def parsed_run(prog: str, arguments: list[str]) -> dict[str, Any]:
-    """Parse the configuration of a fit, and make none of its objects.
-
-    Returns:
-        Its ``backbone``, ``model``, ``data`` and ``trainer``, with defaults, as plain data.
-
-    Raises:
-        UserError: it cannot be used.
-    """
-    prepare(arguments)
-    parser = ArgumentParser(prog=prog, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="a configuration of a run, or of a part")
-    parser.add_argument("--backbone", type=VideoBackbone, required=True)
-    parser.add_subclass_arguments(AdapterTraining, "model", skip={"backbone"}, required=True)
-    parser.add_subclass_arguments(ModalityDataModule, "data", required=True)
-    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False)
-    for ignored in ("checkpoint", "run", "seed_everything", "ckpt_path", "weights_only", "verbose"):
-        parser.add_argument(f"--{ignored}", type=Any, help=SUPPRESS)
-    with explain_errors("these settings"):
-        parsed: dict[str, Any] = yaml.safe_load(
-            parser.dump(parser.parse_args(arguments), skip_none=False)
-        )
-    return parsed
 
 
 def data_module(arguments: list[str]) -> ModalityDataModule:

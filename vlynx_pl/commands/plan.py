@@ -14,6 +14,9 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 import torch
+import yaml
+from jsonargparse import SUPPRESS, ArgumentParser
+from lightning import Trainer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -24,7 +27,7 @@ from datamodules.base import ModalityDataModule
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import VideoBackbone, backbone_without_weights
-from vlynx_pl.commands.configuration import instantiate, parsed_run
+from vlynx_pl.commands.configuration import explain_errors, instantiate, prepare
 from vlynx_pl.flops import PEAK_FLOPS
 from vlynx_pl.guidance import GuidanceSource, GuidanceStatistics, InterfaceGuidance
 from vlynx_pl.io.errors import UserError
@@ -69,7 +72,10 @@ _FLOPS: Final = {
 
 
 class _Counter(TensorBytes):  # type: ignore[no-untyped-call]
-    """Also counts the floating point operations of matrix products and attention."""
+    """Also counts the floating point operations of matrix products and attention.
+
+    torch's FlopCounterMode has the same formulas, but keeps recomputed tensors alive.
+    """
 
     flops = 0
 
@@ -100,7 +106,8 @@ class _Line(NamedTuple):
     """Costs for inputs of any size."""
 
     base: _Cost
-    each: _Cost
+    each: _Cost  # of a frame or token
+    whole: _Cost  # of the larger input that was measured
 
 
 @dataclass(frozen=True)
@@ -144,14 +151,12 @@ class _Llm:
     Args:
         sequences: their number.
         tokens: of each.
-        lines: costs by tokens, for ``checkpointing`` true and false.
-        flops: FLOP of a sequence, likewise.
+        lines: costs up to as many tokens, for ``checkpointing`` true and false.
     """
 
     sequences: int
     tokens: int
     lines: Mapping[bool, _Line]
-    flops: Mapping[bool, float]
 
     def kept(self, checkpointing: bool) -> float:
         """Bytes that autograd keeps of all sequences."""
@@ -222,7 +227,7 @@ class Plan:
                 fits = fitting(free, self.trained, int(llm.lines[False].each.kept))
                 checkpointing = llm.sequences * llm.tokens > fits
             kept, again = llm.kept(checkpointing), llm.recomputed(checkpointing)
-            flops = llm.sequences * llm.flops[checkpointing]
+            flops = llm.sequences * llm.lines[checkpointing].whole.flops
         peaks = [again]
         chunk = None if self.frame_chunk == "auto" else self.frame_chunk
         assert not isinstance(chunk, str)
@@ -234,6 +239,31 @@ class Plan:
             peaks.append(vision.peak(used))
             flops += vision.flops(used)
         return Fit(chunk, checkpointing, sum(self.fixed().values()) + kept + max(peaks), flops)
+
+
+def parsed_run(prog: str, arguments: list[str]) -> dict[str, Any]:
+    """Parse the configuration of a fit, and make none of its objects.
+
+    Returns:
+        Its ``backbone``, ``model``, ``data`` and ``trainer``, with defaults, as plain data.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    prepare(arguments)
+    parser = ArgumentParser(prog=prog, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="a configuration of a run, or of a part")
+    parser.add_argument("--backbone", type=VideoBackbone, required=True)
+    parser.add_subclass_arguments(AdapterTraining, "model", skip={"backbone"}, required=True)
+    parser.add_subclass_arguments(ModalityDataModule, "data", required=True)
+    parser.add_class_arguments(Trainer, "trainer", fail_untyped=False)
+    for ignored in ("checkpoint", "run", "seed_everything", "ckpt_path", "weights_only", "verbose"):
+        parser.add_argument(f"--{ignored}", type=Any, help=SUPPRESS)
+    with explain_errors("these settings"):
+        parsed: dict[str, Any] = yaml.safe_load(
+            parser.dump(parser.parse_args(arguments), skip_none=False)
+        )
+    return parsed
 
 
 def make_plan(run: Mapping[str, Any], question_tokens: int | None = None) -> Plan:
@@ -300,13 +330,18 @@ class _Measure:
                 result.backward()  # type: ignore[no-untyped-call]
         return _Cost(kept, counter.peak, first, counter.flops)
 
-    def line(self, forward: Callable[[int], Tensor], size: int) -> tuple[_Line, _Cost]:
-        """Measure inputs of half of ``size`` and of ``size``, also returned by itself."""
+    def line(self, forward: Callable[[int], Tensor], size: int) -> _Line:
+        """Measure inputs of half of ``size`` and of ``size``."""
         half = size // 2
         small, large = (self.cost(partial(forward, count)) for count in (half, size))
         each = _Cost(*((b - a) / (size - half) for a, b in zip(small, large, strict=True)))
         base = _Cost(*(a - half * b for a, b in zip(small, each, strict=True)))
-        return _Line(base, each), large
+        return _Line(base, each, large)
+
+    def encode(self, adapter: str | None, count: int) -> Tensor:
+        """Encode frames, with gradients only if there is an adapter."""
+        with torch.set_grad_enabled(adapter is not None):
+            return self.module.backbone.encode(self.frames(count), adapter).sum()
 
     def frames(self, count: int) -> Tensor:
         backbone = self.module.backbone
@@ -322,7 +357,7 @@ def _alignment(
 ) -> Plan:
     [modality] = data.joined.each
     frames = clips * modality.clip_frames(data.joined.spec_of(modality))
-    line, _ = measure.line(lambda n: module.losses(measure.frames(n))["total"], 2)
+    line = measure.line(lambda n: module.losses(measure.frames(n))["total"], 2)
     vision = _Vision((frames,), line.each, _token_bytes(module), True)
     guidance = sum(getattr(module, f"reference_{name}").nbytes for name in ("keys", "values"))
     disk = {"guidance": guidance, "frame cache": _frame_bytes(module) * (frames // clips)}
@@ -343,20 +378,14 @@ def _tuning(
         timestamps[one.name] = data.joined.spec_of(one).frames
         frames[one.name] = timestamps[one.name] * one.frames_per_timestamp
     trained = [name for _, name in streams.trained_adapters().values()]
+    frozen = [name for name in streams.names if name not in trained]
     visions, lines = [], []
-    for names in (trained, [name for name in streams.names if name not in trained]):
-        if not names:
-            continue
-        gradients = names is trained
-
-        def encode(count: int, gradients: bool = gradients, name: str = names[0]) -> Tensor:
-            with torch.set_grad_enabled(gradients):
-                return backbone.encode(measure.frames(count), name if gradients else None).sum()
-
-        line, _ = measure.line(encode, 2)
-        calls = tuple(frames[name] for name in names) * clips
-        visions.append(_Vision(calls, line.each, _token_bytes(module), gradients))
-        lines.append(line)
+    for names, adapter in ((trained, next(iter(trained), None)), (frozen, None)):
+        if names:
+            line = measure.line(partial(measure.encode, adapter), 2)
+            calls = tuple(frames[name] for name in names) * clips
+            visions.append(_Vision(calls, line.each, _token_bytes(module), adapter is not None))
+            lines.append(line)
     episode = {"times": {name: range(timestamps[name]) for name in streams.names}}
     asked = question_tokens or module.question_budget
     tokens = _PROMPT + streams.visual_tokens(episode) + asked
@@ -373,18 +402,12 @@ def _tuning(
             backbone.checkpoint_llm()
             module.train()
         costs[checkpointing] = measure.line(learn, tokens)
-    lines += [line for line, _ in costs.values()]
-    llm = _Llm(
-        clips,
-        tokens,
-        {chosen: line for chosen, (line, _) in costs.items()},
-        {chosen: whole.flops for chosen, (_, whole) in costs.items()},
-    )
     disk = {
         "token store": streams.kept_bytes(episode),
         "frame cache": _frame_bytes(module) * sum(frames[name] for name in streams.names),
     }
-    rest = max(_rest(plan, line) for line in lines)
+    rest = max(_rest(plan, line) for line in [*lines, *costs.values()])
+    llm = _Llm(clips, tokens, costs)
     return replace(plan, rest=rest, visions=tuple(visions), llm=llm, disk=disk)
 
 
@@ -474,15 +497,9 @@ def _one_clip(plan: Plan) -> Plan:
     return replace(plan, clips=1, visions=tuple(one), llm=replace(plan.llm, sequences=1))
 
 
-def hours(plan: Plan, gpu: Gpu, clips: int) -> float:
-    """Hours for a data set of so many clips, over all epochs, with one process per GPU."""
-    seconds = plan.fit(gpu.gib).flops / (MFU * gpu.peak)
-    return seconds * math.ceil(clips / plan.clips) * plan.epochs / 3600
-
-
 def as_data(plan: Plan, gpus: Mapping[str, Gpu], clips: int) -> dict[str, Any]:
     """Return the estimate as plain data; memory is in GiB, storage in GB."""
-    rows = {}
+    rows, steps = {}, math.ceil(clips / plan.clips) * plan.epochs
     for name, gpu in gpus.items():
         step = plan.fit(gpu.gib)
         enough = fits(plan, gpu)
@@ -494,7 +511,7 @@ def as_data(plan: Plan, gpus: Mapping[str, Gpu], clips: int) -> dict[str, Any]:
             "frame_chunk": step.frame_chunk,
             "checkpointing": step.checkpointing,
             "tflop_per_step": round(step.flops / 1e12, 2),
-            "hours": round(hours(plan, gpu, clips), 2),
+            "hours": round(steps * step.flops / (MFU * gpu.peak) / 3600, 2),
         }
     return {
         "parts_gib": {name: round(size / 2**30, 3) for name, size in plan.fixed().items()},

@@ -12,8 +12,8 @@ from tests.conftest import MINIATURE
 from tests.vlynx_pl.conftest import episode
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.commands.configuration import instantiate, parsed_run
-from vlynx_pl.commands.plan import GPUS, estimate, fits, make_plan, remedies
+from vlynx_pl.commands.configuration import instantiate
+from vlynx_pl.commands.plan import GPUS, estimate, fits, make_plan, parsed_run, remedies
 from vlynx_pl.guidance import estimate_guidance
 from vlynx_pl.memory import TensorBytes
 from vlynx_pl.prefix_sharing import question_branch
