@@ -133,7 +133,8 @@ class AlignmentReport(Callback):
     def _measure(
         self, module: InterfaceAlignment, loader: DataLoader[Any], adapter: str | None, what: str
     ) -> InterfaceGap:
-        meter = InterfaceGapMeter(module.guidance, module.backbone.tokens_per_frame)
+        backbone = module.backbone
+        meter = InterfaceGapMeter(module.guidance, backbone.tokens_per_frame, backbone.hidden_size)
         meter.to(module.device)
         barrier = InterruptibleBarrier()
         total = min(self.max_batches, len(loader))

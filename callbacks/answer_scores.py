@@ -121,7 +121,7 @@ class AnswerScores(Callback):
                 "llm_adapter": adapter_hash(module.backbone.llm_adapters, module.task),
                 **module.adapter_metadata(),
                 "backbone": module.backbone.fingerprint,
-                "dtype": str(module.backbone.newline.dtype),
+                "dtype": str(module.backbone.dtype),
                 "precision": trainer.precision,
                 "frames": data(trainer).preprocessing,
                 "drawing": data(trainer).rendering_settings,

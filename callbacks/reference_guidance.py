@@ -79,7 +79,7 @@ class ReferenceGuidance(Callback):
 
 def _computed(trainer: Trainer, module: InterfaceAlignment, count: int) -> InterfaceGuidance:
     """Compute the guidance of the first ``count`` videos, of which each rank reads its share."""
-    device = module.backbone.newline.device
+    device = module.backbone.device
     statistics = GuidanceStatistics(module.backbone, module.objective.include_newline).to(device)
     share = range(count)[trainer.global_rank :: trainer.world_size]
     loader = data(trainer).reference_dataloader(share)
@@ -104,7 +104,7 @@ def _video_gaps(trainer: Trainer, module: InterfaceAlignment) -> Tensor:
     if not videos:
         raise UserError("attn_floor=true needs reference videos, of which the data has none")
     loader = data(trainer).reference_dataloader(videos)
-    device = module.backbone.newline.device
+    device = module.backbone.device
     with evaluating(module):
         batches = track(loader, "Attention gaps of RGB videos", len(videos))
         gaps = [module.encode(b["frames"].to(device), None).attention_gaps for b in batches]

@@ -37,8 +37,8 @@ class InterfaceAlignment(AdapterTraining):
 
     reference_keys: Tensor  # (L, h, S, d)
     reference_values: Tensor  # (L, h, S, d)
-    reference_token_mean: Tensor  # (D,)
-    reference_token_var: Tensor  # (D,)
+    reference_token_mean: Tensor  # (W,)
+    reference_token_var: Tensor  # (W,)
 
     def __init__(
         self,
@@ -139,14 +139,19 @@ class InterfaceAlignment(AdapterTraining):
             adapter: name of the vision adapter; None is the untouched base.
 
         Returns:
-            Tokens (B, T, N, D) and gaps (L,).
+            Tokens (B, T, N, W) and gaps (L,).
 
         Raises:
             RuntimeError: no guidance was given yet.
         """
         _ = self.guidance  # raises when there is none
-        positions = self.objective.positions(self.backbone.patch_grid, frames.device)
-        layers = self.backbone.attention_layers()
+        backbone, layers = self.backbone, self.backbone.attention_layers()
+        positions = self.objective.positions(backbone.patch_places)
+        visible = [
+            None if window is None else (window[positions, None] == window).to(frames.device)
+            for window in backbone.attention_windows()
+        ]
+        positions = positions.to(frames.device)
 
         def read(part: Tensor) -> tuple[Tensor, Tensor]:
             gaps: list[Tensor] = []
@@ -154,9 +159,11 @@ class InterfaceAlignment(AdapterTraining):
             def compare(call: AttentionCall) -> None:
                 projection = self.backbone.output_projection(layers[call.layer])
                 keys, values = self.reference_keys[call.layer], self.reference_values[call.layer]
-                gaps.append(self.objective.attention_gap(call, positions, projection, keys, values))
+                seen = visible[call.layer]
+                gap = self.objective.attention_gap(call, positions, projection, keys, values, seen)
+                gaps.append(gap)
 
-            with listen(layers, compare):
+            with listen(layers, compare, backbone.positions):
                 tokens = self.backbone.encode(part, adapter)
             return tokens, torch.stack(gaps)
 

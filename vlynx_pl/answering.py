@@ -6,21 +6,17 @@ without a repetition penalty, and ignores the checkpoint's generation config.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.branch_attention import visible
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.prefix_sharing import question_branch, shared_prefix
+from vlynx_pl.prefix_sharing import question_branch
 from vlynx_pl.questions import Question
-
-STOP: Final = ("<|im_end|>", "<|endoftext|>")
-"""Tokens that end an answer in ChatML."""
 
 
 class SharedCache:
@@ -28,21 +24,21 @@ class SharedCache:
 
     Args:
         backbone: the Video LLM.
-        streams: tokens (T, N, D) each, RGB first, then the modalities.
+        streams: RGB first, then the modalities.
         llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
     """
 
     @torch.inference_mode()
     def __init__(
-        self, backbone: VideoBackbone, streams: Sequence[Tensor], llm_adapter: str | None = None
+        self, backbone: VideoBackbone, streams: Sequence[Stream], llm_adapter: str | None = None
     ) -> None:
         self._backbone, self._adapter = backbone, llm_adapter
         self._cache = DynamicCache()
-        prefix = shared_prefix(backbone, streams)
-        self._start, self._device = len(prefix), prefix.device
-        self._owners = torch.zeros(len(prefix), dtype=torch.long, device=self._device)
+        prefix = backbone.prompt(streams)
+        self._start = prefix.next
+        self._owners = torch.zeros(len(prefix.embeddings), dtype=torch.long, device=backbone.device)
         self._lengths: dict[int, int] = {}  # branch → its tokens so far
-        self._run(prefix, list(range(len(prefix))), None)
+        backbone.read(prefix, llm_adapter, cache=self._cache)
 
     @torch.inference_mode()
     def feed(self, tokens: Mapping[int, Sequence[int]]) -> Tensor:
@@ -65,26 +61,16 @@ class SharedCache:
             positions += range(first, first + len(new))
             ends.append(len(ids) - 1)
             self._lengths[branch] = self._lengths.get(branch, 0) + len(new)
-        self._owners = torch.cat([self._owners, torch.tensor(owners, device=self._device)])
-        embeddings = self._backbone.embed(torch.tensor(ids, device=self._device))
-        hidden = self._run(embeddings, positions, visible(self._owners, len(ids)))
-        return self._backbone.logits(hidden[ends])
-
-    def _run(self, embeddings: Tensor, positions: list[int], mask: Tensor | None) -> Tensor:
-        with use_adapter(self._backbone.language_model, self._adapter):
-            hidden: Tensor = self._backbone.language_model(
-                inputs_embeds=embeddings[None],
-                attention_mask=mask,
-                position_ids=torch.tensor([positions], device=self._device),
-                past_key_values=self._cache,
-                use_cache=True,
-            ).last_hidden_state[0]
-        return hidden
+        backbone = self._backbone
+        self._owners = torch.cat([self._owners, torch.tensor(owners, device=backbone.device)])
+        text, mask = backbone.text(ids, positions), visible(self._owners, len(ids))
+        hidden = backbone.read(text, self._adapter, mask, self._cache)
+        return backbone.logits(hidden[ends])
 
 
 def answer(
     backbone: VideoBackbone,
-    streams: Sequence[Tensor],
+    streams: Sequence[Stream],
     questions: Sequence[Question],
     *,
     max_new_tokens: int = 64,
@@ -94,7 +80,7 @@ def answer(
 
     Args:
         backbone: the Video LLM.
-        streams: tokens (T, N, D) each, RGB first, then the modalities.
+        streams: RGB first, then the modalities.
         questions: their prompts and histories are read, their answers are not.
         max_new_tokens: maximum tokens of an answer.
         llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
@@ -103,8 +89,7 @@ def answer(
         UserError: there are no questions, or one cannot be put into a prompt.
     """
     tokenizer = backbone.tokenizer
-    special = tokenizer.get_added_vocab()
-    stop = [special[token] for token in STOP]
+    stop = [tokenizer.get_vocab()[token] for token in backbone.chat.stop]
     prompts = _prompts(backbone, questions)
     answers = generate(
         SharedCache(backbone, streams, llm_adapter), prompts, max_new_tokens, 1, stop
@@ -115,7 +100,8 @@ def answer(
 def _prompts(backbone: VideoBackbone, questions: Sequence[Question]) -> list[list[int]]:
     if not questions:
         raise UserError("a clip without questions has nothing to answer; leave it out")
-    return [question_branch(backbone.tokenizer, q, learnt=False).ids for q in questions]
+    reads = backbone.tokenizer, backbone.chat
+    return [question_branch(*reads, question, learnt=False).ids for question in questions]
 
 
 @torch.inference_mode()
@@ -155,7 +141,7 @@ def generate(
 
 def score_options(
     backbone: VideoBackbone,
-    streams: Sequence[Tensor],
+    streams: Sequence[Stream],
     questions: Sequence[Question],
     options: Sequence[str],
     *,
@@ -180,7 +166,7 @@ def score_options(
 
 def choose(
     backbone: VideoBackbone,
-    streams: Sequence[Tensor],
+    streams: Sequence[Stream],
     questions: Sequence[Question],
     letters: str = "ABCD",
     *,

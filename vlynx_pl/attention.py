@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -20,7 +21,10 @@ LISTENING_ATTENTION = "vlynx_listening"
 
 
 class AttentionCall(NamedTuple):
-    """Result of one self-attention layer for F frames of S tokens, with h heads of d channels."""
+    """Result of one self-attention layer for F frames of S positions, with h heads of d channels.
+
+    Queries and keys are as the attention function gets them, after any rotation or norm.
+    """
 
     layer: int
     query: Tensor  # (F, h, S, d)
@@ -30,10 +34,18 @@ class AttentionCall(NamedTuple):
     output: Tensor  # (F, S, C), after the output projection
 
 
+class _Part(NamedTuple):
+    """A call of the attention function: whole frames, or consecutive windows of packed frames."""
+
+    query: Tensor  # (F, h, S, d), or (1, h, n, d)
+    key: Tensor
+    value: Tensor
+    context: Tensor  # (F, S, h, d), or (1, n, h, d)
+
+
 Listener = Callable[[AttentionCall], None]
-_heard: ContextVar[dict[nn.Module, tuple[Tensor, Tensor, Tensor, Tensor]] | None] = ContextVar(
-    "vlynx_heard", default=None
-)
+_Heard = dict[nn.Module, list[_Part]]
+_heard: ContextVar[_Heard | None] = ContextVar("vlynx_heard", default=None)
 
 
 def _listening_attention(
@@ -47,7 +59,7 @@ def _listening_attention(
     context, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     heard = _heard.get()
     if heard is not None:
-        heard[module] = (query, key, value, context)
+        heard.setdefault(module, []).append(_Part(query, key, value, context))
     return context, None
 
 
@@ -57,16 +69,24 @@ AttentionMaskInterface.register(LISTENING_ATTENTION, sdpa_mask)
 
 
 @contextmanager
-def listen(layers: Sequence[nn.Module], listener: Listener) -> Iterator[None]:
+def listen(layers: Sequence[nn.Module], listener: Listener, positions: int) -> Iterator[None]:
     """Call ``listener`` once for every forward of every attention layer in ``layers``.
 
-    The layers must run with the attention named by :data:`LISTENING_ATTENTION`. Leave the context
-    before ``backward()``, as gradient checkpointing would call the listener again.
+    A layer may call its attention function once for all frames, or several times for windows of
+    frames in a packed row; the parts are joined. The layers must run with the attention named by
+    :data:`LISTENING_ATTENTION`. Leave the context before ``backward()``, as gradient checkpointing
+    would call the listener again.
+
+    Args:
+        layers: the self-attention modules.
+        listener: called with each layer's result.
+        positions: S, of a frame.
 
     Raises:
-        RuntimeError: a layer ran with another attention implementation.
+        RuntimeError: a layer ran with another attention implementation, or its calls are not whole
+            frames.
     """
-    heard: dict[nn.Module, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+    heard: _Heard = {}
 
     def hook(index: int) -> Callable[[nn.Module, Any, Any], None]:
         def report(module: nn.Module, _: Any, output: Any) -> None:
@@ -75,8 +95,11 @@ def listen(layers: Sequence[nn.Module], listener: Listener) -> Iterator[None]:
                     f"attention layer {index} ran without {LISTENING_ATTENTION!r}; load the model "
                     "with vlynx_pl.backbones.load_backbone and leave its attention as it is"
                 )
-            query, key, value, context = heard.pop(module)
-            listener(AttentionCall(index, query, key, value, context.flatten(2), output[0]))
+            query, key, value, context = _whole_frames(heard.pop(module), positions, index)
+            if isinstance(output, tuple):
+                output = output[0]
+            rows = output.reshape(len(query), positions, -1)
+            listener(AttentionCall(index, query, key, value, context.flatten(2), rows))
 
         return report
 
@@ -88,3 +111,34 @@ def listen(layers: Sequence[nn.Module], listener: Listener) -> Iterator[None]:
         _heard.reset(token)
         for handle in handles:
             handle.remove()
+
+
+def _whole_frames(parts: Sequence[_Part], positions: int, layer: int) -> _Part:
+    """Join the calls of a layer, and divide a packed row into frames of S positions."""
+    whole = parts[0] if len(parts) == 1 else _joined(parts, layer)
+    if whole.query.shape[2] == positions:
+        return whole
+    if len(whole.query) != 1 or whole.query.shape[2] % positions:
+        raise RuntimeError(
+            f"attention layer {layer} was called with {tuple(whole.query.shape)}, which is not a "
+            f"number of frames of {positions} positions; correct the backbone's patch_places"
+        )
+
+    def frames(row: Tensor) -> Tensor:  # (1, h, F*S, d) → (F, h, S, d)
+        _, heads, _, channels = row.shape
+        return row.view(heads, -1, positions, channels).transpose(0, 1)
+
+    context = whole.context.view(-1, positions, *whole.context.shape[2:])
+    return _Part(frames(whole.query), frames(whole.key), frames(whole.value), context)
+
+
+def _joined(parts: Sequence[_Part], layer: int) -> _Part:
+    if any(len(part.query) != 1 for part in parts):
+        raise RuntimeError(
+            f"attention layer {layer} was called {len(parts)} times in one forward, with more than "
+            "a packed row; the method needs a layer whose calls are parts of one row"
+        )
+    queries, keys, values, contexts = zip(*parts, strict=True)
+    return _Part(
+        torch.cat(queries, 2), torch.cat(keys, 2), torch.cat(values, 2), torch.cat(contexts, 1)
+    )

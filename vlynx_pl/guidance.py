@@ -107,8 +107,8 @@ class InterfaceGuidance:
 
     keys: Tensor = field(repr=False)  # (L, h, S, d) float32
     values: Tensor = field(repr=False)  # (L, h, S, d) float32
-    token_mean: Tensor = field(repr=False)  # (D,) float32
-    token_var: Tensor = field(repr=False)  # (D,) float32, population variance
+    token_mean: Tensor = field(repr=False)  # (W,) float32
+    token_var: Tensor = field(repr=False)  # (W,) float32, population variance
     num_frames: int
     num_videos: int
     source: GuidanceSource
@@ -164,7 +164,7 @@ class InterfaceGuidance:
         )
         differs = self.source.difference(here)
         layers = (len(backbone.attention_layers()), *_attention_shape(backbone))
-        shapes = (layers, layers, (backbone.hidden_size,), (backbone.hidden_size,))
+        shapes = (layers, layers, (backbone.token_size,), (backbone.token_size,))
         for name, shape in zip(_TENSORS, shapes, strict=True):
             if not differs and (found := tuple(getattr(self, name).shape)) != shape:
                 differs = f"its {name} are {found}, here they are {shape}"
@@ -179,6 +179,25 @@ class InterfaceGuidance:
     def fingerprint(self) -> str:
         """Hash of the tensors."""
         return tensors_hash({name: getattr(self, name) for name in _TENSORS})
+
+
+def token_rows(backbone: VideoBackbone, tokens: Tensor, include_newline: bool) -> Tensor:
+    """Flatten tokens (B, T, N, W) into the rows (R, W) of token statistics.
+
+    ``include_newline`` adds the newline token once per video, as the released code does.
+
+    Raises:
+        UserError: the backbone has no newline token.
+    """
+    rows = tokens.flatten(0, 2)
+    if include_newline:
+        if backbone.newline is None:
+            raise UserError(
+                f"include_newline=true, but {backbone.name} ends its streams without a newline "
+                "token; use an objective without it, such as AlignmentObjective"
+            )
+        rows = torch.cat([rows, backbone.newline.expand(len(tokens), -1)])
+    return rows
 
 
 def merge_moments(parts: Tensor) -> Tensor:
@@ -229,7 +248,7 @@ class GuidanceStatistics(Metric):
         shape = (len(backbone.attention_layers()), heads, positions, channels)
         self.add_state("key_sum", torch.zeros(shape, dtype=torch.float64), "sum")
         self.add_state("value_sum", torch.zeros(shape, dtype=torch.float64), "sum")
-        empty = torch.zeros(3, backbone.hidden_size, dtype=torch.float64)
+        empty = torch.zeros(3, backbone.token_size, dtype=torch.float64)
         self.add_state("token_moments", empty, merge_moments)
         self.add_state("num_frames", torch.tensor(0), "sum")
         self.add_state("num_videos", torch.tensor(0), "sum")
@@ -237,9 +256,10 @@ class GuidanceStatistics(Metric):
     def update(self, frames: Tensor) -> None:
         """Add a batch of videos (B, T, 3, H, W), uint8 or normalised; all frames weigh the same."""
         backbone = self._backbone[0]
-        with torch.inference_mode(), listen(backbone.attention_layers(), self._add_attention):
-            tokens = backbone.encode(frames)  # (B, T, N, D)
-        rows = backbone.token_rows(tokens, self.include_newline)
+        hears = listen(backbone.attention_layers(), self._add_attention, backbone.positions)
+        with torch.inference_mode(), hears:
+            tokens = backbone.encode(frames)  # (B, T, N, W)
+        rows = token_rows(backbone, tokens, self.include_newline)
         self.token_moments = merge_moments(torch.stack([self.token_moments, moments(rows)]))
         self.num_frames += frames.shape[0] * frames.shape[1]
         self.num_videos += frames.shape[0]
@@ -291,13 +311,12 @@ def estimate_guidance(
     Raises:
         GuidanceError: ``batches`` is empty.
     """
-    statistics = GuidanceStatistics(backbone, include_newline).to(backbone.newline.device)
+    statistics = GuidanceStatistics(backbone, include_newline).to(backbone.device)
     for frames in batches:
-        statistics.update(frames.to(backbone.newline.device))
+        statistics.update(frames.to(backbone.device))
     return statistics.guidance()
 
 
 def _attention_shape(backbone: VideoBackbone) -> tuple[int, int, int]:
-    rows, columns = backbone.patch_grid
     layer: Any = backbone.attention_layers()[0]
-    return layer.num_heads, rows * columns, layer.head_dim
+    return layer.num_heads, backbone.positions, layer.head_dim

@@ -40,6 +40,7 @@ class InterfaceGapMeter(Metric):
     Args:
         guidance: the statistics to compare with.
         positions: N, tokens per frame.
+        channels: D; those for deeper layers of the LLM follow and are ignored.
     """
 
     full_state_update = False
@@ -48,10 +49,10 @@ class InterfaceGapMeter(Metric):
     by_position: Tensor
     second_moment: Tensor
 
-    def __init__(self, guidance: InterfaceGuidance, positions: int) -> None:
+    def __init__(self, guidance: InterfaceGuidance, positions: int, channels: int) -> None:
         super().__init__()
-        self.guidance, self.positions = guidance, positions
-        layers, channels = len(guidance.keys), len(guidance.token_mean)
+        self.guidance, self.positions, self.channels = guidance, positions, channels
+        layers = len(guidance.keys)
         self.add_state("attention_sum", torch.zeros(layers, dtype=torch.float64), "sum")
         self.add_state("num_frames", torch.tensor(0), "sum")
         empty = torch.zeros(3, positions * channels, dtype=torch.float64)
@@ -60,8 +61,8 @@ class InterfaceGapMeter(Metric):
         self.add_state("second_moment", empty, "sum")
 
     def update(self, tokens: Tensor, attention: Tensor) -> None:
-        """Add tokens (B, T, N, D) and the attention gaps (L,) measured on them."""
-        rows = tokens.flatten(0, 1).double()  # (F, N, D)
+        """Add tokens (B, T, N, W) and the attention gaps (L,) measured on them."""
+        rows = tokens[..., : self.channels].flatten(0, 1).double()  # (F, N, D)
         part = moments(rows.flatten(1))
         self.by_position = merge_moments(torch.stack([self.by_position, part]))
         self.second_moment += rows.flatten(0, 1).T @ rows.flatten(0, 1)
@@ -87,12 +88,14 @@ class InterfaceGapMeter(Metric):
         """Return the gap of everything seen so far, on all ranks; its tensors are on the CPU."""
         seen = self.compute()
         token_mean, token_var = seen["token_mean"], seen["token_var"]
+        video = self.guidance.token_mean, self.guidance.token_var
+        video_mean, video_var = (one[: self.channels].to(token_mean) for one in video)
         return InterfaceGap(
             attention=seen["attention"].cpu(),
             token_mean=token_mean.cpu(),
             token_var=token_var.cpu(),
-            mean_distance=float((self.guidance.token_mean.to(token_mean) - token_mean).norm()),
-            var_distance=float((self.guidance.token_var.to(token_var) - token_var).norm()),
+            mean_distance=float((video_mean - token_mean).norm()),
+            var_distance=float((video_var - token_var).norm()),
             sample_variance=float(seen["sample_variance"]),
             effective_rank=effective_rank(seen["scatter"], seen["rounding"]),
         )

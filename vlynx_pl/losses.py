@@ -7,13 +7,19 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 
-def reference_response(queries: Tensor, reference_keys: Tensor, reference_values: Tensor) -> Tensor:
+def reference_response(
+    queries: Tensor,
+    reference_keys: Tensor,
+    reference_values: Tensor,
+    visible: Tensor | None = None,
+) -> Tensor:
     """Attention of a modality's queries to the video guidance (eq. 5).
 
     Args:
         queries: (F, h, Q, d) of F frames.
         reference_keys: (h, S, d), mean keys of plain video in this layer.
         reference_values: (h, S, d), mean values.
+        visible: (Q, S) bool, the positions that each query attends to; None is all.
 
     Returns:
         (F, Q, h*d) attention context, before the output projection.
@@ -22,7 +28,10 @@ def reference_response(queries: Tensor, reference_keys: Tensor, reference_values
     # All frames share the same keys and values, so one long row of queries avoids copies.
     row = queries.transpose(0, 1).reshape(1, heads, frames * count, channels)
     context = scaled_dot_product_attention(
-        row, reference_keys[None].to(row.dtype), reference_values[None].to(row.dtype)
+        row,
+        reference_keys[None].to(row.dtype),
+        reference_values[None].to(row.dtype),
+        None if visible is None else visible.repeat(frames, 1),
     )  # (1, h, F*Q, d)
     return context.view(heads, frames, count, channels).permute(1, 2, 0, 3).flatten(2)
 
@@ -34,6 +43,7 @@ def attention_response_loss(
     reference_values: Tensor,
     project: Callable[[Tensor], Tensor] | None = None,
     detach_reference: bool = False,
+    visible: Tensor | None = None,
 ) -> Tensor:
     """Distance of a layer's attention response from its response to the guidance (eq. 4-6).
 
@@ -45,11 +55,12 @@ def attention_response_loss(
         reference_values: (h, S, d).
         project: the layer's output projection, applied to the reference response as well.
         detach_reference: stop the gradient through the reference response.
+        visible: see :func:`reference_response`.
 
     Returns:
         Scalar float32, L1 distance as a mean over elements.
     """
-    reference = reference_response(queries, reference_keys, reference_values)
+    reference = reference_response(queries, reference_keys, reference_values, visible)
     if project is not None:
         reference = project(reference)
     if detach_reference:

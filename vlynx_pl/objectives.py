@@ -7,12 +7,12 @@ measured, and their weights. A new one is a subclass, or a class with the same m
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from vlynx_pl.attention import AttentionCall
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.distributed import total_over_ranks, world_size
+from vlynx_pl.guidance import token_rows
 from vlynx_pl.losses import attention_response_loss, mean_of_all, token_statistics_loss
 
 
@@ -20,7 +20,7 @@ from vlynx_pl.losses import attention_response_loss, mean_of_all, token_statisti
 class Encoded:
     """Tokens of a batch and how far each layer's attention is from the guidance."""
 
-    tokens: Tensor  # (B, T, N, D)
+    tokens: Tensor  # (B, T, N, W)
     attention_gaps: Tensor  # (L,) float32
 
 
@@ -73,12 +73,14 @@ class AlignmentObjective:
         """Name and value of the setting that keeps tokens from collapsing; 0 turns it off."""
         return "stat_weight", self.stat_weight
 
-    def positions(self, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """Return the indices (Q,) of the compared patches in a ``grid`` of (rows, columns)."""
-        rows, columns = grid
+    def positions(self, places: Tensor) -> Tensor:
+        """Return the positions (Q,) of the compared patches.
+
+        Args:
+            places: (rows, columns), the position of each patch in the vision encoder's sequence.
+        """
         step = 2 if self.queries == "pooled" else 1
-        index = torch.arange(rows * columns, device=device).view(rows, columns)
-        return index[::step, ::step].flatten()
+        return places[::step, ::step].flatten()
 
     def attention_gap(
         self,
@@ -87,15 +89,17 @@ class AlignmentObjective:
         projection: nn.Module,
         keys: Tensor,
         values: Tensor,
+        visible: Tensor | None = None,
     ) -> Tensor:
         """Distance of a layer's response from its response to the guidance, a scalar (eq. 4-6).
 
         Args:
             call: the layer's result.
-            positions: (Q,) indices of the compared patches.
+            positions: (Q,) of the compared patches.
             projection: the layer's output projection.
             keys: (h, S, d) of the guidance in this layer.
             values: (h, S, d).
+            visible: (Q, S) bool, the positions that each compared patch attends to; None is all.
         """
         projected = self.response == "projected"
         return attention_response_loss(
@@ -105,6 +109,7 @@ class AlignmentObjective:
             values,
             projection if projected else None,
             self.detach_reference,
+            visible,
         )
 
     def losses(
@@ -123,8 +128,8 @@ class AlignmentObjective:
             backbone: the one that encoded the tokens.
             encoded: this process's part of a batch.
             clips: number of its clips, B; 0 if a black frame takes the place of an empty part.
-            mean: (D,) of the guidance's tokens.
-            variance: (D,) of the guidance's tokens.
+            mean: (W,) of the guidance's tokens.
+            variance: (W,) of the guidance's tokens.
             video_gaps: (L,) attention gaps of RGB video, for ``attn_floor``.
             share: factor of this process's own losses, with which their average over processes is
                 the mean over all clips.
@@ -145,7 +150,7 @@ class AlignmentObjective:
             gaps = (gaps - video_gaps.to(gaps)).relu()
         # An empty part has no mean; with statistics of its own it has weight zero anyway.
         counted = encoded.tokens if apart else encoded.tokens[:clips]
-        rows = backbone.token_rows(counted, self.include_newline)
+        rows = token_rows(backbone, counted, self.include_newline)
         stat = token_statistics_loss(rows, mean, variance, total, self.stat_scale == "relative")
         attn = gaps.mean()
         if apart or not self.attn_floor:

@@ -2,29 +2,23 @@
 
 A branch sees the prefix and itself, and its positions continue the prefix. So loss and gradients
 equal those of one sequence per question, at about 1/K of the cost for K questions. The input is the
-frozen tokens of the streams; positions and labels are made here, the mask in branch_attention.py.
+frozen tokens of the streams; labels are made here, positions and embeddings by the backbone, the
+mask in branch_attention.py.
 """
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from vlynx_pl.adapters import use_adapter
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.backbones.prompt import Chat, Prompt, token_ids
 from vlynx_pl.branch_attention import branch_mask
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.questions import Question
-
-# ChatML as Qwen2's tokenizer writes it (method.md section 5.2). Not taken from the checkpoint: the
-# processor's template, which lacks the system turn, would replace the tokenizer's.
-_USER: Final = "<|im_start|>user\n"
-_ASSISTANT: Final = "<|im_start|>assistant\n"
-_END: Final = "<|im_end|>\n"
-_START: Final = f"<|im_start|>system\nYou are a helpful assistant.{_END}{_USER}"
 
 
 class Branch(NamedTuple):
@@ -32,28 +26,17 @@ class Branch(NamedTuple):
 
     name: str
     ids: list[int]
-    supervised: list[bool]  # answers, with the ``<|im_end|>`` and newline after each
+    supervised: list[bool]  # answers, with the end of turn after each
 
 
-def shared_prefix(backbone: VideoBackbone, streams: Sequence[Tensor]) -> Tensor:
-    """Embed what all questions on a clip begin with, up to and including the visual tokens.
-
-    Args:
-        backbone: the Video LLM.
-        streams: tokens (T, N, D) each, RGB first, then the modalities.
-
-    Returns:
-        (P, D), input of the LLM.
-    """
-    ids = torch.tensor(_ids(backbone.tokenizer, _START), device=backbone.newline.device)
-    return backbone.splice(ids, streams)
-
-
-def question_branch(tokenizer: PreTrainedTokenizerBase, question: Question, learnt: bool) -> Branch:
+def question_branch(
+    tokenizer: PreTrainedTokenizerBase, chat: Chat, question: Question, learnt: bool
+) -> Branch:
     """Tokenise a question.
 
     Args:
         tokenizer: the backbone's.
+        chat: the backbone's.
         question: with the history of its dialogue.
         learnt: include the answer, and supervise every answer of the dialogue; otherwise stop where
             the answer begins.
@@ -65,23 +48,18 @@ def question_branch(tokenizer: PreTrainedTokenizerBase, question: Question, lear
     if reason is not None:
         raise UserError(f"{reason}; correct the annotation, or leave the question out")
     branch = Branch(question.id, [], [])
-    before = "\n"  # after the visual tokens; later turns have a header
+    before = chat.asking
     for asked, said in (*question.history, (question.prompt, question.target if learnt else None)):
-        pieces = [(f"{before}{asked}{_END}{_ASSISTANT}", False)]
+        pieces = [(f"{before}{asked}{chat.end}{chat.assistant}", False)]
         if said is not None:
-            pieces.append((f"{said.strip()}{_END}", True))
+            pieces.append((f"{said.strip()}{chat.end}", True))
         # An answer is tokenised apart from its question, as it will be when it is generated.
         for text, supervised in pieces:
-            ids = _ids(tokenizer, text)
+            ids = token_ids(tokenizer, text)
             branch.ids.extend(ids)
             branch.supervised.extend([supervised] * len(ids))
-        before = _USER
+        before = chat.user
     return branch
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
 
 
 def split_by_budget(branches: Sequence[Branch], question_budget: int) -> list[list[Branch]]:
@@ -115,7 +93,7 @@ def split_by_budget(branches: Sequence[Branch], question_budget: int) -> list[li
 
 def question_losses(
     backbone: VideoBackbone,
-    prefix: Tensor,
+    prefix: Prompt,
     branches: Sequence[Branch],
     llm_adapter: str | None = None,
 ) -> Tensor:
@@ -126,7 +104,7 @@ def question_losses(
 
     Args:
         backbone: the Video LLM.
-        prefix: (P, D) from :func:`shared_prefix`.
+        prefix: P tokens, from :meth:`VideoBackbone.prompt`.
         branches: K questions from :func:`question_branch`, with their answers.
         llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
 
@@ -138,25 +116,18 @@ def question_losses(
     """
     if not branches:
         raise UserError("a clip without questions has nothing to learn; leave it out")
-    device, start = prefix.device, len(prefix)
+    device, start = backbone.device, len(prefix.embeddings)
     lengths = [len(branch.ids) for branch in branches]
-    ids = torch.tensor([token for branch in branches for token in branch.ids], device=device)
+    ids = [token for branch in branches for token in branch.ids]
     owners = [i for i, length in enumerate([start, *lengths]) for _ in range(length)]
-    positions = [*range(start), *(start + i for length in lengths for i in range(length))]
-    inputs = torch.cat([prefix, backbone.embed(ids)])
-    mask = branch_mask(owners, device)
-    padding = 0 if mask is None else mask.shape[-1] - len(owners)
-    with use_adapter(backbone.language_model, llm_adapter):
-        hidden = backbone.language_model(
-            inputs_embeds=pad(inputs, (0, 0, 0, padding))[None],
-            attention_mask=mask,
-            position_ids=pad(torch.tensor([positions], device=device), (0, padding)),
-            use_cache=False,
-        ).last_hidden_state[0]
+    positions = [prefix.next + i for length in lengths for i in range(length)]
+    whole = Prompt.joined([prefix, backbone.text(ids, positions)])
+    hidden = backbone.read(whole, llm_adapter, branch_mask(owners, device))
     # Logits are computed only for supervised tokens; each is predicted at the token before it.
     flags = [flag for branch in branches for flag in branch.supervised]
     learnt = torch.tensor([i for i, flag in enumerate(flags) if flag], device=device)
     logits = backbone.logits(hidden[start + learnt - 1])
-    losses = cross_entropy(logits, ids[learnt], reduction="none")
+    targets = torch.tensor(ids, device=device)[learnt]
+    losses = cross_entropy(logits, targets, reduction="none")
     parts = torch.split(losses, [sum(branch.supervised) for branch in branches])
     return torch.stack([part.mean() for part in parts])

@@ -24,6 +24,7 @@ from vlynx_pl.adapters import (
     train_adapters,
 )
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import PRECISION
 from vlynx_pl.saved_adapters import SavedAdapter
@@ -80,12 +81,16 @@ class StreamTokens(nn.Module, ABC):
         """
 
     @abstractmethod
-    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Tensor]:
-        """Make the LLM's tokens (U, N, D) of what :meth:`encode` returned, or a store kept."""
+    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Stream]:
+        """Make the LLM's tokens (U, N, W) of what :meth:`encode` returned, or a store kept."""
 
     @abstractmethod
+    def outline(self, episode: Mapping[str, Any]) -> list[Stream]:
+        """What :meth:`tokens` makes of an episode with these ``times``, but (U, N, 0)."""
+
     def visual_tokens(self, episode: Mapping[str, Any]) -> int:
         """Number of tokens that :meth:`tokens` makes of an episode, by its ``times``."""
+        return sum(stream.tokens.shape[:2].numel() for stream in self.outline(episode))
 
     @abstractmethod
     def kept_bytes(self, episode: Mapping[str, Any]) -> int:
@@ -148,7 +153,7 @@ class StreamTokens(nn.Module, ABC):
     def _cache_key(self, how: Mapping[str, Any]) -> str:
         encoder = {
             "backbone": self.backbone.fingerprint,
-            "dtype": str(self.backbone.newline.dtype),
+            "dtype": str(self.backbone.dtype),
             "normalisation": self.backbone.normalisation,
         }
         return json.dumps({**encoder, **how})
@@ -242,20 +247,22 @@ class AlignedStreams(StreamTokens):
         return encoded
 
     @override
-    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Tensor]:
-        return encoded
+    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Stream]:
+        times = episode["times"]
+        return [Stream(each, times[name]) for name, each in zip(self.names, encoded, strict=True)]
 
     @override
-    def visual_tokens(self, episode: Mapping[str, Any]) -> int:
-        tokens = 0
+    def outline(self, episode: Mapping[str, Any]) -> list[Stream]:
+        streams = []
         for name in self.names:
             each = 1 if name in self.pooled else self.backbone.tokens_per_frame
-            tokens += len(episode["times"][name]) * each
-        return tokens
+            times = episode["times"][name]
+            streams.append(Stream(torch.empty(len(times), each, 0), times))
+        return streams
 
     @override
     def kept_bytes(self, episode: Mapping[str, Any]) -> int:
-        return self.visual_tokens(episode) * self.backbone.hidden_size * PRECISION.itemsize
+        return self.visual_tokens(episode) * self.backbone.token_size * PRECISION.itemsize
 
     @override
     def token_cache_keys(self) -> dict[str, str]:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from vlynx_pl.adapter_training import AdapterTraining, FrameChunk, evaluating
-from vlynx_pl.adapters import LLM_LORA, Lora, use_adapter
+from vlynx_pl.adapters import LLM_LORA, Lora
 from vlynx_pl.answering import answer, choose
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.distributed import share_of_batch
 from vlynx_pl.io.progress import say
 from vlynx_pl.io.tensor_store import PRECISION, TokenStore
@@ -26,7 +27,6 @@ from vlynx_pl.prefix_sharing import (
     Branch,
     question_branch,
     question_losses,
-    shared_prefix,
     split_by_budget,
 )
 from vlynx_pl.questions import Question
@@ -141,9 +141,9 @@ class InstructionTuning(AdapterTraining):
         if self.checkpointing != "auto" and calls is None:
             return
         each = self.kept_bytes(self._read_tokens) // _FEW
-        start = len(shared_prefix(self.backbone, [])) + len(self.streams.names)
         tokens = sum(
-            start + self.streams.visual_tokens(episode) + sum(len(branch.ids) for branch in part)
+            self.backbone.prompt_length(self.streams.outline(episode))
+            + sum(len(branch.ids) for branch in part)
             for episode in batch
             for part in self._parts(episode)
         )
@@ -161,9 +161,7 @@ class InstructionTuning(AdapterTraining):
 
     def _read_tokens(self) -> object:
         """Run the LLM on a few tokens."""
-        tokens = self.backbone.newline.expand(1, _FEW, -1)
-        with use_adapter(self.backbone.language_model, self.task):
-            return self.backbone.language_model(inputs_embeds=tokens, use_cache=False)
+        return self.backbone.read(self.backbone.text([0] * _FEW, range(_FEW)), self.task)
 
     @override
     def batch_memory_hint(self, batch: Sequence[Mapping[str, Any]]) -> str:
@@ -189,15 +187,15 @@ class InstructionTuning(AdapterTraining):
         else:
             self.streams.refuse_others(self._loaded)
 
-    def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
+    def encode(self, episode: Mapping[str, Any]) -> list[Stream]:
         """Encode an episode as the LLM's tokens.
 
         Args:
             episode: with ``streams`` and ``times``, see :meth:`StreamTokens.encode`; or with
-                ``tokens`` from a store, name → (U, N, C).
+                ``tokens`` from a store, name → (U, N, C), and ``times``.
 
         Returns:
-            (U, N, D) for each stream that the LLM reads, the video first.
+            The streams that the LLM reads, tokens (U, N, W) each, the video first.
 
         Raises:
             UserError: a stream is missing, or its timestamps differ in their numbers of frames.
@@ -222,20 +220,21 @@ class InstructionTuning(AdapterTraining):
 
     def losses(self, episode: Mapping[str, Any]) -> Tensor:
         """Compute the loss (K,) of each question of an episode, its history's answers included."""
-        prefix = shared_prefix(self.backbone, self.encode(episode))
+        prefix = self.backbone.prompt(self.encode(episode))
         parts = self._parts(episode)
         return torch.cat([question_losses(self.backbone, prefix, p, self.task) for p in parts])
 
     def _parts(self, episode: Mapping[str, Any]) -> list[list[Branch]]:
         """Return the questions of each sequence of an episode."""
-        tokenizer = self.backbone.tokenizer
-        branches = [question_branch(tokenizer, q, learnt=True) for q in episode["questions"]]
+        branches = [self._branch(question) for question in episode["questions"]]
         return split_by_budget(branches, self.question_budget)
+
+    def _branch(self, question: Question) -> Branch:
+        return question_branch(self.backbone.tokenizer, self.backbone.chat, question, learnt=True)
 
     def unfit(self, question: Question, learnt: bool) -> str | None:
         """Return why a question cannot be learnt (or only asked), or None."""
-        tokenizer = self.backbone.tokenizer
-        reason = question.unfit(tokenizer.get_added_vocab(), learnt)
+        reason = question.unfit(self.backbone.tokenizer.get_added_vocab(), learnt)
         if reason is not None or not learnt:
             return reason
         turns = [*question.history, (question.prompt, question.target)]
@@ -243,7 +242,7 @@ class InstructionTuning(AdapterTraining):
         # A token has at least one byte, so most questions need not be tokenised for this.
         if bytes_of_texts + _TURN * len(turns) <= self.question_budget:
             return None
-        length = len(question_branch(tokenizer, question, learnt=True).ids)
+        length = len(self._branch(question).ids)
         if length <= self.question_budget:
             return None
         return (

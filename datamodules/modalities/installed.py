@@ -5,8 +5,7 @@ A package adds one with an entry point: ``[project.entry-points."vlynx.modalitie
 """
 
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
-from typing import Final, NamedTuple
+from typing import Final
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from datamodules.modalities.modality import Modality
 from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.plugins import Installed, installed, load_class
 
 GROUP: Final = "vlynx.modalities"
 _OWN: Final[Mapping[str, str]] = {
@@ -25,26 +25,15 @@ _OWN: Final[Mapping[str, str]] = {
 }
 
 
-class Installed(NamedTuple):
-    """A modality that can be named in a configuration."""
-
-    name: str
-    class_path: str  # "package.module:Class"
-    distribution: str
-
-
-def installed() -> list[Installed]:
+def installed_modalities() -> list[Installed]:
     """All modalities, by name; the classes are not imported."""
-    found = {Installed(name, class_path, "vlynx") for name, class_path in _OWN.items()}
-    for point in entry_points(group=GROUP):
-        found.add(Installed(point.name, point.value, point.dist.name if point.dist else "?"))
-    return sorted(found)
+    return installed(GROUP, _OWN)
 
 
 def print_installed() -> None:
     """Print a table of all modalities."""
     table = Table("name", "class", "distribution", box=SIMPLE_HEAD)
-    for one in installed():
+    for one in installed_modalities():
         table.add_row(*map(escape, one))
     Console().print(table)
 
@@ -55,7 +44,7 @@ def modality_named(name: str) -> Modality:
     Raises:
         UserError: no installed modality has the name, or several have; or it cannot be loaded.
     """
-    everything = installed()
+    everything = installed_modalities()
     found = [one for one in everything if one.name == name]
     if len(found) != 1:
         names = ", ".join(one.name for one in everything)
@@ -64,14 +53,5 @@ def modality_named(name: str) -> Modality:
             "another name, or the class (class_path: package.module.Class); vlynx modalities says "
             "where each comes from"
         )
-    [(_, class_path, distribution)] = found
-    try:
-        kind = EntryPoint(name, class_path, GROUP).load()
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"modality {name!r} of {distribution} cannot be loaded from {class_path} ({error}). "
-            "Repair or remove that package"
-        ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Modality)):
-        raise UserError(f"{class_path} of {distribution} is not a Modality; remove that package")
-    return kind()
+    modality: Modality = load_class(found[0], GROUP, Modality)()
+    return modality

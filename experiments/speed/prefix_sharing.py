@@ -25,7 +25,8 @@ from vlynx_pl.adapters import Lora
 from vlynx_pl.answering import SharedCache, generate
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
-from vlynx_pl.prefix_sharing import Branch, question_losses, shared_prefix
+from vlynx_pl.backbones.prompt import Stream
+from vlynx_pl.prefix_sharing import Branch, question_losses
 
 WIDTH, HEADS, KEY_HEADS, MLP, RANK = 896, 14, 2, 4864, 64
 ANSWER = 8  # tokens of a question that are its answer
@@ -93,12 +94,12 @@ def main() -> None:
     options = parse_options(__doc__, layers=4, prefix=2000, questions=10, tokens=40, repeats=3)
     count, size, dtype = options.questions, options.tokens, dtype_on(options.device)
     backbone = wide_backbone(options.layers, options.device)
-    text = len(shared_prefix(backbone, []))
+    text = backbone.prompt_length([])
     shape = (1, options.prefix - text - 1, WIDTH)  # without its newline
-    streams = [torch.randn(shape, device=options.device, dtype=dtype)]
-    prefix = shared_prefix(backbone, streams)
+    streams = [Stream(torch.randn(shape, device=options.device, dtype=dtype))]
+    prefix = backbone.prompt(streams)
     ids = torch.randint(5, 2000, (count, size), device=options.device)
-    plain = Plain(backbone, prefix, ids)
+    plain = Plain(backbone, prefix.embeddings, ids)
     learnt = [False] * (size - ANSWER) + [True] * ANSWER
     branches = [Branch(str(k), row, learnt) for k, row in enumerate(ids.tolist())]
     prompts = ids[:, :-ANSWER].tolist()

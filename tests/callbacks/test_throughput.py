@@ -136,7 +136,7 @@ def test_visual_tokens_are_those_that_the_llm_reads(streams, backbone, videos):
     module = tuning(streams, backbone)
     asked = episode(videos, "3d", "audio")
     asked["streams"]["3d"] = videos.flatten(0, 1)  # two frames for each timestamp
-    read = sum(tokens.shape[:2].numel() for tokens in module.encode(asked))
+    read = sum(stream.tokens.shape[:2].numel() for stream in module.encode(asked))
     assert module.batch_size([asked, asked]) == (2, 2 * read)
 
 

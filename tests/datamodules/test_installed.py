@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from datamodules import Depth, ModalityDataModule
-from datamodules.modalities.installed import installed, modality_named
+from datamodules.modalities.installed import installed_modalities, modality_named
 from vlynx_pl.commands import cli
 from vlynx_pl.io.errors import UserError
 
@@ -36,7 +36,7 @@ def install(tmp_path, monkeypatch):
 
 
 def test_our_modalities_are_always_installed():
-    ours = {one.name for one in installed() if one.distribution == "vlynx"}
+    ours = {one.name for one in installed_modalities() if one.distribution == "vlynx"}
     assert ours == {"3d", "audio", "ego", "highfps"}
     for name in ours:
         assert modality_named(name).name == name
@@ -45,7 +45,7 @@ def test_our_modalities_are_always_installed():
 
 def test_a_package_can_add_a_modality(install, tmp_path, monkeypatch, capsys):
     install("radar", "radar = radar_of_ours:Radar")
-    assert ("radar", "radar_of_ours:Radar", "radar") in installed()
+    assert ("radar", "radar_of_ours:Radar", "radar") in installed_modalities()
     [modality] = ModalityDataModule(tmp_path, ["radar"]).modalities
     assert type(modality).__name__ == "Radar"
     monkeypatch.setattr(sys, "argv", ["vlynx", "modalities"])
@@ -59,7 +59,11 @@ def test_a_package_can_add_a_modality(install, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("line", "name", "message"),
     [
-        ("radar = radar_of_ours:Rador", "radar", r"of radar cannot be loaded from .*Rador"),
+        (
+            "radar = radar_of_ours:Rador",
+            "radar",
+            r"'radar' in modalities of radar cannot .*Rador",
+        ),
         ("radar = radar_of_yours:Radar", "radar", r"of radar cannot be loaded .*radar_of_yours"),
         ("radar = pathlib:Path", "radar", "pathlib:Path of radar is not a Modality"),
         ("audio = radar_of_ours:Radar", "audio", "2 modalities are called 'audio'"),

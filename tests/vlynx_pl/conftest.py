@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from tests.conftest import MINIATURE
 from vlynx_pl.adapters import Lora, adapter_parameters
 from vlynx_pl.backbones import load_backbone
+from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.branch_attention import visible
-from vlynx_pl.prefix_sharing import Branch, question_losses, shared_prefix
+from vlynx_pl.prefix_sharing import Branch, question_losses
 from vlynx_pl.questions import Question
 from vlynx_pl.tuning import InstructionTuning
 
@@ -68,7 +69,7 @@ def branch_gradients(backbone, lengths, mask=None):
 
     ``mask`` makes the mask from owners (L,), instead of the choice by device.
     """
-    device = backbone.newline.device
+    device = backbone.device
     torch.manual_seed(0)
     stream = torch.randn(4, 16, backbone.hidden_size).to(device).requires_grad_()
     branches = [
@@ -79,7 +80,7 @@ def branch_gradients(backbone, lengths, mask=None):
         if mask is not None:
             chosen = lambda owners, device: mask(torch.tensor(owners, device=device))  # noqa: E731
             patch.setattr("vlynx_pl.prefix_sharing.branch_mask", chosen)
-        losses = question_losses(backbone, shared_prefix(backbone, [stream]), branches, "task")
+        losses = question_losses(backbone, backbone.prompt([Stream(stream)]), branches, "task")
     learnt = [*adapter_parameters(backbone.llm_adapters, "task").values(), stream]
     return losses, torch.autograd.grad(losses.mean(), learnt)
 

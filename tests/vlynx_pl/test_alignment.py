@@ -91,7 +91,7 @@ def heard(module, frames):
         else:
             found.append(call.output[:, chosen] - layers[call.layer].out_proj(reference))
 
-    with listen(layers, direct):
+    with listen(layers, direct, module.backbone.positions):
         tokens = module.backbone.encode(frames, "3d")
     return tokens, torch.stack(found)
 

@@ -7,8 +7,9 @@ from tests.vlynx_pl.conftest import randomise
 from vlynx_pl.adapters import Lora
 from vlynx_pl.answering import SharedCache, answer, choose, generate, score_options
 from vlynx_pl.backbones import load_backbone
+from vlynx_pl.backbones.prompt import CHATML, Stream
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.prefix_sharing import question_branch, shared_prefix
+from vlynx_pl.prefix_sharing import question_branch
 from vlynx_pl.questions import Question
 
 ASKED = [
@@ -31,17 +32,17 @@ def tuned(backbone):
 
 @pytest.fixture
 def streams(backbone, videos):
-    return [backbone.encode(videos[:1])[0], backbone.encode(videos[1:, :2])[0]]
+    return [Stream(backbone.encode(clip)[0]) for clip in (videos[:1], videos[1:, :2])]
 
 
 def prompts_of(backbone, asked=ASKED):
-    return [question_branch(backbone.tokenizer, question, learnt=False).ids for question in asked]
+    return [question_branch(backbone.tokenizer, CHATML, q, learnt=False).ids for q in asked]
 
 
 @torch.inference_mode()
 def transformers_answers(backbone, streams, asked, **lengths):
     """transformers' own generate, one question at a time: token ids and the logits of each step."""
-    prefix = shared_prefix(backbone, streams)
+    prefix = backbone.prompt(streams).embeddings
     for ids in prompts_of(backbone, asked):
         embeddings = torch.cat([prefix, backbone.embed(torch.tensor(ids))])[None]
         out = backbone.model.generate(
@@ -110,7 +111,7 @@ def test_the_clip_is_read_once_and_no_cache_is_copied_for_a_question(tuned, stre
     )
     prompts = prompts_of(tuned)
     found = generate(SharedCache(tuned, streams, "task"), prompts, 10, 1, STOP_IDS)
-    assert shapes[0] == (1, len(shared_prefix(tuned, streams)))
+    assert shapes[0] == (1, tuned.prompt_length(streams))
     assert shapes[1] == (1, sum(map(len, prompts)))
     going = [sum(len(ids) > step for ids in found) for step in range(9)]
     assert shapes[2:] == [(1, count) for count in going if count]

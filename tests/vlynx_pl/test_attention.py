@@ -16,7 +16,7 @@ def test_the_listener_hears_the_layers_own_projections(backbone, videos):
         )
         for i, layer in enumerate(layers)
     ]
-    with listen(layers, calls.append):
+    with listen(layers, calls.append, backbone.positions):
         backbone.encode(videos)
     for handle in handles:
         handle.remove()
@@ -46,7 +46,7 @@ def test_nothing_is_projected_twice(backbone, videos):
     layer = backbone.attention_layers()[0]
     for projection in (layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj):
         projection.register_forward_hook(add)
-    with listen(backbone.attention_layers(), lambda call: None):
+    with listen(backbone.attention_layers(), lambda call: None, backbone.positions):
         backbone.encode(videos)
     assert count == 4
 
@@ -55,7 +55,7 @@ def test_nothing_is_projected_twice(backbone, videos):
 def test_listening_changes_no_token_and_ends_with_its_context(backbone, videos):
     silent = backbone.encode(videos)
     calls: list[AttentionCall] = []
-    with listen(backbone.attention_layers(), calls.append):
+    with listen(backbone.attention_layers(), calls.append, backbone.positions):
         assert torch.equal(backbone.encode(videos), silent)
     heard = len(calls)
     backbone.encode(videos)
@@ -66,6 +66,6 @@ def test_another_attention_implementation_is_an_error(backbone, videos):
     backbone.model.set_attn_implementation({"vision_config": "eager"})
     with (
         pytest.raises(RuntimeError, match="layer 0 ran without"),
-        listen(backbone.attention_layers(), lambda call: None),
+        listen(backbone.attention_layers(), lambda call: None, backbone.positions),
     ):
         backbone.encode(videos)

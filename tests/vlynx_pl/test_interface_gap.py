@@ -22,7 +22,7 @@ def test_the_gap_is_that_of_all_tokens_at_once(guidance):
     channels = len(guidance.token_mean)
     tokens = torch.randn(10, 3, 16, channels, dtype=torch.float64)
     gaps = torch.rand(10, len(guidance.keys))
-    meter = InterfaceGapMeter(guidance, 16)
+    meter = InterfaceGapMeter(guidance, 16, 160)
     for part, gap in zip(tokens, gaps, strict=True):
         meter.update(part[None], gap)
     found = meter.gap()
@@ -42,7 +42,7 @@ def test_the_gap_is_that_of_all_tokens_at_once(guidance):
 def test_tokens_that_ignore_their_input_have_no_health(guidance):
     """However different the positions are among themselves."""
     tokens = torch.randn(1, 1, 16, len(guidance.token_mean)).expand(4, 3, -1, -1)
-    meter = InterfaceGapMeter(guidance, 16)
+    meter = InterfaceGapMeter(guidance, 16, 160)
     meter.update(tokens, torch.zeros(len(guidance.keys)))
     assert meter.gap().sample_variance == pytest.approx(0, abs=1e-9)
     assert meter.gap().effective_rank == 0
@@ -51,7 +51,7 @@ def test_tokens_that_ignore_their_input_have_no_health(guidance):
 def test_ranks_merge(guidance):
     channels = len(guidance.token_mean)
     tokens, gaps = torch.randn(6, 2, 16, channels), torch.rand(2, len(guidance.keys))
-    whole, one, other = (InterfaceGapMeter(guidance, 16) for _ in range(3))
+    whole, one, other = (InterfaceGapMeter(guidance, 16, 160) for _ in range(3))
     for meters, part, gap in ((one, tokens[:2], gaps[0]), (other, tokens[2:], gaps[1])):
         meters.update(part, gap)
         whole.update(part, gap)

@@ -73,7 +73,7 @@ def test_a_tuned_variant_resumes_and_is_read_everywhere(lora, videos, tmp_path):
     pixels = plain.normalise(clip["streams"]["3d"][None])
     with torch.no_grad():
         tokens = plain.model.model.get_video_features(pixels).pooler_output[0, :-1]
-        assert_close(module.encode(clip)[1].flatten(0, 1), tokens, atol=1e-5, rtol=0)
+        assert_close(module.encode(clip)[1].tokens.flatten(0, 1), tokens, atol=1e-5, rtol=0)
 
 
 def test_an_aligned_variant_learns_and_leaves_the_base_alone(lora, videos, backbone):

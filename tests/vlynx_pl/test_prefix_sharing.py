@@ -9,12 +9,12 @@ from transformers import AutoTokenizer, Qwen2Tokenizer
 
 from tests.conftest import MINIATURE
 from vlynx_pl.adapters import adapter_parameters
+from vlynx_pl.backbones.prompt import CHATML, Stream
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.prefix_sharing import (
     Branch,
     question_branch,
     question_losses,
-    shared_prefix,
     split_by_budget,
 )
 from vlynx_pl.questions import Question
@@ -54,14 +54,15 @@ def template_ids(tokenizer, listed, generate=False):
 
 
 def streams_of(backbone, videos, modalities):
-    return [backbone.encode(videos[i : i + 1, : 3 - i])[0] for i in range(1 + modalities)]
+    clips = [videos[i : i + 1, : 3 - i] for i in range(1 + modalities)]
+    return [Stream(backbone.encode(clip)[0].detach()) for clip in clips]
 
 
 def reference_losses(backbone, streams, questions):
     """One plain sequence a question through transformers' own forward and loss."""
     model, tokenizer = backbone.model, backbone.tokenizer
     visual = torch.cat(
-        [part for s in streams for part in (s.flatten(0, 1), backbone.newline[None])]
+        [part for s in streams for part in (s.tokens.flatten(0, 1), backbone.newline[None])]
     )
     marker = tokenizer.convert_tokens_to_ids("<video>")
     for question in questions:
@@ -82,17 +83,19 @@ def reference_losses(backbone, streams, questions):
 
 def shared_losses(backbone, streams, questions):
     branches = [
-        question_branch(backbone.tokenizer, question, learnt=True) for question in questions
+        question_branch(backbone.tokenizer, backbone.chat, question, learnt=True)
+        for question in questions
     ]
-    return question_losses(backbone, shared_prefix(backbone, streams), branches, "task")
+    return question_losses(backbone, backbone.prompt(streams), branches, "task")
 
 
 @pytest.mark.parametrize("turns", [1, 3])
 @pytest.mark.parametrize("modalities", [0, 1, 2])
 def test_loss_and_gradients_are_those_of_separate_sequences(tuned, videos, modalities, turns):
     videos = torch.cat([videos, videos.flip(-1)])
-    streams = [tokens.detach().requires_grad_() for tokens in streams_of(tuned, videos, modalities)]
-    learnt = [*adapter_parameters(tuned.llm_adapters, "task").values(), *streams]
+    streams = streams_of(tuned, videos, modalities)
+    tokens = [stream.tokens.requires_grad_() for stream in streams]
+    learnt = [*adapter_parameters(tuned.llm_adapters, "task").values(), *tokens]
     questions = some_questions(turns)
     plain = list(reference_losses(tuned, streams, questions))
     gradients = [torch.autograd.grad(loss, learnt) for loss in plain]
@@ -113,20 +116,24 @@ def test_logits_are_computed_for_supervised_tokens_only(tuned, videos):
     head.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
     questions = some_questions(2)
     shared_losses(tuned, streams_of(tuned, videos, 1), questions)
-    branches = [question_branch(tuned.tokenizer, question, learnt=True) for question in questions]
+    branches = [question_branch(tuned.tokenizer, CHATML, q, learnt=True) for q in questions]
     assert rows == [sum(sum(branch.supervised) for branch in branches)]
 
 
 def test_the_prefix_is_template_streams_and_a_newline_after_each(backbone, videos):
     streams = streams_of(backbone, videos, 1)
-    prefix = shared_prefix(backbone, streams)
+    prompt = backbone.prompt(streams)
+    prefix = prompt.embeddings
     listed = messages(some_questions(1)[0])
     ids = template_ids(backbone.tokenizer, listed)
     start = ids.index(backbone.tokenizer.convert_tokens_to_ids("<video>"))
     per_frame = backbone.tokens_per_frame
     assert len(prefix) == start + (3 * per_frame + 1) + (2 * per_frame + 1)
+    assert backbone.prompt_length(streams) == len(prefix)
+    assert prompt.positions.tolist() == [list(range(len(prefix)))] and prompt.next == len(prefix)
+    assert int(prompt.visual.sum()) == (3 + 2) * per_frame
     assert torch.equal(prefix[:start], backbone.embed(torch.tensor(ids[:start])))
-    assert torch.equal(prefix[start : start + 3 * per_frame], streams[0].flatten(0, 1))
+    assert torch.equal(prefix[start : start + 3 * per_frame], streams[0].tokens.flatten(0, 1))
     for newline in (start + 3 * per_frame, len(prefix) - 1):
         assert torch.equal(prefix[newline], backbone.newline)
 
@@ -160,12 +167,12 @@ said = words.filter(lambda text: text.strip())
 def test_tokens_are_those_of_the_plain_conversation(name, prompt, answer, history):
     tokenizer = TOKENIZERS[name]
     question = Question("q", prompt, (answer,), tuple(history))
-    branch = question_branch(tokenizer, question, learnt=True)
+    branch = question_branch(tokenizer, CHATML, question, learnt=True)
     bare = Question("q", prompt, (), tuple((asked, text.strip()) for asked, text in history))
     plain = template_ids(tokenizer, messages(bare, answer.strip()))
     after = plain.index(tokenizer.convert_tokens_to_ids("<video>")) + 1
     assert branch.ids == plain[after:]
-    asked = question_branch(tokenizer, question, learnt=False)
+    asked = question_branch(tokenizer, CHATML, question, learnt=False)
     open_ = template_ids(tokenizer, messages(bare), generate=True)
     assert asked.ids == open_[after:]
     assert branch.ids[: len(asked.ids)] == asked.ids
@@ -177,7 +184,7 @@ def test_answers_their_end_and_the_newline_are_supervised(name):
     question = Question(
         "q", "And now?", (" a box ", "no"), (("What?", "a cone"), ("Where?", "left"))
     )
-    branch = question_branch(tokenizer, question, learnt=True)
+    branch = question_branch(tokenizer, CHATML, question, learnt=True)
     assert len(branch.ids) == len(branch.supervised)
     learnt = [i for i, flag in zip(branch.ids, branch.supervised, strict=True) if flag]
     assert tokenizer.decode(learnt) == "a cone<|im_end|>\nleft<|im_end|>\na box<|im_end|>\n"
@@ -204,20 +211,20 @@ def test_a_question_longer_than_the_budget_is_named():
 def test_a_question_that_cannot_be_learnt_is_named():
     question = Question("q7", "What?", ("box",), (("Where?", ""),))
     with pytest.raises(UserError, match="'q7' has no answer to 'Where"):
-        question_branch(TOKENIZERS["miniature"], question, learnt=True)
+        question_branch(TOKENIZERS["miniature"], CHATML, question, learnt=True)
 
 
 def test_a_clip_without_questions_is_refused(backbone):
     with pytest.raises(UserError, match="without questions"):
-        question_losses(backbone, torch.zeros(3, backbone.hidden_size), [])
+        question_losses(backbone, backbone.prompt([]), [])
 
 
 def test_tokens_of_another_width_are_refused(backbone):
     with pytest.raises(ValueError, match=r"must be \(T, N, 160\), got \(2, 4, 8\)"):
-        shared_prefix(backbone, [torch.zeros(2, 4, 8)])
+        backbone.prompt([Stream(torch.zeros(2, 4, 8))])
 
 
 def test_a_backbone_without_a_processor_cannot_read_text(backbone):
     backbone.processor = None
     with pytest.raises(ValueError, match=r"miniature was built without a processor"):
-        shared_prefix(backbone, [])
+        backbone.prompt([])

@@ -35,7 +35,7 @@ def test_the_llm_sees_video_then_modalities_each_by_its_own_adapter(
     backbone, aligned, fresh, videos
 ):
     module = tuning(AlignedStreams({"3d": aligned, "audio": "base"}), fresh)
-    video, depth, audio = module.encode(episode(videos, "audio", "3d"))
+    (video, _), (depth, _), (audio, _) = module.encode(episode(videos, "audio", "3d"))
     with torch.no_grad():
         assert torch.equal(video, backbone.encode(videos[:1])[0])
         assert_close(depth, backbone.eval().encode(255 - videos[:1], "3d")[0])
@@ -47,7 +47,7 @@ def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh,
     module = tuning(AlignedStreams({"3d": aligned}), fresh, lora=Lora(4, 8, 0.5)).train()
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     assert trained and all(".lora_" in name and ".qa." in name for name in trained)
-    first, second = (module.encode(episode(videos, "3d"))[1] for _ in range(2))
+    first, second = (module.encode(episode(videos, "3d"))[1].tokens for _ in range(2))
     assert torch.equal(first, second) and not first.requires_grad
     module.losses(episode(videos, "3d")).mean().backward()
     assert all(p.grad is not None for p in module.parameters() if p.requires_grad)
@@ -61,7 +61,7 @@ def test_tokens_are_averaged_over_a_timestamp_and_over_a_pooled_frame(fresh, vid
     module = tuning(streams, fresh)
     asked = episode(videos, "3d", "audio")
     asked["streams"]["3d"] = videos.flatten(0, 1)  # two frames for each timestamp
-    video, depth, audio = module.encode(asked)
+    (video, _), (depth, _), (audio, _) = module.encode(asked)
     frames = fresh.encode(videos.flatten(0, 1)[None])[0]
     assert_close(depth, (frames[::2] + frames[1::2]) / 2)
     assert_close(audio, fresh.encode(asked["streams"]["audio"][None])[0].mean(1, keepdim=True))
@@ -162,7 +162,7 @@ def test_an_adapter_of_another_backbone_is_refused(fresh, aligned, where):
 
 def test_kept_tokens_give_the_losses_of_new_ones(fresh, aligned, videos, tmp_path):
     module = tuning(AlignedStreams({"3d": aligned}), fresh)
-    plain = module.encode(episode(videos, "3d"))
+    plain = [stream.tokens for stream in module.encode(episode(videos, "3d"))]
     module.token_store = TokenStore(tmp_path / "store", module.streams.token_cache_keys())
     first = module.losses(episode(videos, "3d"))
     kept = module.token_store.load("clip")

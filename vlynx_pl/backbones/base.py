@@ -6,17 +6,20 @@ tokens. Everything except the LoRA adapters is frozen and in eval mode.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import InterpolationMode, resize
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 from typing_extensions import override
 
 from vlynx_pl.adapters import (
@@ -28,13 +31,20 @@ from vlynx_pl.adapters import (
     train_adapters,
     use_adapter,
 )
+from vlynx_pl.attention import LISTENING_ATTENTION
+from vlynx_pl.backbones.prompt import Block, Chat, Prompt, Stream, token_ids
 from vlynx_pl.backbones.quantization import Quantization, move_scales
 from vlynx_pl.branch_attention import BRANCH_ATTENTION
 from vlynx_pl.frame_chunks import in_chunks, joined
+from vlynx_pl.io.errors import UserError
 from vlynx_pl.saved_adapters import SavedAdapter, load_adapter, saved_config
 
 _PATCHES: Final = 32 * 729  # without gradients at once; enough to keep any GPU busy
 _CHECKPOINTED: Final = "gradient_checkpointing"  # transformers' flag on a module
+
+
+class BackboneError(UserError):
+    """A model that cannot be loaded, or whose family is not supported."""
 
 
 class VideoBackbone(nn.Module, ABC):
@@ -44,18 +54,40 @@ class VideoBackbone(nn.Module, ABC):
         name: path or hub name the model was loaded from.
         model: the transformers model; it is frozen and put into eval mode.
         processor: its processor; None only for models without data, such as parameter counts.
+        side: pixels of a frame's height and width; None is the family's default.
+
+    Raises:
+        BackboneError: the family cannot take frames of this size, or the LLM or the tokenizer is of
+            a kind that it does not support.
     """
 
     never_quantized: ClassVar[tuple[str, ...]]
     """Names of the modules with linear layers, except for the LLM."""
+    chat: ClassVar[Chat]
+    """The texts around questions and answers."""
+    float16: ClassVar[bool] = False
+    """Whether activations stay within the range of float16."""
+    axes: ClassVar[int] = 1
+    """A, the axes of the LLM's positions: 1, or 3 for M-RoPE."""
+    vision_attention: ClassVar[str] = LISTENING_ATTENTION
+    """Name of the vision encoder's attention function in transformers' registry."""
 
-    def __init__(self, name: str, model: PreTrainedModel, processor: ProcessorMixin | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        processor: ProcessorMixin | None,
+        side: int | None = None,
+    ) -> None:
         super().__init__()
         self.name = name
         self.model = model.requires_grad_(False)
         self.processor = processor
+        self._refuse_what_fails()
+        self.side = self._checked_side(side)
         language_model: Any = self.language_model
         language_model.set_attn_implementation(BRANCH_ATTENTION)
+        model.set_attn_implementation({"vision_config": self.vision_attention})
         # In a plain dict, so not submodules: the layers belong to the model above.
         self._peft: dict[str, PeftModel] = {}
         self._checkpointed: list[nn.Module] = []
@@ -64,6 +96,39 @@ class VideoBackbone(nn.Module, ABC):
         self.frame_chunk: int | None = None
         """Maximum frames with gradients in the vision encoder at once; None is all of a call."""
         self.train(False)
+
+    def _refuse_what_fails(self) -> None:
+        """Raise BackboneError for an LLM or a tokenizer that the method cannot use."""
+        kinds = set(getattr(self.model.config.text_config, "layer_types", None) or ())
+        if kinds - {"full_attention"}:
+            raise BackboneError(
+                f"{self.name}: its LLM has layers with {' and '.join(sorted(kinds))}, in which "
+                "questions that share a prefix would see each other; use a model whose layers all "
+                "have full attention"
+            )
+        if self.processor is not None:
+            vocabulary = self.tokenizer.get_vocab()
+            if lacking := [token for token in self.chat.stop if token not in vocabulary]:
+                raise BackboneError(
+                    f"{self.name}: its tokenizer lacks {lacking[0]!r}, so its prompts differ from "
+                    f"those of {type(self).__name__}; use another model of the family"
+                )
+
+    def _checked_side(self, side: int | None) -> int:
+        own, multiple = self.default_side, self.side_multiple
+        if side is None or side == own:
+            return own
+        if multiple is None:
+            raise BackboneError(
+                f"backbone.side={side}: {self.name} takes frames of {own} pixels only; leave side "
+                "null"
+            )
+        if side < multiple or side % multiple:
+            raise BackboneError(
+                f"backbone.side={side}: {self.name} takes frames whose side is a multiple of "
+                f"{multiple} pixels; give one, or null for {own}"
+            )
+        return side
 
     @property
     @abstractmethod
@@ -77,33 +142,28 @@ class VideoBackbone(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def frame_size(self) -> tuple[int, int]:
-        """(H, W) in pixels that the vision tower expects."""
+    def default_side(self) -> int:
+        """Height and width of frames in pixels, unless another side is given."""
 
     @property
-    @abstractmethod
-    def hidden_size(self) -> int:
-        """D, channels of a token at the LLM's input."""
+    def side_multiple(self) -> int | None:
+        """Other sides must be a multiple of this; None for a single one."""
+        return None
 
     @property
     @abstractmethod
     def feature_size(self) -> int:
-        """Q, channels of the vision encoder's features before its projector."""
+        """Q, channels of the vision encoder's features before its projector, for each token."""
 
     @property
     @abstractmethod
     def patch_grid(self) -> tuple[int, int]:
-        """(rows, columns) of patches in a frame; their product is S, the positions of attention."""
+        """(rows, columns) of patches in a frame."""
 
     @property
     @abstractmethod
-    def tokens_per_frame(self) -> int:
-        """N, the LLM's tokens per frame."""
-
-    @property
-    @abstractmethod
-    def newline(self) -> Tensor:
-        """(D,) the learned token that ends a stream of frames."""
+    def token_grid(self) -> tuple[int, int]:
+        """(rows, columns) of the LLM's tokens of a frame."""
 
     @abstractmethod
     def attention_layers(self) -> list[nn.Module]:
@@ -115,11 +175,92 @@ class VideoBackbone(nn.Module, ABC):
 
     @abstractmethod
     def _tokens(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels (B, T, 3, H, W) → tokens (B, T, N, D)."""
+        """Normalised pixels (B, T, 3, H, W) → tokens (B, T, N, W)."""
 
     @abstractmethod
     def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised pixels (B, T, 3, H, W) → features (B, T, N, Q) and tokens (B, T, N, D)."""
+        """Normalised pixels (B, T, 3, H, W) → features (B, T, N, Q) and tokens (B, T, N, W)."""
+
+    @abstractmethod
+    def _layout(self, stream: Stream, index: int) -> Iterator[str | Block | Tensor]:
+        """Lay out a stream, the ``index``-th of a prompt.
+
+        Yields:
+            Texts, visual tokens, and learned tokens (n, D) of the family.
+        """
+
+    @abstractmethod
+    def _visual_tensors(self) -> dict[str, Tensor]:
+        """The frozen tensors between pixels and tokens, by name."""
+
+    deep_layers: int = 0
+    """J, the LLM's first layers whose output gets visual features of its own (Qwen3-VL)."""
+
+    @property
+    def newline(self) -> Tensor | None:
+        """(D,) the learned token that ends a stream, in families that have one."""
+        return None
+
+    @property
+    def patch_places(self) -> Tensor:
+        """(rows, columns) long, the position of each patch in the vision encoder's sequence."""
+        rows, columns = self.patch_grid
+        return torch.arange(rows * columns).view(rows, columns)
+
+    @property
+    def positions(self) -> int:
+        """S, positions of a frame in the vision encoder's attention."""
+        return math.prod(self.patch_grid)
+
+    def attention_windows(self) -> list[Tensor | None]:
+        """For each vision layer the window (S,) of each position; None if all see each other."""
+        return [None] * len(self.attention_layers())
+
+    def _positions(self, start: int, block: Block) -> tuple[Tensor, int]:
+        """Positions (A, F·N) of a block that begins at ``start``, and where text goes on."""
+        count = block.tokens.shape[:2].numel()
+        return _running(start, count, 1), start + count
+
+    def _deep_inputs(self, prompt: Prompt, padding: int) -> dict[str, Any]:
+        """Arguments with which the LLM adds ``prompt.deep``, before ``padding`` more tokens."""
+        return {}
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(H, W) of frames in pixels."""
+        return self.side, self.side
+
+    @property
+    def hidden_size(self) -> int:
+        """D, channels of an embedding at the LLM's input."""
+        size: int = self.model.config.text_config.hidden_size
+        return size
+
+    @property
+    def token_size(self) -> int:
+        """W, channels of a visual token: D, and D more for each of ``deep_layers``."""
+        return self.hidden_size * (1 + self.deep_layers)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        """N, the LLM's tokens per frame."""
+        return math.prod(self.token_grid)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the frozen weights, and of tokens."""
+        return self._embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the frozen weights."""
+        return self._embedding.device
+
+    @property
+    def _embedding(self) -> Tensor:
+        embeddings: Any = self.model.get_input_embeddings()
+        weight: Tensor = embeddings.weight
+        return weight
 
     def encode(self, frames: Tensor, adapter: str | None = None) -> Tensor:
         """Encode frames with the vision tower and the projector.
@@ -130,7 +271,7 @@ class VideoBackbone(nn.Module, ABC):
             adapter: name of the vision adapter to switch on; None is the untouched base.
 
         Returns:
-            (B, T, N, D) tokens, without the newline token.
+            (B, T, N, W) tokens.
 
         Raises:
             ValueError: the frames have another shape.
@@ -152,7 +293,7 @@ class VideoBackbone(nn.Module, ABC):
             frames: as for :meth:`encode`.
 
         Returns:
-            (B, T, N, Q) features, pooled like tokens, and (B, T, N, D) tokens as from
+            (B, T, N, Q) features, pooled like tokens, and (B, T, N, W) tokens as from
             :meth:`encode`.
         """
 
@@ -176,16 +317,6 @@ class VideoBackbone(nn.Module, ABC):
         most = max(1, _PATCHES // math.prod(self.patch_grid))
         return min(self.frame_chunk or most, most)
 
-    def token_rows(self, tokens: Tensor, include_newline: bool) -> Tensor:
-        """Flatten tokens (B, T, N, D) into the rows (R, D) of token statistics.
-
-        ``include_newline`` adds the newline token once per video, as the released code does.
-        """
-        rows = tokens.flatten(0, 2)
-        if include_newline:
-            rows = torch.cat([rows, self.newline.expand(len(tokens), -1)])
-        return rows
-
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The processor's tokenizer.
@@ -201,27 +332,104 @@ class VideoBackbone(nn.Module, ABC):
         """Embed token ids (n,) as the LLM's input (n, D)."""
         return self.model.get_input_embeddings()(ids)
 
-    def splice(self, ids: Tensor, streams: Sequence[Tensor]) -> Tensor:
-        """Concatenate text and visual streams as the LLM's input.
+    def text(self, ids: Sequence[int], positions: Iterable[int]) -> Prompt:
+        """Make a prompt of n token ids at n positions, which are equal on all axes."""
+        embeddings = self.embed(torch.tensor(ids, dtype=torch.long, device=self.device))
+        places = list(positions)
+        on_axes = torch.tensor(places, dtype=torch.long).expand(self.axes, -1)
+        return self._without_frames(embeddings, on_axes, max(places, default=-1) + 1)
+
+    def prompt(self, streams: Sequence[Stream]) -> Prompt:
+        """Write what all questions on a clip begin with: the chat's opening and the streams.
 
         Args:
-            ids: (n,) token ids of the text before the streams.
-            streams: tokens (T, N, D) each, in order; a newline token ends each.
-
-        Returns:
-            (P, D), where P is n plus T·N + 1 for each stream.
+            streams: RGB first, then the modalities.
 
         Raises:
             ValueError: a stream has another shape.
         """
-        parts = [self.embed(ids)]
-        for tokens in streams:
-            if tokens.ndim != 3 or tokens.shape[-1] != self.hidden_size:
-                raise ValueError(
-                    f"a stream must be (T, N, {self.hidden_size}), got {tuple(tokens.shape)}"
-                )
-            parts += [tokens.flatten(0, 1).to(self.newline.dtype), self.newline[None]]
-        return torch.cat(parts)
+        parts: list[Prompt] = []
+        start = 0
+        for piece in self._pieces(streams):
+            parts.append(self._part(piece, start))
+            start = parts[-1].next
+        return Prompt.joined(parts)
+
+    def prompt_length(self, streams: Sequence[Stream]) -> int:
+        """Count the tokens of :meth:`prompt`; the values of the streams' tokens are not read."""
+        return sum(
+            len(token_ids(self.tokenizer, piece))
+            if isinstance(piece, str)
+            else (piece.tokens if isinstance(piece, Block) else piece).shape[:-1].numel()
+            for piece in self._pieces(streams)
+        )
+
+    def _pieces(self, streams: Sequence[Stream]) -> Iterator[str | Block | Tensor]:
+        """The parts of a prompt. Adjacent texts are joined, as they are tokenised together."""
+        layouts = [self._layout(stream, index) for index, stream in enumerate(streams)]
+        for is_text, group in groupby(
+            chain([self.chat.opening], *layouts), key=lambda piece: isinstance(piece, str)
+        ):
+            if is_text:
+                yield "".join(map(str, group))
+            else:
+                yield from group
+
+    def _part(self, piece: str | Block | Tensor, start: int) -> Prompt:
+        if isinstance(piece, str):
+            ids = token_ids(self.tokenizer, piece)
+            return self.text(ids, range(start, start + len(ids)))
+        if isinstance(piece, Tensor):
+            end = start + len(piece)
+            return self._without_frames(piece, _running(start, len(piece), self.axes), end)
+        tokens, size = piece.tokens, self.hidden_size
+        if tokens.ndim != 3 or tokens.shape[-1] != self.token_size:
+            raise ValueError(
+                f"a stream must be (T, N, {self.token_size}), got {tuple(tokens.shape)}"
+            )
+        rows = tokens.flatten(0, 1).to(self.dtype)
+        positions, end = self._positions(start, piece)
+        visual = torch.ones(len(rows), dtype=torch.bool)
+        deep = rows[:, size:].unflatten(-1, (self.deep_layers, size)).transpose(0, 1)
+        return Prompt(rows[:, :size], positions, visual, deep, end)
+
+    def _without_frames(self, embeddings: Tensor, positions: Tensor, end: int) -> Prompt:
+        visual = torch.zeros(len(embeddings), dtype=torch.bool)
+        deep = embeddings.new_empty(self.deep_layers, 0, self.hidden_size)
+        return Prompt(embeddings, positions, visual, deep, end)
+
+    def read(
+        self,
+        prompt: Prompt,
+        adapter: str | None = None,
+        mask: Tensor | BlockMask | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Run the LLM.
+
+        Args:
+            prompt: P tokens.
+            adapter: name of the LLM adapter to switch on; None is the untouched base.
+            mask: (1, 1, P, L) of the tokens that each may attend to, of the cache and of
+                ``prompt``; or (1, 1, M, M) with M ≥ P. None is plain causal.
+            cache: what was read before; this prompt is added.
+
+        Returns:
+            (P, D) last hidden states.
+        """
+        length = len(prompt.embeddings)
+        padding = 0 if mask is None else mask.shape[-2] - length
+        positions = pad(prompt.positions, (0, padding)).to(self.device)
+        with use_adapter(self.language_model, adapter):
+            hidden: Tensor = self.language_model(
+                inputs_embeds=pad(prompt.embeddings, (0, 0, 0, padding))[None],
+                attention_mask=mask,
+                position_ids=positions if self.axes == 1 else positions[:, None],
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **self._deep_inputs(prompt, padding),
+            ).last_hidden_state[0]
+        return hidden[:length]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map the LLM's last hidden states (..., D) to float32 logits (..., V)."""
@@ -250,13 +458,13 @@ class VideoBackbone(nn.Module, ABC):
                     f"floating point frames must be normalised and {self.frame_size} in size, got "
                     f"{tuple(frames.shape[-2:])}; pass uint8 frames to have them resized"
                 )
-            return frames.to(self.newline.dtype)
+            return frames.to(self.dtype)
         if not right_size:
             size = list(self.frame_size)
             frames = resize(frames, size, InterpolationMode.BICUBIC, antialias=True)
         mean, std = (torch.tensor(x, device=frames.device) for x in self.normalisation)
         pixels = (frames.float() / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1)
-        return pixels.to(self.newline.dtype)
+        return pixels.to(self.dtype)
 
     @property
     def normalisation(self) -> tuple[list[float], list[float]]:
@@ -353,10 +561,6 @@ class VideoBackbone(nn.Module, ABC):
         """Hash of the weights between pixels and tokens, in float32, without adapters."""
         return tensors_hash(self._visual_tensors())
 
-    @abstractmethod
-    def _visual_tensors(self) -> dict[str, Tensor]:
-        """The frozen tensors between pixels and tokens, by name."""
-
     @override
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)
@@ -373,3 +577,8 @@ class VideoBackbone(nn.Module, ABC):
         for wrapper in self._peft.values():
             train_adapters(wrapper, mode)
         return self
+
+
+def _running(start: int, count: int, axes: int) -> Tensor:
+    """Positions (axes, count) that go on by one."""
+    return torch.arange(start, start + count).expand(axes, -1)

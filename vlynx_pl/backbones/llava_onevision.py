@@ -1,27 +1,20 @@
 """LLaVA-OneVision: SigLIP tower, two-layer projector, 2× bilinear pooling, Qwen2 (paper's main)."""
 
+from collections.abc import Iterator
 from math import ceil
 
 from torch import Tensor, nn
-from transformers import LlavaOnevisionForConditionalGeneration, ProcessorMixin
 
-from vlynx_pl.attention import LISTENING_ATTENTION
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.backbones.prompt import CHATML, Block, Stream
 
 
 class LlavaOnevisionBackbone(VideoBackbone):
     """``LlavaOnevisionForConditionalGeneration`` of any size, the miniature included."""
 
+    chat = CHATML
+    float16 = True
     never_quantized = ("model.vision_tower", "model.multi_modal_projector", "lm_head")
-
-    def __init__(
-        self,
-        name: str,
-        model: LlavaOnevisionForConditionalGeneration,
-        processor: ProcessorMixin | None,
-    ) -> None:
-        super().__init__(name, model, processor)
-        model.set_attn_implementation({"vision_config": LISTENING_ATTENTION})
 
     @property
     def vision_tower(self) -> nn.Module:
@@ -32,13 +25,9 @@ class LlavaOnevisionBackbone(VideoBackbone):
         return self.model.model.language_model
 
     @property
-    def frame_size(self) -> tuple[int, int]:
-        side = self.model.config.vision_config.image_size
-        return side, side
-
-    @property
-    def hidden_size(self) -> int:
-        return self.model.config.text_config.hidden_size
+    def default_side(self) -> int:
+        side: int = self.model.config.vision_config.image_size
+        return side
 
     @property
     def feature_size(self) -> int:
@@ -46,12 +35,13 @@ class LlavaOnevisionBackbone(VideoBackbone):
 
     @property
     def patch_grid(self) -> tuple[int, int]:
-        side = self.frame_size[0] // self.model.config.vision_config.patch_size
+        side = self.side // self.model.config.vision_config.patch_size
         return side, side
 
     @property
-    def tokens_per_frame(self) -> int:
-        return ceil(self.patch_grid[0] / 2) ** 2
+    def token_grid(self) -> tuple[int, int]:
+        side = ceil(self.patch_grid[0] / 2)
+        return side, side
 
     @property
     def newline(self) -> Tensor:
@@ -80,6 +70,10 @@ class LlavaOnevisionBackbone(VideoBackbone):
             listening.remove()
         features = self.model.model.apply_pooling(given[0])
         return features.reshape(*tokens.shape[:-1], self.feature_size), tokens
+
+    def _layout(self, stream: Stream, index: int) -> Iterator[Block | Tensor]:
+        yield Block(stream.tokens, range(len(stream.tokens)))
+        yield self.newline[None]
 
     def _visual_tensors(self) -> dict[str, Tensor]:
         parts = {

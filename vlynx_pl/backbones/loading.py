@@ -2,31 +2,33 @@
 
 import json
 import pickle
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
 
-from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.backbones.llava_onevision import LlavaOnevisionBackbone
+from vlynx_pl.backbones.base import BackboneError, VideoBackbone
 from vlynx_pl.backbones.quantization import Quantization, loading_options, mark_quantized
-from vlynx_pl.io.errors import PARSE_ERRORS, UserError
+from vlynx_pl.io.errors import PARSE_ERRORS
+from vlynx_pl.io.plugins import installed, load_class
 
-FAMILIES: dict[str, type[LlavaOnevisionBackbone]] = {"llava_onevision": LlavaOnevisionBackbone}
-
-
-class BackboneError(UserError):
-    """A model that cannot be loaded, or whose family is not supported."""
-
+GROUP: Final = "vlynx.backbones"
+_OWN: Final[Mapping[str, str]] = {
+    "llava_onevision": "vlynx_pl.backbones.llava_onevision:LlavaOnevisionBackbone",
+}
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 
 def load_backbone(
-    path: str, dtype: Dtype = "bfloat16", quantization: Quantization | None = None
+    path: str,
+    dtype: Dtype = "bfloat16",
+    quantization: Quantization | None = None,
+    side: int | None = None,
 ) -> VideoBackbone:
     """Load a frozen Video LLM.
 
@@ -36,12 +38,18 @@ def load_backbone(
         quantization: of the LLM's linear layers: ``nf4`` (4 bits) or ``int8`` (8 bits), through
             bitsandbytes. The vision encoder, the projector, embeddings and the output head keep
             ``dtype``.
+        side: height and width in pixels to which frames are resized; null is the family's default.
 
     Raises:
-        BackboneError: nothing is there, it cannot be read, its family is not supported, or
+        BackboneError: nothing is there, it cannot be read, its family does not support it, or
             bitsandbytes cannot run.
     """
     family = _family(_load(AutoConfig, path), path)
+    if dtype == "float16" and not family.float16:
+        raise BackboneError(
+            f"backbone.dtype=float16: activations of {path} exceed its range; give bfloat16, or "
+            "float32"
+        )
     options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "attn_implementation": "sdpa",
@@ -56,20 +64,23 @@ def load_backbone(
             f"backbone {path!r} lacks {len(missing)} weights, for example {missing[0]}, which "
             "would be random; copy or download it again"
         )
-    backbone = family(path, model, _load(AutoProcessor, path))
+    backbone = family(path, model, _load(AutoProcessor, path), side)
     if quantization is not None:
         backbone.quantization = quantization
         mark_quantized(backbone.language_model, quantization)
     return backbone
 
 
-def backbone_without_weights(path: str, dtype: Dtype = "bfloat16") -> VideoBackbone:
+def backbone_without_weights(
+    path: str, dtype: Dtype = "bfloat16", side: int | None = None
+) -> VideoBackbone:
     """Build a Video LLM on the meta device, from its configuration alone.
 
     Args:
         path: as for :func:`load_backbone`. The configurations of the paper's models are part of
             this package, so that their names on the hub need no network.
         dtype: type of the frozen weights.
+        side: as for :func:`load_backbone`.
 
     Raises:
         BackboneError: the configuration cannot be loaded, or its family is not supported.
@@ -83,20 +94,24 @@ def backbone_without_weights(path: str, dtype: Dtype = "bfloat16") -> VideoBackb
     family = _family(config, path)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config, dtype=getattr(torch, dtype))
-    return family(path, model, None)
+    return family(path, model, None, side)
 
 
-def _family(config: PretrainedConfig, path: str) -> type[LlavaOnevisionBackbone]:
-    if config.model_type not in FAMILIES:
+def _family(config: PretrainedConfig, path: str) -> type[VideoBackbone]:
+    everything = installed(GROUP, _OWN)
+    found = [one for one in everything if one.name == config.model_type]
+    if len(found) != 1:
         raise BackboneError(
-            f"{path}: model_type {config.model_type!r} is not supported; supported: "
-            f"{', '.join(sorted(FAMILIES))}"
+            f"{path}: {len(found) or 'no'} backbones have model_type {config.model_type!r}; "
+            f"installed are {', '.join(one.name for one in everything)}. Give a model of one of "
+            "these, or install a package with an entry point of that name in vlynx.backbones"
         )
-    return FAMILIES[config.model_type]
+    family: type[VideoBackbone] = load_class(found[0], GROUP, VideoBackbone)
+    return family
 
 
 def _quantizing(
-    quantization: Quantization, dtype: torch.dtype, family: type[LlavaOnevisionBackbone]
+    quantization: Quantization, dtype: torch.dtype, family: type[VideoBackbone]
 ) -> dict[str, Any]:
     try:
         return loading_options(quantization, dtype, family.never_quantized)

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from typing_extensions import override
 
 from vlynx_pl.adapters import AdapterError, tensors_hash
 from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.baselines.pave import TemporalPatch
 from vlynx_pl.baselines.pave_files import load_patch, read_features, save_patch
 from vlynx_pl.io.errors import UserError
@@ -126,22 +128,22 @@ class PatchedVideo(StreamTokens):
     @override
     @torch.no_grad()
     def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
-        """The video's tokens with their features (T, N, D + Q), and the side's (T, N, Q)."""
+        """The video's tokens with their features (T, N, W + Q), and the side's (T, N, Q)."""
         read = [self.backbone.features(episode["streams"][name][None]) for name in self.names]
         (features, tokens), *side = read
         return [torch.cat([tokens, features], -1)[0], *(only[0] for only, _ in side)]
 
     @override
-    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Tensor]:
-        """The patched video only."""
+    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Stream]:
+        """The patched video only. The patch has D channels; deep features stay as they are."""
         video, *read = encoded
-        tokens = video[..., : self.backbone.hidden_size]
-        queries = video[..., self.backbone.hidden_size :]
+        backbone = self.backbone
+        tokens, queries = video.tensor_split([backbone.token_size], -1)
         side = read[0] if self.side_features is None else self._features(episode)
         patch = self.patch(queries.float(), side.float())
         # In the backbone's precision, as small patches are lost in that of kept tokens.
-        kind = self.backbone.newline.dtype
-        return [tokens.to(kind) + patch.to(kind)]
+        patch = pad(patch.to(backbone.dtype), (0, backbone.token_size - backbone.hidden_size))
+        return [Stream(tokens.to(backbone.dtype) + patch, episode["times"]["video"])]
 
     def _features(self, episode: Mapping[str, Any]) -> Tensor:
         assert self.side_features is not None and self.side_dim is not None
@@ -151,16 +153,17 @@ class PatchedVideo(StreamTokens):
                 f"{self.side_features}; tune PAVE without them to ask about any file"
             )
         features = read_features(Path(self.side_features), episode["name"], self.side_dim)
-        return features.to(self.backbone.newline.device)
+        return features.to(self.backbone.device)
 
     @override
-    def visual_tokens(self, episode: Mapping[str, Any]) -> int:
-        return len(episode["times"]["video"]) * self.backbone.tokens_per_frame
+    def outline(self, episode: Mapping[str, Any]) -> list[Stream]:
+        times = episode["times"]["video"]
+        return [Stream(torch.empty(len(times), self.backbone.tokens_per_frame, 0), times)]
 
     @override
     def kept_bytes(self, episode: Mapping[str, Any]) -> int:
         features = self.backbone.feature_size
-        channels = {"video": self.backbone.hidden_size + features, self.side: features}
+        channels = {"video": self.backbone.token_size + features, self.side: features}
         numbers = sum(len(episode["streams"][name]) * channels[name] for name in self.names)
         return numbers * self.backbone.tokens_per_frame * PRECISION.itemsize
 

@@ -100,7 +100,7 @@ def ask(run: Path, question: str, options: Mapping[str, Path | None]) -> str:
         console.print(_table(module, episode, tokens))
         status.update("Answering")
         asked = Question("asked", question, ())
-        [answer] = module.answers({"tokens": tokens, "questions": [asked]})
+        [answer] = module.answers({**episode, "tokens": tokens, "questions": [asked]})
     print(answer)
     return answer
 
@@ -220,7 +220,7 @@ def _read(
             raise
         remedy = f"Add --audio, {_WHAT['audio']}"
         raise BadSample(bad.path, bad.reason, remedy, bad.trouble) from bad
-    device = backbone.newline.device
+    device = backbone.device
     frames = {
         name: resize_ignoring_aspect(stream.pixels, backbone.frame_size).to(device)
         for name, stream in read.items()

@@ -268,6 +268,17 @@ def params(
 
 
 @app.command()
+def tiny(
+    family: Annotated[str, typer.Argument(help="model_type of its configuration")],
+    out: Annotated[Path, typer.Option(help="new folder")],
+) -> None:
+    """Write a tiny model with random weights, which every command takes as a backbone."""
+    from vlynx_pl.backbones.tiny import write_tiny
+
+    write_tiny(family, out)
+
+
+@app.command()
 def modalities() -> None:
     """List the modalities that are installed, and where each comes from."""
     from datamodules.modalities.installed import print_installed

@@ -345,7 +345,7 @@ class _Measure:
 
     def frames(self, count: int) -> Tensor:
         backbone = self.module.backbone
-        return torch.zeros(1, count, 3, *backbone.frame_size, dtype=backbone.newline.dtype)
+        return torch.zeros(1, count, 3, *backbone.frame_size, dtype=backbone.dtype)
 
 
 def _alignment(
@@ -393,7 +393,7 @@ def _tuning(
     def learn(count: int) -> Tensor:
         questions = count * asked // tokens
         branch = Branch("", [0] * questions, [i % 4 == 0 for i in range(questions)])
-        prefix = torch.zeros(count - questions, backbone.hidden_size, dtype=backbone.newline.dtype)
+        prefix = backbone.text([0] * (count - questions), range(count - questions))
         return question_losses(backbone, prefix, [branch], module.task).sum()
 
     costs = {}
@@ -448,8 +448,8 @@ def _rest(plan: Plan, line: _Line) -> float:
 def _token_bytes(module: AdapterTraining) -> int:
     """Bytes of a frame's tokens: as computed, joined over chunks, and in float32."""
     backbone = module.backbone
-    each = 2 * backbone.newline.dtype.itemsize + 4
-    return backbone.tokens_per_frame * backbone.hidden_size * each
+    each = 2 * backbone.dtype.itemsize + 4
+    return backbone.tokens_per_frame * backbone.token_size * each
 
 
 def _frame_bytes(module: AdapterTraining) -> int:

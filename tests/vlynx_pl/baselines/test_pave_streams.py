@@ -23,7 +23,6 @@ from vlynx_pl.baselines.pave_streams import PatchedVideo
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import TokenStore
 from vlynx_pl.metrics import captions
-from vlynx_pl.prefix_sharing import shared_prefix
 from vlynx_pl.runs.checkpoints import newest_checkpoint, read_checkpoint
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
@@ -60,9 +59,10 @@ def test_it_begins_as_the_base_with_the_video_alone(videos, dtype):
     patching = pave(load_miniature(dtype))
     asked = episode(videos, "3d")
     with torch.no_grad():
-        [patched], [plain] = patching.encode(asked), base.encode(asked)
+        [(patched, _)], [(plain, _)] = patching.encode(asked), base.encode(asked)
         assert torch.equal(patched, plain) and patched.dtype == plain.dtype
-        assert torch.equal(*(shared_prefix(m.backbone, m.encode(asked)) for m in (base, patching)))
+        prompts = [module.backbone.prompt(module.encode(asked)) for module in (base, patching)]
+        assert torch.equal(*(prompt.embeddings for prompt in prompts))
         assert torch.equal(patching.losses(asked), base.losses(asked))
     assert patching.answers(asked) == base.answers(asked)
     assert all(
@@ -96,16 +96,16 @@ def test_only_a_trained_patch_lets_the_side_channel_through(videos):
     module = pave()
     one, other = episode(videos, "3d"), episode(videos, "3d")
     other["streams"]["3d"] = videos[1]
-    assert torch.equal(module.encode(one)[0], module.encode(other)[0])
+    assert torch.equal(module.encode(one)[0].tokens, module.encode(other)[0].tokens)
     perturbed(module)
     assert not torch.equal(module.losses(one), module.losses(other))
-    [patched] = module.encode(one)  # and no tokens of the side channel
+    [(patched, _)] = module.encode(one)  # and no tokens of the side channel
     features, tokens = module.backbone.features(videos[:1])
     side, _ = module.backbone.features(255 - videos[:1])
     assert torch.equal(patched, tokens[0] + module.streams.patch(features[0], side[0]))
     one["streams"]["3d"] = videos.flatten(0, 1)  # two views at each timestamp
     one["times"]["3d"] = (0.0, 0.0, 1.0, 1.0, 2.0, 2.0)
-    assert module.encode(one)[0].shape == patched.shape
+    assert module.encode(one)[0].tokens.shape == patched.shape
 
 
 @torch.no_grad()
@@ -256,7 +256,9 @@ def test_only_frozen_tokens_are_kept(videos, tmp_path):
     assert all(each.dtype == torch.bfloat16 for each in kept.values())
     queries, tokens = kept["video"][..., -128:].float(), kept["video"][..., :-128].float()
     patched = tokens + module.streams.patch(queries, kept["3d"].float())
-    assert torch.equal(module.encode(from_store)[0], patched), "not rounded as kept tokens are"
+    assert torch.equal(module.encode(from_store)[0].tokens, patched), (
+        "not rounded as kept tokens are"
+    )
     assert torch.equal(module.losses(from_store), first)
     perturbed(module)
     assert module.streams.token_cache_keys() == keys, "the patch is no part of what is kept"

@@ -69,8 +69,8 @@ def test_tuning_needs_what_its_plan_says(checkpointing, train_vision, videos):
     backbone = load_backbone(str(MINIATURE), "float32")
     module: InstructionTuning = instantiate(InstructionTuning, run["model"], backbone=backbone)
     one = episode(videos, "audio", answers=["a long answer"] * 5)
-    tokenizer = backbone.tokenizer
-    tokens = sum(len(question_branch(tokenizer, q, learnt=True).ids) for q in one["questions"])
+    reads = backbone.tokenizer, backbone.chat
+    tokens = sum(len(question_branch(*reads, q, learnt=True).ids) for q in one["questions"])
     needed = peak_of_second_step(module.train(), lambda: module.losses(one).mean())
     assert make_plan(run, tokens).fit(1000).peak == pytest.approx(needed, rel=0.1)
 
