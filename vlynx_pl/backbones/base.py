@@ -100,9 +100,9 @@ class VideoBackbone(nn.Module, ABC):
     def _refuse_what_fails(self) -> None:
         """Raise BackboneError for an LLM or a tokenizer that the method cannot use."""
         kinds = set(getattr(self.model.config.text_config, "layer_types", None) or ())
-        if kinds - {"full_attention"}:
+        if others := kinds - {"full_attention"}:
             raise BackboneError(
-                f"{self.name}: its LLM has layers with {' and '.join(sorted(kinds))}, in which "
+                f"{self.name}: its LLM has layers with {' and '.join(sorted(others))}, in which "
                 "questions that share a prefix would see each other; use a model whose layers all "
                 "have full attention"
             )

@@ -18,6 +18,7 @@ from vlynx_pl.io.plugins import installed, load_class
 
 GROUP: Final = "vlynx.backbones"
 _OWN: Final[Mapping[str, str]] = {
+    "internvl": "vlynx_pl.backbones.internvl:InternVLBackbone",
     "llava_onevision": "vlynx_pl.backbones.llava_onevision:LlavaOnevisionBackbone",
 }
 

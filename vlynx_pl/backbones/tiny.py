@@ -47,24 +47,28 @@ def write_tiny(family: str, folder: Path) -> None:
         processor.save_pretrained(unfinished)
 
 
-def tiny_tokenizer(special: Sequence[str], template: str) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(
+    special: Sequence[str], template: str, names: Mapping[str, str] | None = None
+) -> PreTrainedTokenizerFast:
     """Make a ChatML tokenizer in which every byte is a token.
 
     Args:
         special: tokens beside ChatML's own.
         template: chat template.
+        names: attribute of the tokenizer → one of ``special``, for processors that read it there.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*_CHATML, *special, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([*_CHATML, *special])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        additional_special_tokens=[*_CHATML[1:], *special],
         eos_token=_CHATML[-1],
         pad_token=_CHATML[0],
         chat_template=template,
+        extra_special_tokens=names or [],
     )
 
 
@@ -114,6 +118,59 @@ def _llava_onevision() -> tuple[PreTrainedModel, ProcessorMixin]:
     return model, processor
 
 
+def _internvl() -> tuple[PreTrainedModel, ProcessorMixin]:
+    from transformers import (
+        GotOcr2ImageProcessor,
+        InternVLConfig,
+        InternVLForConditionalGeneration,
+        InternVLProcessor,
+        InternVLVideoProcessor,
+    )
+
+    side, patch = 32, 4
+    names = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    tokenizer = tiny_tokenizer([*names.values()], _template("<video>\n"), names)
+    pixels: dict[str, Any] = {
+        "size": {"height": side, "width": side},
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    tokens = (side // patch // 2) ** 2
+    processor = InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(**pixels),
+        video_processor=InternVLVideoProcessor(**pixels),
+        tokenizer=tokenizer,
+        image_seq_length=tokens,
+    )
+    vision = _VISION | {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "image_size": side,
+        "patch_size": patch,
+        "attention_bias": True,
+        "layer_scale_init_value": 1.0,
+        "initializer_range": 0.2,
+    }
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config=_LLM | {"model_type": "qwen2", **_ids(tokenizer)},
+        image_token_id=tokenizer.get_vocab()["<IMG_CONTEXT>"],
+        image_seq_length=tokens,
+        tie_word_embeddings=False,
+    )
+    model = InternVLForConditionalGeneration(config)
+    embeddings = model.model.vision_tower.embeddings
+    for parameter in (embeddings.cls_token, embeddings.position_embeddings):
+        torch.nn.init.normal_(parameter)  # transformers' initial value is 0
+    return model, processor
+
+
 def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """The LLM's settings that depend on its tokenizer."""
     return {
@@ -136,6 +193,7 @@ def _template(video: str) -> str:
 
 
 TINY: Final[Mapping[str, Callable[[], tuple[PreTrainedModel, ProcessorMixin]]]] = {
+    "internvl": _internvl,
     "llava_onevision": _llava_onevision,
 }
 """model_type → a function that makes a model and its processor."""
