@@ -48,13 +48,15 @@ def write_tiny(family: str, folder: Path) -> None:
 
 
 def tiny_tokenizer(
-    special: Sequence[str], template: str, names: Mapping[str, str] | None = None
+    special: Sequence[str],
+    template: str | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> PreTrainedTokenizerFast:
     """Make a ChatML tokenizer in which every byte is a token.
 
     Args:
         special: tokens beside ChatML's own.
-        template: chat template.
+        template: chat template; None if the processor has its own.
         names: attribute of the tokenizer → one of ``special``, for processors that read it there.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -119,34 +121,12 @@ def _llava_onevision() -> tuple[PreTrainedModel, ProcessorMixin]:
 
 
 def _internvl() -> tuple[PreTrainedModel, ProcessorMixin]:
-    from transformers import (
-        GotOcr2ImageProcessor,
-        InternVLConfig,
-        InternVLForConditionalGeneration,
-        InternVLProcessor,
-        InternVLVideoProcessor,
-    )
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+    from vlynx_pl.backbones.convert import TOKENS, internvl_processor
 
     side, patch = 32, 4
-    names = {
-        "start_image_token": "<img>",
-        "end_image_token": "</img>",
-        "context_image_token": "<IMG_CONTEXT>",
-        "video_token": "<video>",
-    }
-    tokenizer = tiny_tokenizer([*names.values()], _template("<video>\n"), names)
-    pixels: dict[str, Any] = {
-        "size": {"height": side, "width": side},
-        "image_mean": [0.485, 0.456, 0.406],
-        "image_std": [0.229, 0.224, 0.225],
-    }
-    tokens = (side // patch // 2) ** 2
-    processor = InternVLProcessor(
-        image_processor=GotOcr2ImageProcessor(**pixels),
-        video_processor=InternVLVideoProcessor(**pixels),
-        tokenizer=tokenizer,
-        image_seq_length=tokens,
-    )
+    tokenizer = tiny_tokenizer([*TOKENS.values()], names=TOKENS)
     vision = _VISION | {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -160,15 +140,15 @@ def _internvl() -> tuple[PreTrainedModel, ProcessorMixin]:
     config = InternVLConfig(
         vision_config=vision,
         text_config=_LLM | {"model_type": "qwen2", **_ids(tokenizer)},
-        image_token_id=tokenizer.get_vocab()["<IMG_CONTEXT>"],
-        image_seq_length=tokens,
+        image_token_id=tokenizer.get_vocab()[TOKENS["context_image_token"]],
+        image_seq_length=(side // patch // 2) ** 2,
         tie_word_embeddings=False,
     )
     model = InternVLForConditionalGeneration(config)
     embeddings = model.model.vision_tower.embeddings
     for parameter in (embeddings.cls_token, embeddings.position_embeddings):
         torch.nn.init.normal_(parameter)  # transformers' initial value is 0
-    return model, processor
+    return model, internvl_processor(tokenizer, config)
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:

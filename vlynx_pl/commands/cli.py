@@ -279,6 +279,17 @@ def tiny(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="folder of an original InternVL2.5")],
+    out: Annotated[Path, typer.Option(help="new folder")],
+) -> None:
+    """Write an original InternVL in the layout of transformers, which backbones are loaded from."""
+    from vlynx_pl.backbones.convert import convert_internvl
+
+    convert_internvl(source, out)
+
+
+@app.command()
 def modalities() -> None:
     """List the modalities that are installed, and where each comes from."""
     from datamodules.modalities.installed import print_installed
