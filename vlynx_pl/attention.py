@@ -1,7 +1,7 @@
 """Observing the vision encoder's attention without copying model code.
 
-An attention function is registered with transformers. It is SDPA, bit for bit; inside
-:func:`listen` it also records the queries, keys and values that the layer has projected, so that
+Two attention functions are registered with transformers. They are SDPA, bit for bit; inside
+:func:`listen` they also record the queries, keys and values that the layer has projected, so that
 nothing is projected twice (paper section 3.2, eq. 2 and 4).
 """
 
@@ -18,6 +18,11 @@ from transformers.masking_utils import sdpa_mask
 
 LISTENING_ATTENTION = "vlynx_listening"
 """Name of the attention function in transformers' registry, as set in a vision config."""
+
+# Encoders with packed frames ask for attention once per layer if "flash" is part of the name, and
+# otherwise once per window.
+PACKED_ATTENTION = "vlynx_listening_flash"
+"""Name of the attention function for packed frames, whose windows it computes in a few calls."""
 
 
 class AttentionCall(NamedTuple):
@@ -57,13 +62,50 @@ def _listening_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     context, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    heard = _heard.get()
-    if heard is not None:
-        heard.setdefault(module, []).append(_Part(query, key, value, context))
+    _note(module, _Part(query, key, value, context))
     return context, None
 
 
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,  # (1, h, R, d), the windows of all frames in a row
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    cu_seq_lens_q: Tensor,  # where each window begins, and R
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    lengths = cu_seq_lens_q.diff()
+    kinds, counts = (found.tolist() for found in torch.unique(lengths, return_counts=True))
+    sizes = [length * count for length, count in zip(kinds, counts, strict=True)]
+    order = None
+    rows = [query, key, value]
+    if len(kinds) > 1:  # windows of one length are put together
+        order = lengths.repeat_interleave(lengths).argsort(stable=True)
+        rows = [row.index_select(2, order) for row in rows]
+    contexts = []
+    for length, *parts in zip(kinds, *(torch.split(row[0], sizes, 1) for row in rows), strict=True):
+        heads, _, channels = parts[0].shape
+        q, k, v = (part.view(heads, -1, length, channels).transpose(0, 1) for part in parts)
+        found, _ = sdpa_attention_forward(module, q, k, v, None, scaling=scaling, is_causal=False)
+        contexts.append(found.flatten(0, 1))
+    context = torch.cat(contexts)[None]  # (1, R, h, d)
+    if order is not None:
+        context = context.index_select(1, order.argsort())
+    _note(module, _Part(query, key, value, context))
+    return context, None
+
+
+def _note(module: nn.Module, part: _Part) -> None:
+    heard = _heard.get()
+    if heard is not None:
+        heard.setdefault(module, []).append(part)
+
+
 AttentionInterface.register(LISTENING_ATTENTION, _listening_attention)
+AttentionInterface.register(PACKED_ATTENTION, _packed_attention)
 # Without a registered mask, transformers would ignore padding.
 AttentionMaskInterface.register(LISTENING_ATTENTION, sdpa_mask)
 
@@ -74,8 +116,8 @@ def listen(layers: Sequence[nn.Module], listener: Listener, positions: int) -> I
 
     A layer may call its attention function once for all frames, or several times for windows of
     frames in a packed row; the parts are joined. The layers must run with the attention named by
-    :data:`LISTENING_ATTENTION`. Leave the context before ``backward()``, as gradient checkpointing
-    would call the listener again.
+    :data:`LISTENING_ATTENTION` or :data:`PACKED_ATTENTION`. Leave the context before
+    ``backward()``, as gradient checkpointing would call the listener again.
 
     Args:
         layers: the self-attention modules.
@@ -92,8 +134,9 @@ def listen(layers: Sequence[nn.Module], listener: Listener, positions: int) -> I
         def report(module: nn.Module, _: Any, output: Any) -> None:
             if module not in heard:
                 raise RuntimeError(
-                    f"attention layer {index} ran without {LISTENING_ATTENTION!r}; load the model "
-                    "with vlynx_pl.backbones.load_backbone and leave its attention as it is"
+                    f"attention layer {index} ran without {LISTENING_ATTENTION!r} or "
+                    f"{PACKED_ATTENTION!r}; load the model with vlynx_pl.backbones.load_backbone "
+                    "and leave its attention as it is"
                 )
             query, key, value, context = _whole_frames(heard.pop(module), positions, index)
             if isinstance(output, tuple):

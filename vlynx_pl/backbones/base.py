@@ -193,8 +193,10 @@ class VideoBackbone(nn.Module, ABC):
     def _visual_tensors(self) -> dict[str, Tensor]:
         """The frozen tensors between pixels and tokens, by name."""
 
-    deep_layers: int = 0
-    """J, the LLM's first layers whose output gets visual features of its own (Qwen3-VL)."""
+    @property
+    def deep_layers(self) -> int:
+        """J, the LLM's first layers whose output gets visual features of its own (Qwen3-VL)."""
+        return 0
 
     @property
     def newline(self) -> Tensor | None:

@@ -20,6 +20,8 @@ GROUP: Final = "vlynx.backbones"
 _OWN: Final[Mapping[str, str]] = {
     "internvl": "vlynx_pl.backbones.internvl:InternVLBackbone",
     "llava_onevision": "vlynx_pl.backbones.llava_onevision:LlavaOnevisionBackbone",
+    "qwen2_5_vl": "vlynx_pl.backbones.qwen_vl:Qwen25VLBackbone",
+    "qwen3_vl": "vlynx_pl.backbones.qwen_vl:Qwen3VLBackbone",
 }
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]

@@ -23,6 +23,12 @@ _LLM: Final = {
     "initializer_range": 0.2,  # so that answers differ
     "bos_token_id": None,
 }
+_QWEN: Final = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+_QWEN_VIDEO: Final = "<|vision_start|><|video_pad|><|vision_end|>"
+_QWEN_PATCHES: Final[dict[str, Any]] = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+_QWEN_PIXELS: Final[dict[str, Any]] = {  # no frame is resized
+    "size": {"shortest_edge": 64, "longest_edge": 2**24}
+}
 
 
 def write_tiny(family: str, folder: Path) -> None:
@@ -151,6 +157,89 @@ def _internvl() -> tuple[PreTrainedModel, ProcessorMixin]:
     return model, internvl_processor(tokenizer, config)
 
 
+def _qwen2_5_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
+    from transformers import (
+        Qwen2_5_VLConfig,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2_5_VLProcessor,
+        Qwen2VLImageProcessor,
+        Qwen2VLVideoProcessor,
+    )
+
+    tokenizer = tiny_tokenizer(_QWEN, _template(_QWEN_VIDEO, system="You are a helpful assistant."))
+    processor = Qwen2_5_VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**_QWEN_PATCHES, **_QWEN_PIXELS),
+        video_processor=Qwen2VLVideoProcessor(**_QWEN_PATCHES, **_QWEN_PIXELS),
+        tokenizer=tokenizer,
+        chat_template=tokenizer.chat_template,
+    )
+    vision = {
+        **_qwen_vision(),
+        "window_size": 24,  # 3 tokens, which does not divide the default of 14 tokens
+        "fullatt_block_indexes": [1],
+        "tokens_per_second": 2,
+    }
+    config = Qwen2_5_VLConfig(
+        vision_config=vision, text_config=_mrope_llm(tokenizer, [2, 3, 3]), **_qwen_ids(tokenizer)
+    )
+    return Qwen2_5_VLForConditionalGeneration(config), processor
+
+
+def _qwen3_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
+    from transformers import (
+        Qwen2VLImageProcessor,
+        Qwen3VLConfig,
+        Qwen3VLForConditionalGeneration,
+        Qwen3VLProcessor,
+        Qwen3VLVideoProcessor,
+    )
+
+    tokenizer = tiny_tokenizer(_QWEN, _template(_QWEN_VIDEO))
+    pixels = _QWEN_PIXELS | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    processor = Qwen3VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**_QWEN_PATCHES, **pixels),
+        video_processor=Qwen3VLVideoProcessor(**_QWEN_PATCHES, **pixels, do_sample_frames=False),
+        tokenizer=tokenizer,
+        chat_template=tokenizer.chat_template,
+    )
+    vision = {
+        **_qwen_vision(),
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    text = _mrope_llm(tokenizer, [4, 2, 2], mrope_interleaved=True) | {"head_dim": 16}
+    config = Qwen3VLConfig(vision_config=vision, text_config=text, **_qwen_ids(tokenizer))
+    return Qwen3VLForConditionalGeneration(config), processor
+
+
+def _qwen_vision() -> dict[str, Any]:
+    """Settings of both vision encoders."""
+    return {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 4,
+        "patch_size": _QWEN_PATCHES["patch_size"],
+        "out_hidden_size": _LLM["hidden_size"],
+        "initializer_range": 0.2,
+    }
+
+
+def _mrope_llm(
+    tokenizer: PreTrainedTokenizerFast, section: list[int], **rope: Any
+) -> dict[str, Any]:
+    """Settings of an LLM whose axes have so many of a head's 8 frequencies each."""
+    parameters = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": section, **rope}
+    return _LLM | _ids(tokenizer) | {"rope_parameters": parameters}
+
+
+def _qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """Ids of the tokens that mark frames."""
+    names = ("vision_start", "vision_end", "image", "video")
+    vocabulary = tokenizer.get_vocab()
+    return {f"{name}_token_id": vocabulary[token] for name, token in zip(names, _QWEN, strict=True)}
+
+
 def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     """The LLM's settings that depend on its tokenizer."""
     return {
@@ -160,9 +249,15 @@ def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
     }
 
 
-def _template(video: str) -> str:
-    """A chat template in ChatML, in which a video is written as ``video``."""
-    return (
+def _template(video: str, system: str = "") -> str:
+    """A chat template in ChatML, in which a video is written as ``video``.
+
+    Args:
+        video: text or special tokens.
+        system: message before the first turn.
+    """
+    opening = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+    return opening + (
         "{% for turn in messages %}<|im_start|>{{ turn.role }}\n"
         "{% if turn.content is string %}{{ turn.content }}{% else %}"
         "{% for part in turn.content %}"
@@ -175,5 +270,7 @@ def _template(video: str) -> str:
 TINY: Final[Mapping[str, Callable[[], tuple[PreTrainedModel, ProcessorMixin]]]] = {
     "internvl": _internvl,
     "llava_onevision": _llava_onevision,
+    "qwen2_5_vl": _qwen2_5_vl,
+    "qwen3_vl": _qwen3_vl,
 }
 """model_type → a function that makes a model and its processor."""

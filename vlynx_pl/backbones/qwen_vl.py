@@ -1,0 +1,163 @@
+"""Qwen2.5-VL and Qwen3-VL: packed patches and M-RoPE, with windows or with deep features.
+
+Their encoders take two consecutive frames at once. Each frame of a stream is given twice, as their
+processors do with an image, so that frames are encoded independently in every family.
+"""
+
+from collections.abc import Iterator
+from math import floor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from vlynx_pl.attention import PACKED_ATTENTION
+from vlynx_pl.backbones.base import VideoBackbone
+from vlynx_pl.backbones.prompt import CHATML, Block, Prompt, Stream, grid_positions
+
+
+class QwenVLBackbone(VideoBackbone):
+    """What both families share."""
+
+    never_quantized = ("model.visual", "lm_head")
+    axes = 3
+    vision_attention = PACKED_ATTENTION
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        return self.model.model.visual
+
+    @property
+    def language_model(self) -> nn.Module:
+        return self.model.model.language_model
+
+    @property
+    def default_side(self) -> int:
+        return 14 * self.side_multiple  # 196 tokens per frame, like LLaVA-OneVision
+
+    @property
+    def side_multiple(self) -> int:
+        side: int = self._vision.patch_size * self._vision.spatial_merge_size
+        return side
+
+    @property
+    def feature_size(self) -> int:
+        return self.model.model.visual.merger.hidden_size
+
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        side = self.side // self._vision.patch_size
+        return side, side
+
+    @property
+    def token_grid(self) -> tuple[int, int]:
+        side = self.side // self.side_multiple
+        return side, side
+
+    @property
+    def patch_places(self) -> Tensor:
+        (rows, columns), merge = self.token_grid, self._vision.spatial_merge_size
+        unit = self._unit_order().argsort().view(rows, 1, columns, 1)
+        within = torch.arange(merge**2).view(merge, 1, merge)
+        return (merge**2 * unit + within).view(self.patch_grid)
+
+    def attention_layers(self) -> list[nn.Module]:
+        return [block.attn for block in self.model.model.visual.blocks]
+
+    def output_projection(self, layer: nn.Module) -> nn.Module:
+        return layer.get_submodule("proj")
+
+    @property
+    def _vision(self) -> Any:
+        return self.model.config.vision_config
+
+    def _unit_order(self) -> Tensor:
+        """(N,) the units in the encoder's order; a unit is the patches of one token."""
+        return torch.arange(self.tokens_per_frame)
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        batch, frames = pixels.shape[:2]
+        (rows, columns), vision = self.token_grid, self._vision
+        merge, side, pair = vision.spatial_merge_size, vision.patch_size, vision.temporal_patch_size
+        units = pixels.reshape(batch * frames, 3, rows, merge, side, columns, merge, side)
+        patches = units.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
+        rows_of_patches = patches.expand(-1, -1, -1, -1, -1, -1, pair, -1, -1).flatten(0, 4)
+        grid = torch.tensor([[batch * frames, *self.patch_grid]], device=pixels.device)
+        read = self.model.model.visual(rows_of_patches.flatten(1), grid_thw=grid, return_dict=True)
+        deep = read.deepstack_features if self.deep_layers else ()
+        tokens = torch.cat([read.pooler_output, *deep], -1)
+        return tokens.view(batch, frames, self.tokens_per_frame, self.token_size)
+
+    def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        given: list[Tensor] = []
+        merger = self.model.model.visual.merger
+        listening = merger.register_forward_pre_hook(lambda _, inputs: given.extend(inputs))
+        try:
+            tokens = self._tokens(pixels)
+        finally:
+            listening.remove()
+        units = given[0].view(*tokens.shape[:-1], self.feature_size)
+        return units[:, :, self._unit_order().argsort().to(units.device)], tokens
+
+    def _positions(self, start: int, block: Block) -> tuple[Tensor, int]:
+        pooled = block.tokens.shape[1] == 1
+        positions = grid_positions(start, block.offsets, *((1, 1) if pooled else self.token_grid))
+        # transformers goes on after the greatest height and width, even if time reaches further.
+        return positions, int(positions.max()) + 1
+
+    def _visual_tensors(self) -> dict[str, Tensor]:
+        tensors = self.vision_tower.state_dict()
+        return {f"visual.{name}": tensor for name, tensor in tensors.items()}
+
+
+class Qwen25VLBackbone(QwenVLBackbone):
+    """``Qwen2_5_VLForConditionalGeneration``: most vision layers attend within windows."""
+
+    chat = CHATML._replace(asking="")
+
+    def attention_windows(self) -> list[Tensor | None]:
+        patches = self._vision.spatial_merge_size**2
+        windows = self._windows().sort().values.repeat_interleave(patches)
+        full = self._vision.fullatt_block_indexes
+        return [None if i in full else windows for i in range(self._vision.depth)]
+
+    def _windows(self) -> Tensor:
+        """(N,) the window of each unit, by rows."""
+        side = self._vision.window_size // self.side_multiple
+        row, column = (torch.arange(count) // side for count in self.token_grid)
+        return (row[:, None] * (column[-1] + 1) + column).flatten()
+
+    def _unit_order(self) -> Tensor:
+        return self._windows().argsort(stable=True)
+
+    def _layout(self, stream: Stream, index: int) -> Iterator[str | Block]:
+        times = stream.times
+        # A step must not be lost to rounding, as in 2.3 − 1.3 < 1.
+        steps = [floor((time - times[0] + 1e-4) * self._vision.tokens_per_second) for time in times]
+        yield "<|vision_start|>"
+        yield Block(stream.tokens, steps or range(len(stream.tokens)))
+        yield "<|vision_end|>"
+
+
+class Qwen3VLBackbone(QwenVLBackbone):
+    """``Qwen3VLForConditionalGeneration``: times as text, and features for the first LLM layers."""
+
+    chat = CHATML._replace(opening="<|im_start|>user\n", asking="")
+
+    @property
+    def deep_layers(self) -> int:
+        return len(self._vision.deepstack_visual_indexes)
+
+    def _layout(self, stream: Stream, index: int) -> Iterator[str | Block]:
+        stamps = [f"<{time:.1f} seconds>" for time in stream.times] or [""] * len(stream.tokens)
+        for stamp, frame in zip(stamps, stream.tokens, strict=True):
+            yield f"{stamp}<|vision_start|>"
+            yield Block(frame[None], (0,))
+            yield "<|vision_end|>"
+
+    def _deep_inputs(self, prompt: Prompt, padding: int) -> dict[str, Any]:
+        if not prompt.visual.any():
+            return {}
+        visual = pad(prompt.visual, (0, padding))[None].to(self.device)
+        return {"visual_pos_masks": visual, "deepstack_visual_embeds": list(prompt.deep)}
