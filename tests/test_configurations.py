@@ -6,6 +6,7 @@ import yaml
 from datamodules import benchmarks
 from datamodules.benchmarks.base import Benchmark
 from tests.conftest import CONFIGS, REPOSITORY
+from vlynx_pl.backbones import backbone_without_weights
 
 
 def names(folder):
@@ -50,6 +51,19 @@ def test_align_on_own_data_has_the_schedule_of_the_paper(assembled, modality, ba
     trainer = config["trainer"]
     assert (trainer["max_epochs"], trainer["gradient_clip_val"]) == (10, 1.0)
     assert (trainer["accelerator"], trainer["precision"]) == ("gpu", "bf16-mixed")
+
+
+BACKBONES = sorted(set(names("backbones")) - {"miniature"})
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_is_trained_on_a_gpu_at_its_default_side(assembled, backbone):
+    config, model, _ = assembled("align", "3d", "--backbone", backbone, "--data=/d/mine/")
+    settings = config["backbone"]["init_args"]
+    real = backbone_without_weights(settings["path"])
+    assert (settings["dtype"], settings["side"]) in {("bfloat16", None), ("bfloat16", real.side)}
+    assert config["trainer"]["precision"] == "bf16-mixed" and model["lora"]["rank"] == 64
+    assert config["run"] == f"runs/3d-{backbone}-mine"
 
 
 def modalities_of(model):

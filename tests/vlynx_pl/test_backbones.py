@@ -1,7 +1,13 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2Config
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PerceptionLMConfig,
+    Qwen2Config,
+    Qwen3_5Config,
+)
 
 from tests.conftest import MINIATURE
 from tests.vlynx_pl.conftest import randomise
@@ -132,4 +138,20 @@ def test_an_unsupported_family_is_named(tmp_path):
     with pytest.raises(
         BackboneError, match=r"no backbones have model_type 'qwen2'; installed .*llava_"
     ):
+        load_backbone(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (
+            Qwen3_5Config,
+            "this LLM have linear attention, in which questions .* see each other",
+        ),
+        (PerceptionLMConfig, "vision encoder is from timm, whose attention cannot be observed"),
+    ],
+)
+def test_a_family_that_cannot_be_supported_says_why(tmp_path, config, reason):
+    config().save_pretrained(tmp_path)
+    with pytest.raises(BackboneError, match=f"no backbones have model_type .*{reason}"):
         load_backbone(str(tmp_path))

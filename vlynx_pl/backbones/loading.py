@@ -106,11 +106,25 @@ def _family(config: PretrainedConfig, path: str) -> type[VideoBackbone]:
     if len(found) != 1:
         raise BackboneError(
             f"{path}: {len(found) or 'no'} backbones have model_type {config.model_type!r}; "
-            f"installed are {', '.join(one.name for one in everything)}. Give a model of one of "
-            "these, or install a package with an entry point of that name in vlynx.backbones"
+            f"installed are {', '.join(one.name for one in everything)}. {_remedy(config)}"
         )
     family: type[VideoBackbone] = load_class(found[0], GROUP, VideoBackbone)
     return family
+
+
+def _remedy(config: PretrainedConfig) -> str:
+    """What to do about an unsupported family, and why nothing can be done about some."""
+    llm = getattr(config, "text_config", config)
+    encoder = getattr(config, "vision_config", None)
+    give = "Give a model of one of these"
+    if "linear_attention" in (getattr(llm, "layer_types", None) or ()):
+        return (
+            f"{give}: layers of this LLM have linear attention, in which questions that share a "
+            "prefix would see each other"
+        )
+    if getattr(encoder, "model_type", None) == "timm_wrapper":
+        return f"{give}: this vision encoder is from timm, whose attention cannot be observed"
+    return f"{give}, or install a package with an entry point of that name in {GROUP}"
 
 
 def _quantizing(

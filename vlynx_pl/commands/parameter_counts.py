@@ -4,7 +4,7 @@ Nothing is built, so nothing heavy is imported; tests compare with the layers of
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any, Final
 
@@ -14,6 +14,11 @@ from rich.table import Table
 MODELS: Final = {
     "LLaVA-OV-0.5B": "llava-onevision-qwen2-0.5b-ov.json",
     "LLaVA-OV-7B": "llava-onevision-qwen2-7b-ov.json",
+    "Qwen2.5-VL-3B": "Qwen2.5-VL-3B-Instruct.json",
+    "Qwen2.5-VL-7B": "Qwen2.5-VL-7B-Instruct.json",
+    "Qwen3-VL-2B": "Qwen3-VL-2B-Instruct.json",
+    "Qwen3-VL-4B": "Qwen3-VL-4B-Instruct.json",
+    "Qwen3-VL-8B": "Qwen3-VL-8B-Instruct.json",
 }
 """Display name → file with the model's configuration, in transformers' words."""
 
@@ -31,16 +36,17 @@ def published(model: str) -> dict[str, Any]:
 def count_lora(
     configuration: Mapping[str, Any], vision_rank: int = 64, llm_rank: int = 64
 ) -> dict[str, int]:
-    """LoRA parameters of a LLaVA-OneVision: r rows and r columns beside each linear layer's matrix.
+    """LoRA parameters of a Video LLM: r rows and r columns beside each linear layer's matrix.
 
     Args:
-        configuration: with ``vision_config`` (SigLIP) and ``text_config`` (Qwen2).
+        configuration: with ``vision_config``, whose ``model_type`` is known here, and
+            ``text_config`` of an LLM with Qwen2's layers.
         vision_rank: LoRA r in the vision encoder.
         llm_rank: LoRA r in the LLM.
     """
-    vision = vision_rank * _sides(_siglip_layer(configuration["vision_config"]))
+    sizes = configuration["vision_config"]
+    vision = vision_rank * _sides(_ENCODERS[sizes["model_type"]](sizes))
     llm = llm_rank * _sides(_qwen2_layer(configuration["text_config"]))
-    vision *= configuration["vision_config"]["num_hidden_layers"]
     llm *= configuration["text_config"]["num_hidden_layers"]
     return {"vision": vision, "llm": llm, "total": vision + llm}
 
@@ -53,6 +59,7 @@ def count_pave(configuration: Mapping[str, Any], side_dim: int = 1024) -> dict[s
     """
     hidden, layers = 512, 2
     query, out = (configuration[part]["hidden_size"] for part in ("vision_config", "text_config"))
+    query *= configuration["vision_config"].get("spatial_merge_size", 1) ** 2
     norms = layers * 2 * hidden + 2 * out
     without_bias = layers * 2 * [(hidden, 2 * hidden)]
     with_bias = [(side_dim, hidden), (query, hidden), (hidden, 2 * hidden), (2 * hidden, out)]
@@ -88,10 +95,40 @@ def print_counts(as_json: bool) -> None:
     Console().print(table)
 
 
-def _siglip_layer(sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+def _siglip(sizes: Mapping[str, Any]) -> list[tuple[int, int]]:
     """(inputs, outputs) of the linear layers: attention, and the feed-forward network."""
     width, inner = sizes["hidden_size"], sizes["intermediate_size"]
-    return [*4 * [(width, width)], (width, inner), (inner, width)]
+    layers: int = sizes["num_hidden_layers"]
+    return layers * [*4 * [(width, width)], (width, inner), (inner, width)]
+
+
+def _qwen2_5_vl(sizes: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The same with a fused projection and a gated feed-forward network, and the merger."""
+    layers: int = sizes["depth"]
+    width, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    layer = [(width, 3 * width), (width, width), (width, inner), (width, inner), (inner, width)]
+    return layers * layer + _merger(sizes)
+
+
+def _qwen3_vl(sizes: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The same with a plain feed-forward network, and a merger for each layer of the deepstack."""
+    layers: int = sizes["depth"]
+    width, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    layer = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
+    return layers * layer + (1 + len(sizes["deepstack_visual_indexes"])) * _merger(sizes)
+
+
+def _merger(sizes: Mapping[str, Any]) -> list[tuple[int, int]]:
+    patches = sizes["spatial_merge_size"] ** 2 * sizes["hidden_size"]
+    return [(patches, patches), (patches, sizes["out_hidden_size"])]
+
+
+_ENCODERS: Final[Mapping[str, Callable[[Mapping[str, Any]], list[tuple[int, int]]]]] = {
+    "siglip_vision_model": _siglip,
+    "qwen2_5_vl_vision": _qwen2_5_vl,
+    "qwen3_vl_vision": _qwen3_vl,
+}
+"""model_type of a vision encoder → the linear layers that its adapter is beside."""
 
 
 def _qwen2_layer(sizes: Mapping[str, int]) -> list[tuple[int, int]]:

@@ -3,8 +3,15 @@ import json
 import pytest
 
 from vlynx_pl.adapters import Lora, adapter_parameters
+from vlynx_pl.backbones import backbone_without_weights
 from vlynx_pl.baselines import TemporalPatch
-from vlynx_pl.commands.parameter_counts import count_lora, count_pave, print_counts, published
+from vlynx_pl.commands.parameter_counts import (
+    MODELS,
+    count_lora,
+    count_pave,
+    print_counts,
+    published,
+)
 
 
 @pytest.mark.parametrize(
@@ -12,10 +19,37 @@ from vlynx_pl.commands.parameter_counts import count_lora, count_pave, print_cou
     [
         ("LLaVA-OV-0.5B", 33_492_992, 35_192_832, 68_685_824),
         ("LLaVA-OV-7B", 33_492_992, 161_480_704, 194_973_696),
+        ("Qwen2.5-VL-3B", 45_719_552, 119_734_272, 165_453_824),
     ],
 )
 def test_counts_are_the_papers_to_the_unit(model, vision, llm, total):
     assert count_lora(published(model)) == {"vision": vision, "llm": llm, "total": total}
+
+
+def of_real_layers(root):
+    """LoRA parameters of rank 64 beside every linear layer of a model on the meta device."""
+    layers = [root.get_submodule(name) for name in Lora(64, 16).config(root).target_modules]
+    return 64 * sum(layer.in_features + layer.out_features for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("model", "vision", "llm", "patch"),
+    [
+        ("Qwen2.5-VL-3B", 45_719_552, 119_734_272, 9_450_496),
+        ("Qwen2.5-VL-7B", 45_817_856, 161_480_704, 11_027_968),
+        ("Qwen3-VL-2B", 28_835_840, 69_730_304, 8_926_208),
+        ("Qwen3-VL-4B", 28_966_912, 132_120_576, 9_452_032),
+        ("Qwen3-VL-8B", 35_387_392, 174_587_904, 11_291_648),
+    ],
+)
+def test_counts_are_those_of_the_real_models_layers(model, vision, llm, patch):
+    real = backbone_without_weights(MODELS[model].removesuffix(".json"))
+    assert (of_real_layers(real.vision_tower), of_real_layers(real.language_model)) == (vision, llm)
+    configuration = published(model)
+    assert count_lora(configuration) == {"vision": vision, "llm": llm, "total": vision + llm}
+    assert count_pave(configuration)["patch"] == patch
+    made = TemporalPatch(1024, real.hidden_size, real.feature_size, tied=False)
+    assert sum(p.numel() for p in made.parameters()) == patch
 
 
 def test_counts_are_those_of_the_adapters_and_patches_that_are_made(backbone):
