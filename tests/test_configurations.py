@@ -152,7 +152,7 @@ def test_a_benchmark_without_training_questions_is_tuned_on_another_task(assembl
         ("tune nextqa", "tune/nextqa.yaml does not exist; give one of avqa, avsd, avut, egoexo"),
         (
             "eval scanqa --backbone=gpt",
-            "backbones/gpt.yaml does not exist; give one of llava_ov_0.5b",
+            "backbones/gpt.yaml does not exist; give one of internvl2_5_4b, internvl3_1b",
         ),
     ],
 )

@@ -89,7 +89,8 @@ def backbone_without_weights(
         BackboneError: the configuration cannot be loaded, or its family is not supported.
     """
     published = resources.files("vlynx_pl.backbones") / "published"
-    known = published / f"{Path(path).name.removesuffix('-hf')}.json"
+    name = Path(path).name.removesuffix("-hf").removesuffix("-HF")
+    known = published / f"{name}.json"
     if known.is_file():
         config = AutoConfig.for_model(**json.loads(known.read_text()))
     else:

@@ -19,6 +19,14 @@ MODELS: Final = {
     "Qwen3-VL-2B": "Qwen3-VL-2B-Instruct.json",
     "Qwen3-VL-4B": "Qwen3-VL-4B-Instruct.json",
     "Qwen3-VL-8B": "Qwen3-VL-8B-Instruct.json",
+    "InternVL2.5-4B": "InternVL2_5-4B.json",
+    "InternVL3-1B": "InternVL3-1B.json",
+    "InternVL3-2B": "InternVL3-2B.json",
+    "InternVL3-8B": "InternVL3-8B.json",
+    "InternVL3.5-1B": "InternVL3_5-1B.json",
+    "InternVL3.5-2B": "InternVL3_5-2B.json",
+    "InternVL3.5-4B": "InternVL3_5-4B.json",
+    "InternVL3.5-8B": "InternVL3_5-8B.json",
 }
 """Display name → file with the model's configuration, in transformers' words."""
 
@@ -60,6 +68,7 @@ def count_pave(configuration: Mapping[str, Any], side_dim: int = 1024) -> dict[s
     hidden, layers = 512, 2
     query, out = (configuration[part]["hidden_size"] for part in ("vision_config", "text_config"))
     query *= configuration["vision_config"].get("spatial_merge_size", 1) ** 2
+    query *= round(1 / configuration.get("downsample_ratio", 1)) ** 2  # patches per token
     norms = layers * 2 * hidden + 2 * out
     without_bias = layers * 2 * [(hidden, 2 * hidden)]
     with_bias = [(side_dim, hidden), (query, hidden), (hidden, 2 * hidden), (2 * hidden, out)]
@@ -70,6 +79,12 @@ def count_pave(configuration: Mapping[str, Any], side_dim: int = 1024) -> dict[s
     return {"patch": patch, "llm": llm, "total": patch + llm}
 
 
+def authors_layout(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of an InternVL whose vision encoder has one matrix for Q, K and V."""
+    vision = {**configuration["vision_config"], "model_type": "intern_vit_6b"}
+    return {**configuration, "vision_config": vision}
+
+
 def print_counts(as_json: bool) -> None:
     """Print the counts at rank 64, the total for other vision ranks (paper, Table 6), and PAVE."""
     counts = {}
@@ -77,21 +92,22 @@ def print_counts(as_json: bool) -> None:
         configuration = published(model)
         ranks = _VISION_RANKS if model == "LLaVA-OV-0.5B" else _VISION_RANKS[-1:]
         counts[model] = {f"rank {rank}": count_lora(configuration, rank) for rank in ranks}
+        if model == "InternVL2.5-4B":  # the paper counts the authors' own layout
+            counts[model]["fused"] = count_lora(authors_layout(configuration))
         counts[model]["PAVE"] = count_pave(configuration)
     if as_json:
         print(json.dumps(counts, indent=1))
         return
     table = Table(
         title="LoRA parameters by rank of the vision adapter, or with PAVE's patch instead; the "
-        "LLM's rank is 64"
+        "LLM's rank is 64 (fused: one matrix for Q, K and V, as the paper counts)",
     )
-    for column in ("model", "rank", "vision or patch", "LLM", "total", ""):
+    for column in ("model", "rank", "vision or patch", "LLM", "total"):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for model, rows in counts.items():
         for rank, parts in rows.items():
-            total = parts["total"]
             numbers = [f"{number:,}" for number in parts.values()]
-            table.add_row(model, rank.removeprefix("rank "), *numbers, f"{total / 1e6:.1f} M")
+            table.add_row(model, rank.removeprefix("rank "), *numbers)
     Console().print(table)
 
 
@@ -100,6 +116,13 @@ def _siglip(sizes: Mapping[str, Any]) -> list[tuple[int, int]]:
     width, inner = sizes["hidden_size"], sizes["intermediate_size"]
     layers: int = sizes["num_hidden_layers"]
     return layers * [*4 * [(width, width)], (width, inner), (inner, width)]
+
+
+def _intern_vit(sizes: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """The same with a fused projection."""
+    layers: int = sizes["num_hidden_layers"]
+    width, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    return layers * [(width, 3 * width), (width, width), (width, inner), (inner, width)]
 
 
 def _qwen2_5_vl(sizes: Mapping[str, Any]) -> list[tuple[int, int]]:
@@ -125,6 +148,8 @@ def _merger(sizes: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 _ENCODERS: Final[Mapping[str, Callable[[Mapping[str, Any]], list[tuple[int, int]]]]] = {
     "siglip_vision_model": _siglip,
+    "internvl_vision": _siglip,
+    "intern_vit_6b": _intern_vit,
     "qwen2_5_vl_vision": _qwen2_5_vl,
     "qwen3_vl_vision": _qwen3_vl,
 }

@@ -7,6 +7,7 @@ from vlynx_pl.backbones import backbone_without_weights
 from vlynx_pl.baselines import TemporalPatch
 from vlynx_pl.commands.parameter_counts import (
     MODELS,
+    authors_layout,
     count_lora,
     count_pave,
     print_counts,
@@ -20,6 +21,7 @@ from vlynx_pl.commands.parameter_counts import (
         ("LLaVA-OV-0.5B", 33_492_992, 35_192_832, 68_685_824),
         ("LLaVA-OV-7B", 33_492_992, 161_480_704, 194_973_696),
         ("Qwen2.5-VL-3B", 45_719_552, 119_734_272, 165_453_824),
+        ("InternVL2.5-4B", 28_311_552, 119_734_272, 148_045_824),
     ],
 )
 def test_counts_are_the_papers_to_the_unit(model, vision, llm, total):
@@ -40,6 +42,14 @@ def of_real_layers(root):
         ("Qwen3-VL-2B", 28_835_840, 69_730_304, 8_926_208),
         ("Qwen3-VL-4B", 28_966_912, 132_120_576, 9_452_032),
         ("Qwen3-VL-8B", 35_387_392, 174_587_904, 11_291_648),
+        ("InternVL2.5-4B", 28_311_552, 119_734_272, 8_926_208),
+        ("InternVL3-1B", 28_311_552, 35_192_832, 7_743_104),
+        ("InternVL3-2B", 28_311_552, 73_859_072, 8_400_384),
+        ("InternVL3-8B", 28_311_552, 161_480_704, 10_503_680),
+        ("InternVL3.5-1B", 28_311_552, 40_370_176, 7_874_560),
+        ("InternVL3.5-2B", 28_311_552, 69_730_304, 8_926_208),
+        ("InternVL3.5-4B", 28_311_552, 132_120_576, 9_452_032),
+        ("InternVL3.5-8B", 28_311_552, 174_587_904, 11_029_504),
     ],
 )
 def test_counts_are_those_of_the_real_models_layers(model, vision, llm, patch):
@@ -50,6 +60,11 @@ def test_counts_are_those_of_the_real_models_layers(model, vision, llm, patch):
     assert count_pave(configuration)["patch"] == patch
     made = TemporalPatch(1024, real.hidden_size, real.feature_size, tied=False)
     assert sum(p.numel() for p in made.parameters()) == patch
+
+
+def test_the_papers_count_of_internvl_is_that_of_fused_projections():
+    counts = count_lora(authors_layout(published("InternVL2.5-4B")))
+    assert counts == {"vision": 25_165_824, "llm": 119_734_272, "total": 144_900_096}
 
 
 def test_counts_are_those_of_the_adapters_and_patches_that_are_made(backbone):
@@ -69,7 +84,11 @@ def test_counts_are_those_of_the_adapters_and_patches_that_are_made(backbone):
 
 @pytest.mark.parametrize(
     ("model", "patch", "total"),
-    [("LLaVA-OV-0.5B", 6_235_776, 41_428_608), ("LLaVA-OV-7B", 8_996_352, 170_477_056)],
+    [
+        ("LLaVA-OV-0.5B", 6_235_776, 41_428_608),
+        ("LLaVA-OV-7B", 8_996_352, 170_477_056),
+        ("InternVL2.5-4B", 8_926_208, 128_660_480),
+    ],
 )
 def test_pave_is_as_large_as_published(model, patch, total):
     counts = count_pave(published(model))
