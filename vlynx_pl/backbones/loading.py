@@ -9,7 +9,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from vlynx_pl.backbones.base import BackboneError, VideoBackbone
 from vlynx_pl.backbones.quantization import Quantization, loading_options, mark_quantized
@@ -44,8 +50,8 @@ def load_backbone(
         side: height and width in pixels to which frames are resized; null is the family's default.
 
     Raises:
-        BackboneError: nothing is there, it cannot be read, its family does not support it, or
-            bitsandbytes cannot run.
+        BackboneError: nothing is there, it cannot be read, its weights and its configuration do not
+            belong together, its family does not support it, or bitsandbytes cannot run.
     """
     family = _family(_load(AutoConfig, path), path)
     if dtype == "float16" and not family.float16:
@@ -62,11 +68,7 @@ def load_backbone(
     if quantization is not None:
         options |= _quantizing(quantization, options["dtype"], family)
     model, loading = _load(AutoModelForImageTextToText, path, **options)
-    if missing := sorted(loading["missing_keys"]):
-        raise BackboneError(
-            f"backbone {path!r} lacks {len(missing)} weights, for example {missing[0]}, which "
-            "would be random; copy or download it again"
-        )
+    _refuse_other_weights(path, model, loading)
     backbone = family(path, model, _load(AutoProcessor, path), side)
     if quantization is not None:
         backbone.quantization = quantization
@@ -126,6 +128,36 @@ def _remedy(config: PretrainedConfig) -> str:
     if getattr(encoder, "model_type", None) == "timm_wrapper":
         return f"{give}: this vision encoder is from timm, whose attention cannot be observed"
     return f"{give}, or install a package with an entry point of that name in {GROUP}"
+
+
+def _refuse_other_weights(
+    path: str, model: PreTrainedModel, loading: Mapping[str, set[str]]
+) -> None:
+    """Raise BackboneError if weights and configuration do not belong together.
+
+    Weights that transformers knows to be obsolete, such as saved frequencies of RoPE, are no fault.
+    Neither is an output head where the configuration does not say whether it is the embeddings: the
+    default of InternVL's class is that it is, and its published weights have a head of their own.
+    """
+    if missing := sorted(loading["missing_keys"]):
+        raise BackboneError(
+            f"backbone {path!r} lacks {len(missing)} weights, for example {missing[0]}, which "
+            "would be random; copy or download it again"
+        )
+    if extra := sorted(loading["unexpected_keys"]):
+        raise BackboneError(
+            f"backbone {path!r} has {len(extra)} weights that its configuration has no place for, "
+            f"for example {extra[0]}; give the configuration that was saved with them, or remove "
+            "them"
+        )
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    settings, _ = PretrainedConfig.get_config_dict(path)
+    if settings.get("tie_word_embeddings") and head.weight is not embeddings.weight:
+        raise BackboneError(
+            f"backbone {path!r}: its configuration says that the output head is the embeddings "
+            "(tie_word_embeddings), but its weights have another head; set it to false if the "
+            "model was trained with its own head, or remove lm_head from the weights"
+        )
 
 
 def _quantizing(
