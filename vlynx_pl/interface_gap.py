@@ -21,8 +21,8 @@ class InterfaceGap:
     """Distances from the guidance, and health, of one stream of tokens."""
 
     attention: Tensor = field(repr=False)  # (L,) mean L1 gap of each layer
-    token_mean: Tensor = field(repr=False)  # (D,)
-    token_var: Tensor = field(repr=False)  # (D,)
+    token_mean: Tensor = field(repr=False)  # (W,)
+    token_var: Tensor = field(repr=False)  # (W,)
     mean_distance: float  # ‖μ_v − μ‖₂
     var_distance: float  # ‖σ²_v − σ²‖₂
     sample_variance: float  # between samples at the same position, summed over channels
@@ -40,7 +40,8 @@ class InterfaceGapMeter(Metric):
     Args:
         guidance: the statistics to compare with.
         positions: N, tokens per frame.
-        channels: D; those for deeper layers of the LLM follow and are ignored.
+        channels: D of the LLM's input. The effective rank is that of these channels; those for
+            deeper layers of the LLM follow.
     """
 
     full_state_update = False
@@ -55,32 +56,33 @@ class InterfaceGapMeter(Metric):
         layers = len(guidance.keys)
         self.add_state("attention_sum", torch.zeros(layers, dtype=torch.float64), "sum")
         self.add_state("num_frames", torch.tensor(0), "sum")
-        empty = torch.zeros(3, positions * channels, dtype=torch.float64)
+        empty = torch.zeros(3, positions * len(guidance.token_mean), dtype=torch.float64)
         self.add_state("by_position", empty, merge_moments)
         empty = torch.zeros(channels, channels, dtype=torch.float64)
         self.add_state("second_moment", empty, "sum")
 
     def update(self, tokens: Tensor, attention: Tensor) -> None:
         """Add tokens (B, T, N, W) and the attention gaps (L,) measured on them."""
-        rows = tokens[..., : self.channels].flatten(0, 1).double()  # (F, N, D)
+        rows = tokens.flatten(0, 1).double()  # (F, N, W)
         part = moments(rows.flatten(1))
         self.by_position = merge_moments(torch.stack([self.by_position, part]))
-        self.second_moment += rows.flatten(0, 1).T @ rows.flatten(0, 1)
+        inputs = rows[..., : self.channels].flatten(0, 1)
+        self.second_moment += inputs.T @ inputs
         self.attention_sum += attention.double() * len(rows)
         self.num_frames += len(rows)
 
     def compute(self) -> dict[str, Tensor]:
         """Means over everything seen so far, on all ranks, float64."""
         frames = self.num_frames
-        _, mean, deviation = self.by_position.view(3, self.positions, -1)  # each (N, D)
-        token_mean = mean.mean(0)
+        _, mean, deviation = self.by_position.view(3, self.positions, -1)  # each (N, W)
+        token_mean, input_mean = mean.mean(0), mean[:, : self.channels]
         return {
             "attention": self.attention_sum / frames,
             "token_mean": token_mean,
             "token_var": (deviation / frames).mean(0) + (mean - token_mean).square().mean(0),
             "sample_variance": deviation.sum() / (frames * self.positions),
             # Without each position's own mean, only what depends on the input is left.
-            "scatter": self.second_moment - frames * mean.T @ mean,  # (D, D)
+            "scatter": self.second_moment - frames * input_mean.T @ input_mean,  # (D, D)
             "rounding": self.second_moment.trace() * len(self.second_moment) * _EPSILON,
         }
 
@@ -88,14 +90,12 @@ class InterfaceGapMeter(Metric):
         """Return the gap of everything seen so far, on all ranks; its tensors are on the CPU."""
         seen = self.compute()
         token_mean, token_var = seen["token_mean"], seen["token_var"]
-        video = self.guidance.token_mean, self.guidance.token_var
-        video_mean, video_var = (one[: self.channels].to(token_mean) for one in video)
         return InterfaceGap(
             attention=seen["attention"].cpu(),
             token_mean=token_mean.cpu(),
             token_var=token_var.cpu(),
-            mean_distance=float((video_mean - token_mean).norm()),
-            var_distance=float((video_var - token_var).norm()),
+            mean_distance=float((self.guidance.token_mean.to(token_mean) - token_mean).norm()),
+            var_distance=float((self.guidance.token_var.to(token_var) - token_var).norm()),
             sample_variance=float(seen["sample_variance"]),
             effective_rank=effective_rank(seen["scatter"], seen["rounding"]),
         )

@@ -18,11 +18,12 @@ def test_effective_rank_counts_equal_directions():
     assert effective_rank(torch.zeros(3, 3)) == 0
 
 
-def test_the_gap_is_that_of_all_tokens_at_once(guidance):
+@pytest.mark.parametrize("inputs", [160, 96], ids=["inputs alone", "with deep features"])
+def test_the_gap_is_that_of_all_tokens_at_once(guidance, inputs):
     channels = len(guidance.token_mean)
     tokens = torch.randn(10, 3, 16, channels, dtype=torch.float64)
     gaps = torch.rand(10, len(guidance.keys))
-    meter = InterfaceGapMeter(guidance, 16, 160)
+    meter = InterfaceGapMeter(guidance, 16, inputs)
     for part, gap in zip(tokens, gaps, strict=True):
         meter.update(part[None], gap)
     found = meter.gap()
@@ -32,7 +33,7 @@ def test_the_gap_is_that_of_all_tokens_at_once(guidance):
     assert_close(found.token_var, rows.var(0, correction=0))
     frames = tokens.flatten(0, 1)
     assert found.sample_variance == pytest.approx(frames.var(0, correction=0).sum(-1).mean().item())
-    centred = (frames - frames.mean(0)).flatten(0, 1)
+    centred = (frames - frames.mean(0)).flatten(0, 1)[:, :inputs]
     assert found.effective_rank == pytest.approx(effective_rank(centred.T @ centred), rel=1e-6)
     distance = (guidance.token_mean - rows.mean(0)).norm().item()
     assert found.mean_distance == pytest.approx(distance, rel=1e-5)
