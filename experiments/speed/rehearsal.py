@@ -24,7 +24,7 @@ from typing_extensions import override
 
 from experiments.speed.bench import allocated_peak, new_table
 from vlynx_pl.backbones import backbone_without_weights
-from vlynx_pl.commands.plan import make_plan, parsed_run
+from vlynx_pl.commands.plan.making import make_plan, parsed_run
 
 MINIATURE = Path("experiments/miniature")
 GIB = 2**30

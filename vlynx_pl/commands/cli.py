@@ -169,7 +169,7 @@ def plan(
 
     Accepts all options of vlynx fit.
     """
-    from vlynx_pl.commands.plan import print_plan
+    from vlynx_pl.commands.plan.printing import print_plan
 
     print_plan(context.args, gpu, clips, question_tokens, json)
 

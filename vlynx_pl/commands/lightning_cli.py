@@ -35,7 +35,7 @@ from callbacks import (
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.commands.configuration import explain_errors, prepare
-from vlynx_pl.commands.plan import estimate
+from vlynx_pl.commands.plan.printing import estimate
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.progress import on_terminal

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from tests.vlynx_pl.conftest import episode
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.commands.configuration import instantiate
-from vlynx_pl.commands.plan import GPUS, estimate, fits, make_plan, parsed_run, remedies
+from vlynx_pl.commands.plan.making import make_plan, parsed_run
+from vlynx_pl.commands.plan.needs import GPUS, fits, remedies
+from vlynx_pl.commands.plan.printing import estimate
 from vlynx_pl.guidance import estimate_guidance
 from vlynx_pl.memory import TensorBytes
 from vlynx_pl.prefix_sharing import question_branch
@@ -83,11 +86,32 @@ def test_what_is_automatic_follows_from_the_memory():
     assert small.peak < large.peak and small.flops > large.flops
 
 
+def just_too_small(plan):
+    """A GPU that lacks a few bytes for a plan."""
+    return GPUS["H200"]._replace(gib=(plan.fit(1000).peak + 2**29 - 16) / 2**30)
+
+
 def test_settings_that_make_a_run_fit():
     plan = make_plan(planned(ALIGN, "--data.batch_size=8", "--model.frame_chunk=null"))
-    gpu = GPUS["H200"]._replace(gib=(plan.fit(1000).peak + 2**29) / 2**30 - 0.01)
+    gpu = just_too_small(plan)
     assert not fits(plan, gpu) and remedies(plan, gpu) == ["model.frame_chunk=1"]
     assert remedies(plan, gpu._replace(gib=0.5)) == []
+
+
+def test_a_remedy_is_not_in_use_already():
+    off = make_plan(planned(TUNE, "--model.checkpointing=false", "--data.batch_size=4"))
+    on = replace(off, checkpointing=True)
+    assert remedies(off, just_too_small(off)) == ["model.checkpointing=true"]
+    assert remedies(on, just_too_small(on)) == ["data.batch_size=1"]
+    assert remedies(off, GPUS["H200"]) == []
+
+
+@pytest.mark.parametrize("devices", ["2", "[0, 1]", "0,1"])
+def test_ranks_share_a_batch(devices):
+    options = ["--data.batch_size=4", "--model.frame_chunk=1", f"--trainer.devices={devices}"]
+    plan = make_plan(planned(ALIGN, *options))
+    assert remedies(plan, just_too_small(plan)) == ["data.batch_size=2"]
+    assert replace(plan, clips=2).fit(1000) == replace(plan, clips=1, ranks=1).fit(1000)
 
 
 def test_quantized_layers_need_less(loaded):
@@ -132,10 +156,17 @@ def test_what_cannot_be_planned(vlynx, options, message):
     assert code == 1 and re.search(message, err)
 
 
+def test_an_unknown_family_is_refused(vlynx, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    code, err = vlynx("plan", *ALIGN, f"--backbone.init_args.path={tmp_path}")
+    assert code == 1
+    assert re.search(r"no backbones have model_type 'bert'; installed are .*llava_onevision", err)
+
+
 def test_the_estimate_for_a_run_out_of_memory(monkeypatch):
     run = planned(ALIGN, "--data.batch_size=8", "--model.frame_chunk=null")
     device = torch.device("cpu")
-    monkeypatch.setattr("vlynx_pl.commands.plan.total_bytes", lambda device: 2**30)
+    monkeypatch.setattr("vlynx_pl.commands.plan.printing.total_bytes", lambda device: 2**30)
     said = estimate(run, device)
     assert re.match(r"By vlynx plan a step needs \d\.\d\d GiB \(0.01 frozen weights, .*, and", said)
     assert said.endswith("has 1.00; it fits with --model.frame_chunk=1")

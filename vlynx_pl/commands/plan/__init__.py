@@ -1,0 +1,1 @@
+"""``vlynx plan``: memory and time of training, from a configuration alone."""
