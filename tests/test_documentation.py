@@ -113,6 +113,8 @@ def test_its_shell_blocks_name_targets_scripts_and_files_that_exist(page):
                 assert "=" in word or word.startswith("data/") or is_target(word), words
         elif program.endswith("vlynx"):
             assert is_command(rest[0]), words
+        elif program.endswith("pytest"):
+            assert (REPOSITORY / rest[0]).exists(), words
         else:
             assert program in ("sudo", "git") or "sbatch" in words or "$(sbatch" in words[0], words
 

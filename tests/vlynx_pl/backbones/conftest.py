@@ -2,6 +2,7 @@
 
 import copy
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,13 +20,27 @@ CASES = {
 """Case → family, and the height and width of frames."""
 
 
+def pytest_addoption(parser):
+    what = "folder of a small model, to be tested instead of the tiny ones"
+    parser.getgroup("families").addoption("--model", type=Path, help=what)
+
+
+def pytest_generate_tests(metafunc):
+    if "case" in metafunc.fixturenames:
+        given = metafunc.config.getoption("--model", None)
+        cases = {"given": (given, None)} if given else CASES
+        metafunc.parametrize("case", cases.values(), ids=list(cases))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
-    """A function that returns the folder of a family's tiny model."""
+    """A function that returns the folder of a family's tiny model, or the one of ``--model``."""
     root = tmp_path_factory.mktemp("tiny")
 
     @cache
     def folder(family):
+        if isinstance(family, Path):
+            return family
         write_tiny(family, root / family)
         return root / family
 
@@ -41,11 +56,6 @@ def load(tiny):
         return load_backbone(str(tiny(family)), "float32", side=side)
 
     return lambda family, side=None: copy.deepcopy(loaded(family, side))
-
-
-@pytest.fixture(params=CASES.values(), ids=CASES)
-def case(request):
-    return request.param
 
 
 @pytest.fixture
