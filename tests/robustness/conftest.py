@@ -15,6 +15,7 @@ from rich.table import Table
 from tests.datamodules.conftest import write_scannet_scene, write_scanqa
 from tests.robustness.commands import Runs
 from tests.robustness.in_process import sessions
+from vlynx_pl.backbones.tiny import TINY, write_tiny
 from vlynx_pl.io.interruption import forget_signals
 
 
@@ -104,6 +105,14 @@ def world(tmp_path_factory) -> Path:
             listed = "".join(f"scene000{scene}_00\n" for scene in scenes)
             (root / f"scannetv2_{split}.txt").write_text(listed)
     return root
+
+
+@pytest.fixture(scope="session", params=TINY)
+def tiny(request, tmp_path_factory):
+    """The tiny model of each family."""
+    folder = tmp_path_factory.mktemp("tiny") / request.param
+    write_tiny(request.param, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -96,13 +96,14 @@ def session(
     minutes=0.0,
     dropout=0.1,
     losses=(),
+    model=MINIATURE,
     **trainer,
 ):
     """Do in this process what one command would do."""
     forget_signals()
     torch.manual_seed(0)
     run.mkdir(parents=True, exist_ok=True)
-    backbone = load_backbone(str(MINIATURE), "float32")
+    backbone = load_backbone(str(model), "float32")
     sizes = {"lora": Lora(2, 4, dropout), "learning_rate": 1e-3, "warmup": 0.2}
     if stage == "alignment":
         module = InterfaceAlignment(backbone, "3d", AlignmentObjective(**dict(losses)), **sizes)

@@ -54,6 +54,13 @@ def test_a_resumed_run_ends_like_an_undisturbed_one(place, stage, undisturbed, w
     assert not differences(tmp_path, undisturbed(stage))
 
 
+@slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_of_every_family_is_resumed(tiny, stage, undisturbed, world, tmp_path):
+    stopped_and_resumed(1, world, tmp_path, stage, MID_EPOCH, model=tiny)
+    assert not differences(tmp_path, undisturbed(stage, model=tiny))
+
+
 @pytest.mark.parametrize("stage", ["alignment", pytest.param("tuning", marks=slow)])
 def test_a_run_may_be_stopped_many_times(stage, undisturbed, world, tmp_path):
     for place in PLACES:
