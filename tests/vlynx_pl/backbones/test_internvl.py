@@ -145,6 +145,23 @@ def test_prompt_logits_and_twelve_steps_are_those_of_transformers(
         feeding = [token]
 
 
+@torch.inference_mode()
+def test_bfloat16_differs_by_a_rounding_at_most(folder, frames):
+    backbone = load_backbone(str(folder), "bfloat16")
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    inputs = processed(processor, frames[:1], None)
+    tokens = backbone.encode(frames[:1])
+    features = model.get_image_features(inputs.pixel_values, return_dict=True)
+    assert torch.equal(tokens[0], features.pooler_output)
+    question = Question("q", QUESTION, ())
+    chat = backbone.chat._replace(opening="<|im_start|>user\n")
+    backbone.chat = chat
+    ids = question_branch(backbone.tokenizer, chat, question, learnt=False).ids
+    found = SharedCache(backbone, [Stream(tokens[0])]).feed({1: ids})[0]
+    assert_close(found, model(**inputs).logits[0, -1].float(), atol=0.125, rtol=0)
+
+
 def test_layout_of_two_streams(backbone):
     stream = torch.zeros(2, backbone.tokens_per_frame, backbone.token_size)
     prompt = backbone.prompt([Stream(stream), Stream(stream[:1])])
