@@ -21,15 +21,15 @@ QUESTION = Question("0", "What colour is the box?", ())
 STEPS = 12
 
 
-@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
-def case(request):
+@pytest.fixture(params=CASES, ids=lambda one: "-".join(map(str, one)))
+def qwen(request):
     return request.param
 
 
 @pytest.fixture
-def untouched(tiny, case):
+def untouched(tiny, qwen):
     """The model and its processor, without anything of ours."""
-    folder = tiny(case[0])
+    folder = tiny(qwen[0])
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
     return model.eval(), AutoProcessor.from_pretrained(folder)
 
@@ -93,20 +93,20 @@ def positions_of(model, inputs, fps):
 
 
 @pytest.fixture(params=[(1, 3), (2, 3), (1, 9), (2, 9)], ids=lambda p: f"{p[0]}-streams-{p[1]}")
-def compared(request, load, case, untouched):
+def compared(request, load, qwen, untouched):
     """Ours and theirs of one and of two streams, whose time does or does not fit the grid."""
     count, frames = request.param
-    (model, processor), backbone, fps = untouched, load(*case), 1.0
+    (model, processor), backbone, fps = untouched, load(*qwen), 1.0
     clips = clips_of(backbone, count, frames)
-    inputs = inputs_of(processor, case[0], clips, fps)
+    inputs = inputs_of(processor, qwen[0], clips, fps)
     return backbone, clips, fps, model, inputs, positions_of(model, inputs, fps)
 
 
 @torch.no_grad()
-def test_pixels_and_tokens_are_those_of_the_untouched_model(load, case, untouched):
-    (model, processor), backbone = untouched, load(*case)
+def test_pixels_and_tokens_are_those_of_the_untouched_model(load, qwen, untouched):
+    (model, processor), backbone = untouched, load(*qwen)
     [clip] = clips_of(backbone, 1, 3)
-    inputs = inputs_of(processor, case[0], [clip], 1.0)
+    inputs = inputs_of(processor, qwen[0], [clip], 1.0)
     wanted = model.model.get_video_features(
         inputs["pixel_values_videos"], inputs["video_grid_thw"], return_dict=True
     )
@@ -178,8 +178,8 @@ def test_logits_of_the_prompt_and_of_12_steps_are_those_of_transformers(compared
 
 
 @torch.no_grad()
-def test_features_through_the_merger_are_the_tokens(load, case):
-    backbone = load(*case)
+def test_features_through_the_merger_are_the_tokens(load, qwen):
+    backbone = load(*qwen)
     [clip] = clips_of(backbone, 1, 3)
     features, tokens = backbone.features(clip[None])
     patches = features.unflatten(-1, (4, -1)).flatten(0, 3)
@@ -188,10 +188,10 @@ def test_features_through_the_merger_are_the_tokens(load, case):
 
 
 @torch.no_grad()
-def test_windows_of_one_length_are_computed_together(load, case, monkeypatch):
+def test_windows_of_one_length_are_computed_together(load, qwen, monkeypatch):
     """What is heard does not depend on it."""
-    family, side = case
-    backbone, calls = load(*case), []
+    family, side = qwen
+    backbone, calls = load(*qwen), []
     [clip] = clips_of(backbone, 1, 5)
     sdpa = vlynx_pl.attention.sdpa_attention_forward
 
@@ -288,8 +288,8 @@ def test_deep_features_change_the_answer_and_are_learnt_through(load):
 
 
 @torch.no_grad()
-def test_bfloat16_tokens_are_those_of_the_untouched_model(tiny, load, case):
-    backbone = load(*case).bfloat16()
+def test_bfloat16_tokens_are_those_of_the_untouched_model(tiny, load, qwen):
+    backbone = load(*qwen).bfloat16()
     [clip] = clips_of(backbone, 1, 3)
     tokens = backbone.encode(clip[None])
     backbone.model.set_attn_implementation({"vision_config": "sdpa"})
