@@ -81,6 +81,7 @@ def test_code_in_a_backbone_is_neither_run_nor_asked_about(
         ("config.json", DEEP),
         ("processor_config.json", b"[1]"),
         ("tokenizer.json", DEEP),
+        ("tokenizer.json", b'{"model": {}}'),
         ("generation_config.json", b"[1]"),
     ],
 )
@@ -92,7 +93,12 @@ def test_damaged_settings_of_a_backbone(copied, file, content):
 
 @pytest.mark.parametrize(
     ("part", "sizes"),
-    [("text_config", {"vocab_size": 7}), ("vision_config", {"intermediate_size": 7})],
+    [
+        ("text_config", {"vocab_size": 7}),
+        ("text_config", {"vocab_size": None}),
+        ("vision_config", {"intermediate_size": 7}),
+        ("vision_config", {"hidden_act": "odd"}),
+    ],
 )
 def test_backbone_settings_that_do_not_fit_its_weights(copied, part, sizes):
     settings = json.loads((copied / "config.json").read_text())

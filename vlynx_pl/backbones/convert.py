@@ -122,16 +122,17 @@ def convert_internvl(source: Path, folder: Path) -> None:
     original = _read_settings(source)
     stored = _stored(source)
     tokenizer = _tokenizer(source)
-    config = _config(original, tokenizer, source)
+    model = _empty_model(original, tokenizer, source)
+    config: Any = model.config
     tied = original["llm_config"].get("tie_word_embeddings", False)
     own_head = "language_model.lm_head.weight" in stored
     config.tie_word_embeddings = tied and not own_head
-    _check_weights(stored, config, source)
+    _check_weights(stored, model, source)
     if tied and own_head:
         _check_head(stored, source)
     with atomic_folder(folder) as unfinished:
         _write_weights(stored, unfinished)
-        config.architectures = [InternVLForConditionalGeneration.__name__]
+        config.architectures = [type(model).__name__]
         config.save_pretrained(unfinished)
         internvl_processor(tokenizer, config).save_pretrained(unfinished)
 
@@ -198,7 +199,7 @@ def _read_settings(source: Path) -> dict[str, Any]:
             f"{path}: the LLM is {llm!r}, and only qwen2 and qwen3 can be converted; give another "
             "size, such as InternVL2_5-4B"
         )
-    if forced not in {None, side}:
+    if forced is not None and forced != side:
         raise BackboneError(
             f"{path}: the weights are for {side} pixels, but force_image_size is {forced}; give a "
             "model of one size"
@@ -206,30 +207,29 @@ def _read_settings(source: Path) -> dict[str, Any]:
     return settings
 
 
-def _config(
+def _empty_model(
     original: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, source: Path
-) -> InternVLConfig:
+) -> InternVLForConditionalGeneration:
+    """The model on the meta device."""
     llm, vision = original["llm_config"], original["vision_config"]
     try:
         text = {name: llm[name] for name in _LLM}
         text |= {name: llm[name] for name in _LLM_OPTIONAL if name in llm}
         ids = tokenizer.get_vocab()
-        ratio, side, patch = (
-            original["downsample_ratio"],
-            vision["image_size"],
-            vision["patch_size"],
-        )
-        return InternVLConfig(
+        ratio = original["downsample_ratio"]
+        config = InternVLConfig(
             vision_config={new: vision[old] for new, old in _VISION.items()},
             text_config=text | {"eos_token_id": ids["<|im_end|>"], "bos_token_id": None},
             image_token_id=ids[TOKENS["context_image_token"]],
-            image_seq_length=int(side // patch * ratio) ** 2,
+            image_seq_length=int(vision["image_size"] // vision["patch_size"] * ratio) ** 2,
             downsample_ratio=ratio,
         )
-    except PARSE_ERRORS as error:
+        with torch.device("meta"):
+            return InternVLForConditionalGeneration(config)
+    except Exception as error:  # transformers and huggingface_hub have several of their own
         raise BackboneError(
-            f"{source}: a setting or a token is missing or of a wrong type ({error!r}); download "
-            "config.json and the tokenizer's files again"
+            f"{source}: a setting or a token is missing or wrong ({error!r}); download config.json "
+            "and the tokenizer's files again"
         ) from error
 
 
@@ -237,7 +237,7 @@ def _tokenizer(source: Path) -> PreTrainedTokenizerBase:
     try:
         # By its own class, as AutoTokenizer warns of the unknown kind of model.
         return Qwen2Tokenizer.from_pretrained(source, extra_special_tokens=dict(TOKENS))
-    except PARSE_ERRORS as error:
+    except Exception as error:  # tokenizers raises plain ones
         raise BackboneError(
             f"{source}: its tokenizer cannot be loaded ({error}); download its files again"
         ) from error
@@ -271,11 +271,9 @@ def _stored(source: Path) -> _Stored:
     return stored
 
 
-def _check_weights(stored: _Stored, config: InternVLConfig, source: Path) -> None:
-    with torch.device("meta"):
-        model = InternVLForConditionalGeneration(config)
+def _check_weights(stored: _Stored, model: InternVLForConditionalGeneration, source: Path) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if config.tie_word_embeddings:
+    if model.config.tie_word_embeddings:
         del wanted["lm_head.weight"]
     found: dict[str, tuple[float, ...]] = {}
     for name, (_, shape) in stored.items():

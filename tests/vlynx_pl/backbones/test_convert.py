@@ -257,7 +257,7 @@ def twice(folder):
         (lambda folder: edit(folder, lambda all_: all_.pop("select_layer")), "'select_layer'"),
         (
             lambda folder: edit(folder, lambda all_: all_["vision_config"].pop("qkv_bias")),
-            r"setting or a token is missing .*'qkv_bias'",
+            r"setting or a token is missing or wrong .*'qkv_bias'",
         ),
         (
             lambda folder: edit(
@@ -266,9 +266,15 @@ def twice(folder):
             r"the LLM is 'internlm2', and only qwen2 and qwen3",
         ),
         (
-            lambda folder: (folder / "vocab.json").unlink(),
-            r"its tokenizer cannot be loaded",
+            lambda folder: edit(folder, lambda all_: all_["llm_config"].update(vocab_size=None)),
+            r"is missing or wrong .*vocab_size",
         ),
+        (
+            lambda folder: edit(folder, lambda all_: all_["vision_config"].update(hidden_act="x")),
+            r"is missing or wrong \(KeyError\('x'\)\)",
+        ),
+        (lambda folder: (folder / "vocab.json").unlink(), "its tokenizer cannot be loaded"),
+        (lambda folder: (folder / "merges.txt").write_text("x"), "its tokenizer cannot be loaded"),
         (
             lambda folder: (folder / "config.json").write_text("{}"),
             "not the configuration of an orig",
