@@ -5,9 +5,11 @@ Two attention functions are registered with transformers. They are SDPA, bit for
 nothing is projected twice (paper section 3.2, eq. 2 and 4).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -73,20 +75,23 @@ def _packed_attention(
     value: Tensor,
     attention_mask: None,
     *,
-    cu_seq_lens_q: Tensor,  # where each window begins, and R
+    cu_seq_lens_q: Tensor | Sequence[int],  # where each window begins, and R
     scaling: float,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    lengths = cu_seq_lens_q.diff()
-    kinds, counts = (found.tolist() for found in torch.unique(lengths, return_counts=True))
-    sizes = [length * count for length, count in zip(kinds, counts, strict=True)]
+    bounds = cu_seq_lens_q.tolist() if isinstance(cu_seq_lens_q, Tensor) else cu_seq_lens_q
+    lengths = [end - begin for begin, end in pairwise(bounds)]
+    counts = sorted(Counter(lengths).items())
+    sizes = [length * count for length, count in counts]
     order = None
     rows = [query, key, value]
-    if len(kinds) > 1:  # windows of one length are put together
-        order = lengths.repeat_interleave(lengths).argsort(stable=True)
+    if len(counts) > 1:  # windows of one length are put together
+        each = torch.tensor(lengths, device=query.device)
+        order = each.repeat_interleave(each, output_size=bounds[-1]).argsort(stable=True)
         rows = [row.index_select(2, order) for row in rows]
     contexts = []
-    for length, *parts in zip(kinds, *(torch.split(row[0], sizes, 1) for row in rows), strict=True):
+    groups = (torch.split(row[0], sizes, 1) for row in rows)
+    for (length, _), *parts in zip(counts, *groups, strict=True):
         heads, _, channels = parts[0].shape
         q, k, v = (part.view(heads, -1, length, channels).transpose(0, 1) for part in parts)
         found, _ = sdpa_attention_forward(module, q, k, v, None, scaling=scaling, is_causal=False)

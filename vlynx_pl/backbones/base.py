@@ -357,10 +357,18 @@ class VideoBackbone(nn.Module, ABC):
             start = parts[-1].next
         return Prompt.joined(parts)
 
-    def prompt_length(self, streams: Sequence[Stream]) -> int:
-        """Count the tokens of :meth:`prompt`; the values of the streams' tokens are not read."""
+    def prompt_length(
+        self, streams: Sequence[Stream], words: Callable[[str], int] | None = None
+    ) -> int:
+        """Count the tokens of :meth:`prompt`; the values of the streams' tokens are not read.
+
+        Args:
+            streams: as for :meth:`prompt`.
+            words: counts the tokens of a text; None is the backbone's tokenizer.
+        """
+        count = words or (lambda text: len(token_ids(self.tokenizer, text)))
         return sum(
-            len(token_ids(self.tokenizer, piece))
+            count(piece)
             if isinstance(piece, str)
             else (piece.tokens if isinstance(piece, Block) else piece).shape[:-1].numel()
             for piece in self._pieces(streams)

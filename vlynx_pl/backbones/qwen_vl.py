@@ -5,12 +5,15 @@ processors do with an image, so that frames are encoded independently in every f
 """
 
 from collections.abc import Iterator
+from itertools import accumulate, product
 from math import floor
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from transformers import PreTrainedModel, ProcessorMixin
+from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
 from vlynx_pl.attention import PACKED_ATTENTION
 from vlynx_pl.backbones.base import VideoBackbone
@@ -84,10 +87,25 @@ class QwenVLBackbone(VideoBackbone):
         patches = units.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)
         rows_of_patches = patches.expand(-1, -1, -1, -1, -1, -1, pair, -1, -1).flatten(0, 4)
         grid = torch.tensor([[batch * frames, *self.patch_grid]], device=pixels.device)
-        read = self.model.model.visual(rows_of_patches.flatten(1), grid_thw=grid, return_dict=True)
+        packed = self._vision._attn_implementation == PACKED_ATTENTION
+        given = self._given(batch * frames) if packed else {}
+        read = self.model.model.visual(
+            rows_of_patches.flatten(1), grid_thw=grid, return_dict=True, **given
+        )
         deep = read.deepstack_features if self.deep_layers else ()
         tokens = torch.cat([read.pooler_output, *deep], -1)
         return tokens.view(batch, frames, self.tokens_per_frame, self.token_size)
+
+    def _given(self, frames: int) -> dict[str, Any]:
+        """What transformers would compute from ``grid_thw``, for which it waits for the GPU."""
+        (rows, columns), merge = self.token_grid, self._vision.spatial_merge_size
+        places = torch.cartesian_prod(*(torch.arange(side) for side in self.patch_grid))
+        units = places.view(rows, merge, columns, merge, 2).transpose(1, 2).flatten(0, 3)
+        return {
+            "position_ids": units.repeat(frames, 1).to(self.device),
+            "cu_seqlens": range(0, (frames + 1) * self.positions, self.positions),
+            "max_seqlen": self.positions,
+        }
 
     def _features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         given: list[Tensor] = []
@@ -122,11 +140,26 @@ class Qwen25VLBackbone(QwenVLBackbone):
         full = self._vision.fullatt_block_indexes
         return [None if i in full else windows for i in range(self._vision.depth)]
 
+    @property
+    def _window_side(self) -> int:
+        side: int = self._vision.window_size // self.side_multiple
+        return side
+
     def _windows(self) -> Tensor:
         """(N,) the window of each unit, by rows."""
-        side = self._vision.window_size // self.side_multiple
-        row, column = (torch.arange(count) // side for count in self.token_grid)
+        row, column = (torch.arange(count) // self._window_side for count in self.token_grid)
         return (row[:, None] * (column[-1] + 1) + column).flatten()
+
+    def _given(self, frames: int) -> dict[str, Any]:
+        side, patches = self._window_side, self._vision.spatial_merge_size**2
+        sides = [[min(side, n - i) for i in range(0, n, side)] for n in self.token_grid]
+        lengths = [patches * height * width for height, width in product(*sides)]
+        frame = self.tokens_per_frame * torch.arange(frames)
+        return super()._given(frames) | {
+            "window_index": (frame[:, None] + self._unit_order()).flatten().to(self.device),
+            "cu_window_seqlens": [*accumulate(frames * lengths, initial=0)],
+            "max_window_seqlen": max(lengths),
+        }
 
     def _unit_order(self) -> Tensor:
         return self._windows().argsort(stable=True)
@@ -145,6 +178,28 @@ class Qwen3VLBackbone(QwenVLBackbone):
 
     chat = CHATML._replace(opening="<|im_start|>user\n", asking="")
 
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        processor: ProcessorMixin | None,
+        side: int | None = None,
+    ) -> None:
+        super().__init__(name, model, processor, side)
+        visual = self.model.model.visual
+        # Where the learned positions of a frame's patches are interpolated.
+        self._interpolation = get_vision_interpolation_indices_and_weights(
+            torch.tensor([[1, *self.patch_grid]]),
+            visual.num_grid_per_side,
+            visual.interpolation_mode,
+            visual.interpolation_align_corners,
+            self._vision.spatial_merge_size,
+        )
+
+    def _given(self, frames: int) -> dict[str, Any]:
+        indices, weights = (one.repeat(frames, 1).to(self.device) for one in self._interpolation)
+        return super()._given(frames) | {"interp_indices": indices, "interp_weights": weights}
+
     @property
     def deep_layers(self) -> int:
         return len(self._vision.deepstack_visual_indexes)
@@ -157,7 +212,7 @@ class Qwen3VLBackbone(QwenVLBackbone):
             yield "<|vision_end|>"
 
     def _deep_inputs(self, prompt: Prompt, padding: int) -> dict[str, Any]:
-        if not prompt.visual.any():
+        if not prompt.deep.shape[1]:
             return {}
         visual = pad(prompt.visual, (0, padding))[None].to(self.device)
         return {"visual_pos_masks": visual, "deepstack_visual_embeds": list(prompt.deep)}

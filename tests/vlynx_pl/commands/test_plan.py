@@ -12,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.conftest import MINIATURE
 from tests.vlynx_pl.conftest import episode
 from vlynx_pl.alignment import InterfaceAlignment
-from vlynx_pl.backbones import load_backbone
+from vlynx_pl.backbones import backbone_without_weights, load_backbone
+from vlynx_pl.backbones.prompt import Stream
+from vlynx_pl.backbones.tiny import write_tiny
 from vlynx_pl.commands.configuration import instantiate
-from vlynx_pl.commands.plan.making import make_plan, parsed_run
+from vlynx_pl.commands.plan.making import make_plan, parsed_run, words
 from vlynx_pl.commands.plan.needs import GPUS, fits, remedies
 from vlynx_pl.commands.plan.printing import estimate
 from vlynx_pl.guidance import estimate_guidance
@@ -76,6 +78,38 @@ def test_tuning_needs_what_its_plan_says(checkpointing, train_vision, videos):
     tokens = sum(len(question_branch(*reads, q, learnt=True).ids) for q in one["questions"])
     needed = peak_of_second_step(module.train(), lambda: module.losses(one).mean())
     assert make_plan(run, tokens).fit(1000).peak == pytest.approx(needed, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"),
+    [
+        ("llava-hf/llava-onevision-qwen2-0.5b-ov-hf", 14 + 20 * 196 + 1),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", 14 + 1 + 20 * 196 + 1),
+        ("Qwen/Qwen3-VL-2B-Instruct", 3 + 10 * (6 + 198) + 10 * (7 + 198)),  # times in words
+    ],
+)
+def test_a_prompt_is_counted_without_a_tokenizer(model, tokens):
+    real = backbone_without_weights(model)
+    stream = Stream(torch.empty(20, real.tokens_per_frame, 0), range(20))
+    assert real.prompt_length([stream], words) == tokens
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+def test_packed_frames_and_deep_features_are_planned(family, tmp_path):
+    write_tiny(family, tmp_path / "tiny")
+    tiny = [f"--backbone.init_args.path={tmp_path / 'tiny'}", "--backbone.init_args.side=40"]
+    frames = torch.randint(0, 256, (3, 4, 3, 40, 40), dtype=torch.uint8)
+    run = planned(ALIGN, *tiny, "--data.frames=4", "--data.batch_size=3")
+    backbone = load_backbone(str(tmp_path / "tiny"), "float32", side=40)
+    module: InterfaceAlignment = instantiate(InterfaceAlignment, run["model"], backbone=backbone)
+    module.use_guidance(estimate_guidance(backbone, [frames]))
+    needed = peak_of_second_step(module.train(), lambda: module.losses(frames)["total"])
+    assert make_plan(run).fit(1000).peak == pytest.approx(needed, rel=0.1)
+    tuning = planned(TUNE, *tiny, "--data.frames=4", "--model.streams.modalities={}")
+    plan = make_plan(tuning, QUESTION)
+    stream = Stream(torch.empty(4, 25, 0), range(4))
+    assert plan.llm.tokens == QUESTION + backbone.prompt_length([stream], words)
+    assert plan.disk["token store"] == 4 * 25 * 2 * backbone.token_size
 
 
 def test_what_is_automatic_follows_from_the_memory():

@@ -5,6 +5,7 @@ is downloaded, and shapes, dtypes and adapters are those of the run.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
@@ -29,7 +30,7 @@ from vlynx_pl.prefix_sharing import Branch, question_losses
 from vlynx_pl.tuning import InstructionTuning
 
 _AUTOCAST: Final = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-_PROMPT: Final = 14  # tokens before the video
+_WORD: Final = re.compile(r"<[|/]?\w+\|?>|[\u4e00-\u9fff]|\d|[^\W\d\u4e00-\u9fff]+|[^\w ]")
 _BYTES: Final = {"nf4": 0.516, "int8": 1.002}  # of a weight, its scales included
 
 
@@ -150,7 +151,7 @@ def _tuning(
             visions.append(Vision(calls, line.each, output, adapter is not None))
             lines.append(line)
     episode = {"times": {name: range(timestamps[name]) for name in streams.names}}
-    tokens = _PROMPT + streams.visual_tokens(episode) + asked
+    tokens = backbone.prompt_length(streams.outline(episode), words) + asked
 
     def learn(count: int) -> Tensor:
         questions = count * asked // tokens
@@ -169,6 +170,11 @@ def _tuning(
         "frame cache": _frame_bytes(backbone) * sum(frames[name] for name in streams.names),
     }
     return _Stage(visions, Llm(tokens, costs), disk, [*lines, *costs.values()])
+
+
+def words(text: str) -> int:
+    """Count about as many tokens as the tokenizer of an LLM, which has not been loaded."""
+    return len(_WORD.findall(text))
 
 
 def _quantized(backbone: VideoBackbone, quantization: str | None) -> int:
