@@ -52,7 +52,7 @@ def question_branch(
     for asked, said in (*question.history, (question.prompt, question.target if learnt else None)):
         pieces = [(f"{before}{asked}{chat.end}{chat.assistant}", False)]
         if said is not None:
-            pieces.append((f"{said.strip()}{chat.end}", True))
+            pieces.append((f"{chat.answer}{said.strip()}{chat.end}", True))
         # An answer is tokenised apart from its question, as it will be when it is generated.
         for text, supervised in pieces:
             ids = token_ids(tokenizer, text)

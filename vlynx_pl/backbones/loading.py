@@ -25,6 +25,7 @@ _OWN: Final[Mapping[str, str]] = {
     "llava_onevision": "vlynx_pl.backbones.llava_onevision:LlavaOnevisionBackbone",
     "qwen2_5_vl": "vlynx_pl.backbones.qwen_vl:Qwen25VLBackbone",
     "qwen3_vl": "vlynx_pl.backbones.qwen_vl:Qwen3VLBackbone",
+    "smolvlm": "vlynx_pl.backbones.smolvlm:SmolVLMBackbone",
 }
 
 Dtype: TypeAlias = Literal["float32", "bfloat16", "float16"]

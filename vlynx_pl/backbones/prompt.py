@@ -17,6 +17,7 @@ class Chat(NamedTuple):
     assistant: str  # between a question and its answer
     end: str  # after each question and answer
     stop: tuple[str, ...]  # tokens that end an answer
+    answer: str = ""  # before each answer, and learnt with it
 
 
 CHATML: Final = Chat(

@@ -212,6 +212,44 @@ def _qwen3_vl() -> tuple[PreTrainedModel, ProcessorMixin]:
     return Qwen3VLForConditionalGeneration(config), processor
 
 
+def _smolvlm() -> tuple[PreTrainedModel, ProcessorMixin]:
+    from transformers import (
+        SmolVLMConfig,
+        SmolVLMForConditionalGeneration,
+        SmolVLMImageProcessor,
+        SmolVLMProcessor,
+        SmolVLMVideoProcessor,
+    )
+
+    side, patch, scale = 36, 4, 3
+    tokens = ("<image>", "<video>", "<fake_token_around_image>", "<global-img>")
+    tokenizer = tiny_tokenizer([*tokens, "<end_of_utterance>"])
+    tokenizer.eos_token = "<end_of_utterance>"
+    edge = {"longest_edge": side}
+    pixels: dict[str, Any] = {"size": edge, "max_image_size": edge}
+    processor = SmolVLMProcessor(
+        image_processor=SmolVLMImageProcessor(**pixels),
+        video_processor=SmolVLMVideoProcessor(**pixels),
+        tokenizer=tokenizer,
+        image_seq_len=(side // patch // scale) ** 2,
+    )
+    vision = _VISION | {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "image_size": side,
+        "patch_size": patch,
+        "initializer_range": 0.2,
+    }
+    config = SmolVLMConfig(
+        vision_config=vision,
+        text_config=_LLM | {"model_type": "llama", **_ids(tokenizer)},
+        scale_factor=scale,
+        image_token_id=tokenizer.get_vocab()["<image>"],
+    )
+    return SmolVLMForConditionalGeneration(config), processor
+
+
 def _qwen_vision() -> dict[str, Any]:
     """Settings of both vision encoders."""
     return {
@@ -272,5 +310,6 @@ TINY: Final[Mapping[str, Callable[[], tuple[PreTrainedModel, ProcessorMixin]]]] 
     "llava_onevision": _llava_onevision,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
+    "smolvlm": _smolvlm,
 }
 """model_type → a function that makes a model and its processor."""

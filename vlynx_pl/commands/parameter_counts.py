@@ -27,6 +27,9 @@ MODELS: Final = {
     "InternVL3.5-2B": "InternVL3_5-2B.json",
     "InternVL3.5-4B": "InternVL3_5-4B.json",
     "InternVL3.5-8B": "InternVL3_5-8B.json",
+    "SmolVLM2-256M": "SmolVLM2-256M-Video-Instruct.json",
+    "SmolVLM2-500M": "SmolVLM2-500M-Video-Instruct.json",
+    "SmolVLM2-2.2B": "SmolVLM2-2.2B-Instruct.json",
 }
 """Display name → file with the model's configuration, in transformers' words."""
 
@@ -68,7 +71,8 @@ def count_pave(configuration: Mapping[str, Any], side_dim: int = 1024) -> dict[s
     hidden, layers = 512, 2
     query, out = (configuration[part]["hidden_size"] for part in ("vision_config", "text_config"))
     query *= configuration["vision_config"].get("spatial_merge_size", 1) ** 2
-    query *= round(1 / configuration.get("downsample_ratio", 1)) ** 2  # patches per token
+    query *= round(1 / configuration.get("downsample_ratio", 1)) ** 2
+    query *= configuration.get("scale_factor", 1) ** 2  # all three: patches per token
     norms = layers * 2 * hidden + 2 * out
     without_bias = layers * 2 * [(hidden, 2 * hidden)]
     with_bias = [(side_dim, hidden), (query, hidden), (hidden, 2 * hidden), (2 * hidden, out)]
@@ -149,6 +153,7 @@ def _merger(sizes: Mapping[str, Any]) -> list[tuple[int, int]]:
 _ENCODERS: Final[Mapping[str, Callable[[Mapping[str, Any]], list[tuple[int, int]]]]] = {
     "siglip_vision_model": _siglip,
     "internvl_vision": _siglip,
+    "smolvlm_vision": _siglip,
     "intern_vit_6b": _intern_vit,
     "qwen2_5_vl_vision": _qwen2_5_vl,
     "qwen3_vl_vision": _qwen3_vl,

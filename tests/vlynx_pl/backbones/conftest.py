@@ -16,6 +16,7 @@ CASES = {
     "qwen2_5_vl, ragged windows": ("qwen2_5_vl", 40),
     "qwen2_5_vl, whole windows": ("qwen2_5_vl", 48),
     "qwen3_vl": ("qwen3_vl", 40),
+    "smolvlm": ("smolvlm", None),
 }
 """Case → family, and the height and width of frames."""
 

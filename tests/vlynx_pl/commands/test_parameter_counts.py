@@ -50,6 +50,9 @@ def of_real_layers(root):
         ("InternVL3.5-2B", 28_311_552, 69_730_304, 8_926_208),
         ("InternVL3.5-4B", 28_311_552, 132_120_576, 9_452_032),
         ("InternVL3.5-8B", 28_311_552, 174_587_904, 11_029_504),
+        ("SmolVLM2-256M", 10_616_832, 19_537_920, 11_608_768),
+        ("SmolVLM2-500M", 10_616_832, 34_734_080, 12_003_136),
+        ("SmolVLM2-2.2B", 34_781_184, 72_351_744, 12_137_472),
     ],
 )
 def test_counts_are_those_of_the_real_models_layers(model, vision, llm, patch):
