@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3.11
 BACKBONE ?= miniature
+MINIATURE ?= miniature
 TASK ?= scanqa
 # The world of a task's questions, as its configuration for the toy world names it.
 MODALITY ?= $(shell sed -n 's|.*root: data/toyworld/\([a-z0-9]*\).*|\1|p' experiments/*/toyworld/$(TASK).yaml 2>/dev/null)
@@ -76,11 +77,11 @@ fuzz: $(INSTALLED)  ## thousands of damaged files and annotations; none may cras
 faults: $(INSTALLED)  ## full disks, lost mounts, hanging workers, signals, killed ranks: what a run says and what it leaves
 	$(ROBUSTNESS)/test_faults.py -n 2 -m "" $(ARGS)
 
-backbone: $(INSTALLED)  ## train the miniature backbone anew (about an hour) and write its card, in data/backbone
-	$(BIN)/python -m experiments.miniature.train --config experiments/miniature/recipe.yaml \
-	  --out data/backbone $(ARGS)
-	$(BIN)/python -m experiments.miniature.card --config experiments/miniature/recipe.yaml \
-	  --model data/backbone
+backbone: $(INSTALLED)  ## train a miniature anew (about an hour), MINIATURE=miniature or miniature_qwen3, in data/MINIATURE
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m experiments.miniature.train --config experiments/$(MINIATURE)/recipe.yaml \
+	  --out data/$(MINIATURE) $(ARGS)
+	$(BIN)/python -m experiments.miniature.card --config experiments/$(MINIATURE)/recipe.yaml \
+	  --model data/$(MINIATURE)
 
 docs: $(INSTALLED)  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -1,4 +1,4 @@
-"""Measures the trained miniature on unseen rooms, and writes its model card and curves.
+"""Measures a trained miniature on unseen rooms, and writes its model card and curves.
 
 python -m experiments.miniature.card --config experiments/miniature/recipe.yaml --model DIR
 """
@@ -6,6 +6,7 @@ python -m experiments.miniature.card --config experiments/miniature/recipe.yaml 
 import argparse
 import csv
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,14 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 from rich.progress import track
-from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
+from torch import Tensor
 
 from experiments.miniature.world import make_rooms
 from experiments.toyworld.questions import COMPARISONS, ONE_OBJECT
+from vlynx_pl.answering import answer
+from vlynx_pl.backbones import VideoBackbone, load_backbone
+from vlynx_pl.backbones.prompt import Stream
+from vlynx_pl.questions import Question
 
 TEST_SEED = 1003  # used neither for training nor for validation
 TEST_SCENES = 500
@@ -31,46 +36,35 @@ class Score(NamedTuple):
     count: int
 
 
-class Answerer:
-    """Answers questions with plain transformers, as a user would."""
-
-    def __init__(self, folder: Path) -> None:
-        model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        self.model = model.eval()
-        self.processor = AutoProcessor.from_pretrained(folder)
-
-    @torch.inference_mode()
-    def answer(self, video: np.ndarray, question: str) -> str:  # type: ignore[type-arg]
-        """Return the greedy answer to a question about a video (T, H, W, 3) uint8."""
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        prompt = self.processor.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        inputs = self.processor(text=prompt, videos=[video], return_tensors="pt")
-        said = self.model.generate(**inputs, max_new_tokens=8, do_sample=False)
-        new = said[0, inputs["input_ids"].shape[1] :]
-        return str(self.processor.decode(new, skip_special_tokens=True))
-
-
-def measure(folder: Path, recipe: dict[str, Any]) -> dict[str, Score]:
+def measure(backbone: VideoBackbone, recipe: dict[str, Any]) -> dict[str, Score]:
     """Return the accuracy by kind from all frames, with one question of each kind per room."""
     rooms = make_rooms(recipe, TEST_SEED, TEST_SCENES)
-    answerer, random = Answerer(folder), np.random.default_rng(TEST_SEED)
+    random = np.random.default_rng(TEST_SEED)
     given: dict[str, list[tuple[str, str]]] = defaultdict(list)
     asked = list(zip(rooms.frames, rooms.questions, strict=True))
     for frames, questions in track(asked, "Measuring on new rooms"):
-        video = frames.permute(0, 2, 3, 1).numpy()
+        chosen = {}
         for kind in (*ONE_OBJECT, *COMPARISONS):
             if of_kind := [question for question in questions if question.kind == kind]:
-                question = of_kind[random.integers(len(of_kind))]
-                given[kind].append((answerer.answer(video, question.text), question.answer))
+                chosen[kind] = of_kind[random.integers(len(of_kind))]
+        said = answers(backbone, frames, [question.text for question in chosen.values()])
+        for (kind, question), text in zip(chosen.items(), said, strict=True):
+            given[kind].append((text, question.answer))
     return {kind: _score(given[kind]) for kind in (*ONE_OBJECT, *COMPARISONS)}
 
 
-def _score(answers: list[tuple[str, str]]) -> Score:
-    wanted = Counter(answer for _, answer in answers)
-    right = sum(said == answer for said, answer in answers)
-    return Score(right / len(answers), max(wanted.values()) / len(answers), len(answers))
+@torch.inference_mode()
+def answers(backbone: VideoBackbone, frames: Tensor, questions: Sequence[str]) -> list[str]:
+    """Answer questions about frames (T, 3, H, W) uint8, one second apart."""
+    video = Stream(backbone.encode(frames[None])[0], range(len(frames)))
+    asked = [Question(str(i), text, ()) for i, text in enumerate(questions)]
+    return answer(backbone, [video], asked, max_new_tokens=8)
+
+
+def _score(given: list[tuple[str, str]]) -> Score:
+    wanted = Counter(reference for _, reference in given)
+    right = sum(said == reference for said, reference in given)
+    return Score(right / len(given), max(wanted.values()) / len(given), len(given))
 
 
 def save_curves(folder: Path) -> None:
@@ -98,7 +92,9 @@ def save_curves(folder: Path) -> None:
     figure.savefig(folder / "curves.png", dpi=110, format="png")
 
 
-def write_card(folder: Path, recipe: dict[str, Any], scores: dict[str, Score]) -> None:
+def write_card(
+    folder: Path, backbone: VideoBackbone, recipe: dict[str, Any], scores: dict[str, Score]
+) -> None:
     """Write the README.md of the model folder."""
     size = (folder / "model.safetensors").stat().st_size
     lines = [
@@ -109,6 +105,10 @@ def write_card(folder: Path, recipe: dict[str, Any], scores: dict[str, Score]) -
     seconds = int(_log(folder)[-1]["seconds"])
     steps = sum(stage["steps"] for stage in recipe["answering"]["curriculum"])
     text = _CARD.format(
+        kind=type(backbone.model).__name__,
+        name=recipe["name"],
+        size=recipe["data"]["size"],
+        tokens=backbone.tokens_per_frame,
         megabytes=size / 1e6,
         parameters=size / 2e6,
         frames=recipe["data"]["frames"],
@@ -137,26 +137,26 @@ license: apache-2.0
 library_name: transformers
 pipeline_tag: video-text-to-text
 ---
-# The miniature: LLaVA-OneVision in {megabytes:.1f} MB
+# A miniature: {kind} in {megabytes:.1f} MB
 
-An ordinary `LlavaOnevisionForConditionalGeneration` with {parameters:.2f} M parameters in float16,
-trained from scratch on the toy world, so that all of V-LynX can be run, tested and understood on a
-CPU. It knows toy rooms and nothing else.
+An ordinary `{kind}` with {parameters:.2f} M parameters in float16, trained from scratch on the toy
+world, so that all of V-LynX can be run, tested and understood on a CPU. It knows toy rooms and
+nothing else.
 
 ```python
-from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-model = LlavaOnevisionForConditionalGeneration.from_pretrained("experiments/miniature")
-processor = AutoProcessor.from_pretrained("experiments/miniature")
+model = AutoModelForImageTextToText.from_pretrained("experiments/{name}")
+processor = AutoProcessor.from_pretrained("experiments/{name}")
 ```
 
-Call `.float()` on a CPU. A frame of 64 × 64 pixels gives 16 tokens, a video of F frames 16 F + 1.
+Call `.float()` on a CPU. A frame of {size} × {size} pixels gives {tokens} tokens.
 
 ## Held-out accuracy
 
-{frames} frames, greedy `generate` of plain transformers, exact match of the whole answer;
-{test_scenes} rooms of seed {test_seed}, at most one question of each kind per room. *Majority* is
-the accuracy of always giving the most frequent answer.
+{frames} frames, greedy decoding, exact match of the whole answer; {test_scenes} rooms of seed
+{test_seed}, at most one question of each kind per room. *Majority* is the accuracy of always giving
+the most frequent answer.
 
 | kind | about | accuracy | majority | N |
 |---|---|---|---|---|
@@ -168,8 +168,8 @@ RGB only: no depth, no disparity colours, and no 3D question (the tokenizer know
 questions, but the model was never trained on one). There are two phases:
 
 1. *Seeing*, {seeing} steps: colour and shape of every patch and of every projected token, and which
-   of the 16 cells a token comes from, with labels from the renderer. This takes the place of
-   SigLIP's pre-training and LLaVA's caption stage.
+   of the {tokens} cells a token comes from, with labels from the renderer. This takes the place of
+   the vision encoder's pre-training and of a caption stage.
 2. *Answering*, {answering} steps: questions and answers, about one frame first and about four
    finally. The labels of cells continue with a small weight. At the words that name an object in a
    question, linear heads predict its place, colour and shape.
@@ -179,9 +179,9 @@ and itself.
 
 ## Reproduction
 
-`make backbone` follows recipe.yaml with seed {seed}: {scenes} rooms of seed {train_seed} for
-training, rooms of seed {val_seed} for validation (training_log.csv and curves.png). It takes
-{minutes:.0f} minutes on 2 CPU cores.
+`make backbone MINIATURE={name}` follows recipe.yaml with seed {seed}: {scenes} rooms of seed
+{train_seed} for training, rooms of seed {val_seed} for validation (training_log.csv and
+curves.png). It takes {minutes:.0f} minutes on 2 CPU cores.
 """
 
 
@@ -192,11 +192,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     options = parser.parse_args()
     recipe = yaml.safe_load(options.config.read_text())
-    scores = measure(options.model, recipe)
+    backbone = load_backbone(str(options.model), "float32", side=recipe["data"]["size"])
+    scores = measure(backbone, recipe)
     for kind, score in scores.items():
         print(f"{kind}: {score.right:.3f} of {score.count} (majority {score.majority:.3f})")
     save_curves(options.model)
-    write_card(options.model, recipe, scores)
+    write_card(options.model, backbone, recipe, scores)
 
 
 if __name__ == "__main__":

@@ -6,25 +6,27 @@ computed as if its question were alone.
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerFast
 
 from experiments.toyworld.questions import ToyQuestion
 from experiments.toyworld.scene import COLOURS, SHAPES
+from vlynx_pl.backbones.prompt import Chat, Prompt, token_ids
 from vlynx_pl.branch_attention import visible
 
 
 class Packed(NamedTuple):
-    """A batch of B sequences of length L."""
+    """Questions about B videos, which follow a prefix of P tokens: L tokens for each video."""
 
     ids: Tensor  # (B, L)
-    mask: Tensor  # (B, 1, L, L) bool
+    mask: Tensor  # (B, 1, P + L, P + L) bool
     positions: Tensor  # (B, L)
-    answers: Tensor  # (A, 2) sequence and index of the token before each supervised token
+    answers: Tensor  # (A, 2) sequence and index, from the prefix on, before each supervised token
     targets: Tensor  # (A,) the supervised tokens
     first: Tensor  # (A,) bool, the first tokens of answers, which decide them
     kinds: list[str]  # of the questions
@@ -35,60 +37,55 @@ class Packed(NamedTuple):
 
 @dataclass
 class Packer:
-    """Turns questions into sequences with the model's chat template."""
+    """Turns questions into sequences with a family's chat marks."""
 
     tokenizer: PreTrainedTokenizerFast
-    tokens_per_frame: int
+    chat: Chat
 
     def __post_init__(self) -> None:
-        """Tokenize what all sequences share."""
-        message: Any = [{"role": "user", "content": "<video>\n@"}]
-        template = self.tokenizer.apply_chat_template
-        text = str(template(message, tokenize=False, add_generation_prompt=True))
-        before, after = text.split("<video>")
-        self.start = self._ids(before)
-        self.around = [self._ids(part) for part in after.split("@")]
-        self.video = self._ids("<video>")
-        self.end = self._ids("<|im_end|>")
+        """Tokenize what all questions share."""
+        chat = self.chat
+        self.around = [self._ids(chat.asking), self._ids(f"{chat.end}{chat.assistant}")]
+        self.end = self._ids(chat.stop[0])
         self.named = {self._ids(f" {name}")[0] for name in (*COLOURS, *SHAPES)}
         self.branch = cache(self.branch)  # type: ignore[method-assign]
 
     def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return token_ids(self.tokenizer, text)
 
     def branch(self, question: str, answer: str) -> tuple[list[int], int, tuple[int, ...]]:
         """Return token ids, index of the first answer token, and indices of names of objects."""
-        # The question is tokenized as one text, as at inference.
         asked = self.around[0] + self._ids(question) + self.around[1]
         names = tuple(i for i, token in enumerate(asked) if token in self.named)
         return asked + self._ids(answer) + self.end, len(asked), names
 
     def pack(
         self,
+        prefix: Prompt,
         questions: list[list[ToyQuestion]],
         places: list[Tensor],
         things: list[Tensor],
-        frames: int,
     ) -> Packed:
         """Return one sequence per video.
 
         Args:
+            prefix: of any of the videos.
             questions: B lists of questions.
             places: B tensors (T, K, 2), where the K objects are in the frames.
             things: B tensors (K, 2), labels of colour and shape of the objects.
-            frames: T.
         """
-        prefix = [*self.start, *self.video * (frames * self.tokens_per_frame + 1)]
+        start = len(prefix.visual)
         rows, answers, targets, first, kinds, names, where, what = [], [], [], [], [], [], [], []
         for row, asked in enumerate(questions):
-            ids, segment, positions = list(prefix), [0] * len(prefix), list(range(len(prefix)))
+            ids: list[int] = []
+            segment: list[int] = []
+            positions: list[int] = []
             for number, question in enumerate(asked, 1):
                 tokens, answer, named = self.branch(question.text, question.answer)
-                offset = len(ids)
+                offset = start + len(ids)
                 ids += tokens
                 segment += [number] * len(tokens)
-                positions += range(len(prefix), len(prefix) + len(tokens))
+                positions += range(prefix.next, prefix.next + len(tokens))
                 for index in range(answer, len(tokens)):
                     answers.append((row, offset + index - 1))
                     targets.append(tokens[index])
@@ -101,14 +98,15 @@ class Packer:
             rows.append((ids, segment, positions))
         length = max(len(ids) for ids, _, _ in rows)
         fills = (self.tokenizer.pad_token_id, -1, 0)
-        ids, segment, positions = (
+        ids_, segments, positions_ = (
             torch.tensor([part + [fill] * (length - len(part)) for part in parts])
             for parts, fill in zip(zip(*rows, strict=True), fills, strict=True)
         )
+        owners = pad(segments, (start, 0))
         return Packed(
-            ids,
-            torch.cat([visible(row, length) for row in segment]),
-            positions,
+            ids_,
+            torch.cat([visible(row, start + length) for row in owners]),
+            positions_,
             torch.tensor(answers),
             torch.tensor(targets),
             torch.tensor(first),

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
-from experiments.miniature.build import build_model, build_processor, build_tokenizer
+from experiments.miniature.build import FAMILIES, build_tokenizer
 from experiments.miniature.packing import Packed, Packer, draw
 from experiments.miniature.world import COLOUR_NAMES, Rooms, make_rooms
 from experiments.toyworld.questions import COMPARISONS, ONE_OBJECT, ToyQuestion, questions
 from experiments.toyworld.scene import SHAPES, sample_scene
+from vlynx_pl.backbones import VideoBackbone
+from vlynx_pl.backbones.prompt import Prompt, Stream
 
 
 class Heads(nn.Module):
@@ -41,19 +43,27 @@ class Heads(nn.Module):
 class Training:
     """Model, data and optimizer of one run."""
 
-    def __init__(self, recipe: dict[str, Any], out: Path) -> None:
+    def __init__(self, recipe: dict[str, Any], template: str, out: Path) -> None:
         self.recipe, self.out = recipe, out
         torch.manual_seed(recipe["seed"])
         torch.set_num_threads(recipe["threads"])
-        self.random = np.random.default_rng(recipe["seed"])
+        self.random, self.clock = (np.random.default_rng(recipe["seed"]) for _ in range(2))
         data, model = recipe["data"], recipe["model"]
-        size, patch = data["size"], model["patch_size"]
-        self.tokenizer = build_tokenizer(_texts(), model["max_vocabulary"])
-        self.processor = build_processor(self.tokenizer, size, patch)
-        self.model = build_model(self.tokenizer, size, model)
-        grid = size // patch // 2
-        self.heads = Heads(model["vision_width"], model["llm_width"], grid**2)
-        self.packer = Packer(self.tokenizer, grid**2)
+        size, family = data["size"], FAMILIES[recipe["family"]]
+        texts = [*_texts(), *family.texts]
+        self.tokenizer = build_tokenizer(texts, model["max_vocabulary"], family.special, template)
+        self.model, self.processor = family.build(self.tokenizer, size, model)
+        generation: Any = self.model.generation_config
+        generation.eos_token_id = self.tokenizer.eos_token_id
+        generation.pad_token_id = self.tokenizer.pad_token_id
+        # transformers' own computation, with the prompts that the method writes.
+        self.backbone = family.backbone("miniature", self.model, self.processor, size)
+        self.model.requires_grad_(True)
+        self.last_block = family.last_block(self.model)
+        self.heads = Heads(
+            model["vision_width"], model["llm_width"], self.backbone.tokens_per_frame
+        )
+        self.packer = Packer(self.tokenizer, self.backbone.chat)
         self.train, self.val = (
             make_rooms(recipe, data[f"{part}_seed"], data[f"{part}_scenes"])
             for part in ("train", "val")
@@ -86,10 +96,19 @@ class Training:
                 self._write_log(phase="seeing", step=number, loss=loss.item())
 
     def _encode(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode uint8 (B, T, 3, H, W) to ViT output (B*T, S, C) and tokens (B, T*N + 1, D)."""
-        pixels = frames.float() / 127.5 - 1
-        features = self.model.model.get_video_features(pixels.contiguous(), return_dict=True)
-        return features.hidden_states[-1], features.pooler_output
+        """Encode uint8 (B, T, 3, H, W) to ViT output (B*T, S, C) and tokens (B, T, N, W)."""
+        seen: list[Tensor] = []
+
+        def keep(_: Any, __: Any, out: Tensor | tuple[Tensor]) -> None:
+            seen.append(out if isinstance(out, Tensor) else out[0])
+
+        handle = self.last_block.register_forward_hook(keep)
+        tokens = self.backbone.encode(frames)
+        handle.remove()
+        [hidden] = seen
+        places = self.backbone.patch_places.flatten()
+        rows = hidden.reshape(-1, self.backbone.positions, hidden.shape[-1])[:, places]
+        return rows, tokens
 
     def _label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the cross-entropy of colour and shape, logits (..., 14) and labels (..., 2)."""
@@ -101,7 +120,8 @@ class Training:
     def _cell_loss(self, tokens: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of tokens that resemble the words for their cell and name its index."""
         cells = labels.flatten(1, 3)  # (B, T*N, 2)
-        tokens = tokens[:, : cells.shape[1]]
+        number = self.backbone.tokens_per_frame
+        tokens = tokens[..., : self.backbone.hidden_size].flatten(1, 2)
         tokens = nn.functional.rms_norm(tokens, tokens.shape[-1:])
         embedding = self.model.get_input_embeddings().weight[self.words]
         colours, shapes = (tokens @ embedding.T).split([len(COLOUR_NAMES), len(SHAPES)], -1)
@@ -109,7 +129,6 @@ class Training:
         words = cross_entropy(colours[full], cells[full][:, 0] - 1) + cross_entropy(
             shapes[full], cells[full][:, 1] - 1
         )
-        number = self.packer.tokens_per_frame
         index = torch.arange(number).repeat(tokens.shape[1] // number)
         index = index.expand(len(tokens), -1)
         return words + cross_entropy(self.heads.cell(tokens).transpose(1, 2), index)
@@ -156,8 +175,8 @@ class Training:
         phase = self.recipe["answering"]
         weights, count = phase["weights"], phase["questions"]
         asked = [draw(rooms.questions[i], weights, count, self.random) for i in chosen]
-        packed = self._pack(rooms, asked, chosen, frames)
-        tokens, hidden = self.read(rooms.frames[chosen][:, frames], packed)
+        times = frames * self.clock.uniform(0.2, 2.0) + self.clock.uniform(0.0, 2.0)
+        tokens, hidden, packed = self.read(rooms, asked, chosen, frames, times.tolist())
         logits = self.model.lm_head(hidden[-1][packed.answers[:, 0], packed.answers[:, 1]])
         naming = hidden[phase["naming_layer"]][packed.names[:, 0], packed.names[:, 1]]
         cells = rooms.cells[chosen][:, frames]
@@ -168,30 +187,25 @@ class Training:
             "thing": self._label_loss(self.heads.thing(naming), packed.things),
         }
 
-    def _pack(
+    def read(
         self,
         rooms: Rooms,
         asked: list[list[ToyQuestion]],
         chosen: np.ndarray,  # type: ignore[type-arg]
         frames: np.ndarray,  # type: ignore[type-arg]
-    ) -> Packed:
-        places = [rooms.places[i][frames] for i in chosen]
-        return self.packer.pack(asked, places, [rooms.things[i] for i in chosen], len(frames))
+        times: list[float],
+    ) -> tuple[Tensor, tuple[Tensor, ...], Packed]:
+        """Read frames of rooms and questions about them.
 
-    def read(self, frames: Tensor, packed: Packed) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return video tokens and the LLM's hidden states, the last of which is normed."""
-        _, tokens = self._encode(frames)
-        embeddings = self.model.get_input_embeddings()(packed.ids)
-        video = packed.ids == self.packer.video[0]
-        embeddings = embeddings.masked_scatter(video[..., None], tokens)
-        out = self.model.model.language_model(
-            inputs_embeds=embeddings,
-            attention_mask=packed.mask,
-            position_ids=packed.positions,
-            output_hidden_states=True,
-            use_cache=False,
-        )
-        return tokens, out.hidden_states
+        Returns:
+            Tokens (B, T, N, W), the LLM's hidden states, the last of which is normed, and the
+            sequences.
+        """
+        _, tokens = self._encode(rooms.frames[chosen][:, frames])
+        prefix = self.backbone.prompt([Stream(tokens[0], times)])
+        places = [rooms.places[i][frames] for i in chosen]
+        packed = self.packer.pack(prefix, asked, places, [rooms.things[i] for i in chosen])
+        return tokens, read_together(self.backbone, prefix, tokens, packed), packed
 
     @torch.inference_mode()
     def accuracy(self, frames: int) -> dict[str, float]:
@@ -202,8 +216,7 @@ class Training:
         for start in range(0, len(self.val.frames), 50):
             chosen = np.arange(start, min(start + 50, len(self.val.frames)))
             asked = [self.val.questions[i] for i in chosen]
-            packed = self._pack(self.val, asked, chosen, order)
-            _, hidden = self.read(self.val.frames[chosen][:, order], packed)
+            _, hidden, packed = self.read(self.val, asked, chosen, order, order.tolist())
             at = packed.answers[packed.first]
             said = self.model.lm_head(hidden[-1][at[:, 0], at[:, 1]]).argmax(-1)
             for kind, good in zip(packed.kinds, said == packed.targets[packed.first], strict=True):
@@ -255,6 +268,44 @@ class Training:
         self.processor.save_pretrained(self.out)
 
 
+def read_together(
+    backbone: VideoBackbone, prefix: Prompt, tokens: Tensor, packed: Packed
+) -> tuple[Tensor, ...]:
+    """Run the LLM on several videos at once.
+
+    Args:
+        backbone: without adapters.
+        prefix: of any of the videos, which differ in their tokens only.
+        tokens: (B, T, N, W) of the videos.
+        packed: questions about them.
+
+    Returns:
+        The hidden states (B, P + L, D), the last of which is normed.
+    """
+    videos, size, layers = len(tokens), backbone.hidden_size, backbone.deep_layers
+    rows = tokens.flatten(1, 2)  # (B, V, W)
+    shown = prefix.embeddings.expand(videos, -1, -1)
+    shown = shown.masked_scatter(prefix.visual[None, :, None], rows[..., :size])
+    text = backbone.embed(packed.ids)
+    before = prefix.positions[:, None].expand(-1, videos, -1)
+    positions = torch.cat([before, packed.positions.expand(len(before), -1, -1)], -1)
+    deep: dict[str, Any] = {}
+    if layers:
+        visual = nn.functional.pad(prefix.visual, (0, packed.ids.shape[1]))
+        features = rows[..., size:].unflatten(-1, (layers, size)).flatten(0, 1)  # (B·V, J, D)
+        deep["visual_pos_masks"] = visual.expand(videos, -1)
+        deep["deepstack_visual_embeds"] = list(features.unbind(1))
+    hidden: tuple[Tensor, ...] = backbone.language_model(
+        inputs_embeds=torch.cat([shown, text], 1),
+        attention_mask=packed.mask,
+        position_ids=positions[0] if len(positions) == 1 else positions,
+        output_hidden_states=True,
+        use_cache=False,
+        **deep,
+    ).hidden_states
+    return hidden
+
+
 def _texts() -> list[str]:
     """Return the texts of the tokenizer; the model itself is never trained on 3D questions."""
     texts = [f"<|im_start|>{who}\n" for who in ("system", "user", "assistant")] * 200
@@ -271,7 +322,8 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    training = Training(yaml.safe_load(options.config.read_text()), options.out)
+    template = options.config.with_name("chat_template.jinja").read_text()
+    training = Training(yaml.safe_load(options.config.read_text()), template, options.out)
     training.see()
     training.answer()
     training.save()

@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
+from transformers import AutoProcessor
 
-from experiments.miniature.card import Answerer
+from experiments.miniature.card import answers
 from experiments.miniature.packing import Packer
+from experiments.miniature.train import read_together
 from experiments.toyworld.questions import ONE_OBJECT, questions
 from experiments.toyworld.render import render_scene
 from experiments.toyworld.scene import sample_scene
 from tests.conftest import MINIATURE
+from vlynx_pl.answering import SharedCache
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.backbones.prompt import Stream
+from vlynx_pl.backbones.tiny import write_tiny
+from vlynx_pl.prefix_sharing import question_branch
+from vlynx_pl.questions import Question
 
 LOAD = """
 import sys
@@ -27,8 +34,13 @@ print(*sorted({name.split(".")[0] for name in sys.modules}))
 
 
 @pytest.fixture(scope="module")
-def answerer() -> Answerer:
-    return Answerer(MINIATURE)
+def miniature():
+    return load_backbone(str(MINIATURE), "float32")
+
+
+def frames_of(scene):
+    """(T, 3, H, W) uint8."""
+    return torch.from_numpy(render_scene(scene).colour).permute(0, 3, 1, 2)
 
 
 def test_it_loads_without_this_package(tmp_path):
@@ -51,46 +63,52 @@ def test_a_video_has_sixteen_tokens_per_frame_and_a_newline(frames):
     assert (ids == video_token).sum() == 16 * frames + 1
 
 
-def test_it_answers_what_it_sees_in_new_rooms(answerer):
+def test_it_answers_what_it_sees_in_new_rooms(miniature):
     """Far better than guessing on every kind; the card has the exact figures."""
     right: dict[str, list[bool]] = defaultdict(list)
     for index in range(24):
         scene = sample_scene(77, index)
-        video = render_scene(scene).colour
-        first = {q.kind: q for q in reversed(questions(scene))}
-        for kind in ONE_OBJECT:
-            if kind in first:
-                said = answerer.answer(video, first[kind].text)
-                right[kind].append(said == first[kind].answer)
+        first = {q.kind: q for q in reversed(questions(scene)) if q.kind in ONE_OBJECT}
+        said = answers(miniature, frames_of(scene), [q.text for q in first.values()])
+        for (kind, question), text in zip(first.items(), said, strict=True):
+            right[kind].append(text == question.answer)
     for kind in ONE_OBJECT:
         assert np.mean(right[kind]) >= 0.8, kind
 
 
-def test_questions_in_one_sequence_are_answered_independently(answerer):
-    """Packing gives the same logits as one question per sequence through the processor."""
-    model: LlavaOnevisionForConditionalGeneration = answerer.model
-    tokenizer = answerer.processor.tokenizer
-    scene = sample_scene(77, 3)
-    asked = questions(scene)[:6]
-    video = render_scene(scene).colour
-    places = torch.from_numpy(scene.places()).float()
-    things = torch.zeros(len(scene.objects), 2, dtype=torch.long)
-    packed = Packer(tokenizer, 16).pack([asked], [places], [things], len(video))
-    pixels = torch.from_numpy(video).permute(0, 3, 1, 2)[None] / 127.5 - 1
-    with torch.inference_mode():
-        tokens = model.model.get_video_features(pixels.contiguous(), return_dict=True).pooler_output
-        embeddings = model.get_input_embeddings()(packed.ids)
-        is_video = packed.ids == tokenizer.convert_tokens_to_ids("<video>")
-        together = model.model.language_model(
-            inputs_embeds=embeddings.masked_scatter(is_video[..., None], tokens),
-            attention_mask=packed.mask,
-            position_ids=packed.positions,
-        ).last_hidden_state[0]
-        for (_, index), question in zip(packed.answers[packed.first], asked, strict=True):
-            message = [{"role": "user", "content": f"<video>\n{question.text}"}]
-            prompt = tokenizer.apply_chat_template(
-                message, tokenize=False, add_generation_prompt=True
-            )
-            inputs = answerer.processor(text=prompt, videos=[video], return_tensors="pt")
-            alone = model(**inputs).logits[0, -1]
-            assert_close(model.lm_head(together[index]), alone, atol=1e-4, rtol=1e-4)
+@pytest.fixture(params=["llava_onevision", "qwen3_vl"])
+def of_family(request, miniature, tmp_path):
+    if request.param == "llava_onevision":
+        return miniature
+    write_tiny(request.param, tmp_path / "tiny")
+    return load_backbone(str(tmp_path / "tiny"), "float32", side=64)
+
+
+@torch.inference_mode()
+def test_several_videos_at_once_are_read_as_one_by_one(of_family):
+    """What training reads equals what the method reads."""
+    miniature = of_family
+    scenes = [sample_scene(77, index) for index in (3, 5)]
+    frames = torch.stack([frames_of(scene) for scene in scenes])
+    tokens, times = miniature.encode(frames), [0.0, 1.0, 2.0, 3.0]
+    prefix = miniature.prompt([Stream(tokens[0], times)])
+    asked = [questions(scene)[:4] for scene in scenes]
+    packed = Packer(miniature.tokenizer, miniature.chat).pack(
+        prefix,
+        asked,
+        [torch.from_numpy(scene.places()).float() for scene in scenes],
+        [torch.zeros(len(scene.objects), 2, dtype=torch.long) for scene in scenes],
+    )
+    together = read_together(miniature, prefix, tokens, packed)[-1]
+    firsts = iter(packed.answers[packed.first].tolist())
+    for video, of_video in zip(tokens, asked, strict=True):
+        cache = SharedCache(miniature, [Stream(video, times)])
+        reads = miniature.tokenizer, miniature.chat
+        ids = [
+            question_branch(*reads, Question("q", one.text, ()), learnt=False).ids
+            for one in of_video
+        ]
+        alone = cache.feed(dict(enumerate(ids, 1)))
+        for logits in alone:
+            row, index = next(firsts)
+            assert_close(miniature.logits(together[row, index]), logits, atol=1e-4, rtol=1e-4)
