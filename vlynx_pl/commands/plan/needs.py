@@ -177,7 +177,7 @@ def fits(plan: Plan, gpu: Gpu) -> bool:
 
 
 def remedies(plan: Plan, gpu: Gpu) -> list[str]:
-    """Return the settings that make a plan fit: the fewest, those that change no gradient first.
+    """Return settings that make a plan fit, a smaller batch only if the others are not enough.
 
     There are none if the plan fits already, or if all of them are not enough.
     """
