@@ -46,7 +46,7 @@ test: $(INSTALLED)  ## all fast tests, linter and type checker (a few minutes on
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
-test-slow: $(INSTALLED)  ## tests that take minutes (6 on 2 cores)
+test-slow: $(INSTALLED)  ## tests that take minutes each or belong to long ones
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
 
 crash-test: $(INSTALLED)  ## kill runs at N=50 of their places; each must end like one that nobody killed (10 minutes)

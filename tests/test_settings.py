@@ -80,10 +80,14 @@ class StopAt(Callback):
         setattr(self, hook, ask)
 
 
-HOOKS = "on_train_batch_end", "on_validation_end", "on_train_epoch_end"
-
-
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(
+    "hook",
+    [
+        "on_train_epoch_end",
+        pytest.param("on_train_batch_end", marks=pytest.mark.slow),
+        pytest.param("on_validation_end", marks=pytest.mark.slow),
+    ],
+)
 def test_a_callback_that_sets_should_stop_pauses_the_run(vlynx, command, data, tmp_path, hook):
     run, whole = tmp_path / "run", data.parent / "whole"
     if not whole.exists():

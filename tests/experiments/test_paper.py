@@ -119,6 +119,7 @@ def studied(tmp_path_factory) -> tuple[Study, list[Row]]:
     return study, rows
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_named_and_does_not_stop_the_others(studied):
     study, rows = studied
     bad = TuningRun("3d", 1, "raw", options=("--model.learning_rate=fast",))
@@ -137,6 +138,7 @@ def test_a_run_that_was_asked_to_stop_stops_the_study(study, monkeypatch):
     assert end.value.code == 75 and len(started) == 1
 
 
+@pytest.mark.slow
 def test_finished_runs_with_other_arguments_are_reported(studied, capsys):
     study, _ = studied
     execute([AlignmentRun("3d", 1)], study, 1, "the same")
@@ -145,6 +147,7 @@ def test_finished_runs_with_other_arguments_are_reported(studied, capsys):
     assert "1 finished runs had other arguments" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_finished_runs_that_are_older_than_their_alignment_are_reported(studied, capsys):
     study, _ = studied
     alignment = AlignmentRun("3d", 1)
@@ -188,6 +191,7 @@ def report_of(rows: list[Row], monkeypatch: pytest.MonkeyPatch, out: Path, study
     return (out / "RESULTS.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_report_agrees_with_the_runs(studied, tmp_path, monkeypatch):
     study, rows = studied
     text = report_of(rows, monkeypatch, tmp_path, study)
@@ -209,6 +213,7 @@ def test_the_report_agrees_with_the_runs(studied, tmp_path, monkeypatch):
     assert (tmp_path / "modalities.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_scores_are_kept_without_their_runs_and_rows(studied, tmp_path, monkeypatch, capsys):
     study, rows = studied
     text = report_of(rows, monkeypatch, tmp_path, study)

@@ -70,7 +70,8 @@ def planned(kills, seed):
 
 def pytest_generate_tests(metafunc):
     options = metafunc.config.getoption
-    few = ("alignment", VARIANTS[1][1], ["writing guidance.safetensors", "in batch 1.1"])
+    case = ("alignment", VARIANTS[1][1], ["writing guidance.safetensors", "in batch 1.1"])
+    few = pytest.param(*case, marks=pytest.mark.slow)
     many = planned(options("--kills", 50), options("--seed", 0))
     marked = [pytest.param(*case, marks=pytest.mark.crash) for case in many]
     metafunc.parametrize(("kind", "options", "killed_at"), [few, *marked])

@@ -29,6 +29,7 @@ PLACES = (
     "end of training",
 )
 SOME = ("after batch 0.2", ASKED, MID_EPOCH, "in validation 2.0")
+FAST = (("alignment", MID_EPOCH), ("tuning", ASKED), ("tuning", "in validation 2.0"))
 
 
 def stopped_and_resumed(ranks, world, run, stage, place, **options):
@@ -45,8 +46,9 @@ def steps(run):
 @pytest.mark.parametrize(
     ("stage", "place"),
     [
-        *((stage, place) for stage in STAGES for place in SOME),
-        *(pytest.param("alignment", place, marks=slow) for place in PLACES if place not in SOME),
+        pytest.param(stage, place, marks=[] if (stage, place) in FAST else slow)
+        for stage, places in (("alignment", PLACES), ("tuning", SOME))
+        for place in places
     ],
 )
 def test_a_resumed_run_ends_like_an_undisturbed_one(place, stage, undisturbed, world, tmp_path):
@@ -70,7 +72,8 @@ def test_a_run_may_be_stopped_many_times(stage, undisturbed, world, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stage", "place"), [("alignment", MID_EPOCH), ("tuning", "in validation 1.0")]
+    ("stage", "place"),
+    [("alignment", MID_EPOCH), pytest.param("tuning", "in validation 1.0", marks=slow)],
 )
 def test_loader_workers_resume_in_mid_epoch(place, stage, undisturbed, world, tmp_path):
     stopped_and_resumed(1, world, tmp_path, stage, place, workers=2)
@@ -98,10 +101,9 @@ def test_two_ranks_resume_together(stage, place, workers, undisturbed, world, tm
         pytest.param({"val_check_interval": 2}, marks=slow),
         {"val_check_interval": 2, "check_val_every_n_epoch": None},
         pytest.param({"accumulate_grad_batches": 2}, marks=slow),
-        {
-            "accumulate_grad_batches": 2,
-            "val_check_interval": 1,
-        },  # validates between accumulated batches
+        pytest.param(  # validates between accumulated batches
+            {"accumulate_grad_batches": 2, "val_check_interval": 1}, marks=slow
+        ),
     ],
     ids=str,
 )
@@ -115,7 +117,7 @@ def test_validation_within_an_epoch_and_accumulation(trainer, undisturbed, world
     ("stage", "place", "trainer", "count"),
     [
         ("alignment", "start of epoch 1", {"check_val_every_n_epoch": 2}, 9),
-        ("alignment", "end of training", {"limit_val_batches": 0}, 9),
+        pytest.param("alignment", "end of training", {"limit_val_batches": 0}, 9, marks=slow),
         ("alignment", "end of training", {"max_steps": 5}, 5),
         pytest.param("tuning", "start of epoch 1", {"limit_val_batches": 0}, 9, marks=slow),
     ],

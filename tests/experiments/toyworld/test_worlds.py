@@ -57,6 +57,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 # Generation -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes_as_one(world, tmp_path):
     generate_toyworld(tmp_path / "two", "audio", CLIPS, SEED, workers=2)
     one, two = contents(world("audio")), contents(tmp_path / "two")
@@ -64,7 +65,13 @@ def test_two_processes_write_the_same_bytes_as_one(world, tmp_path):
     assert [path for path in one if one[path] != two[path]] == []
 
 
-@pytest.mark.parametrize("name", WORLDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in {"ego", "highfps"} else ())
+        for name in WORLDS
+    ],
+)
 def test_a_clip_depends_on_its_seed_and_number_alone(name, world, tmp_path):
     WORLDS[name].make(tmp_path / "same", SEED, 2)
     WORLDS[name].make(tmp_path / "other", SEED + 1, 2)

@@ -317,6 +317,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data, tmp_path):
         fit(data, tmp_path / "stopped", heads=4)
 
 
+@pytest.mark.slow
 def test_the_shipped_configuration_tunes_and_evaluates(data, tmp_path, monkeypatch, vlynx):
     monkeypatch.setattr(captions, "meteor", lambda *_: 0.0)  # starting it takes 10 s
     options = [

@@ -46,7 +46,7 @@ def peak_of_second_step(module, loss):
     return tensors.peak + moments
 
 
-@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("chunk", [None, pytest.param(2, marks=pytest.mark.slow)])
 def test_alignment_needs_what_its_plan_says(chunk):
     options = ["--data.batch_size=3", "--data.frames=4", f"--model.frame_chunk={chunk or 'null'}"]
     run = planned(ALIGN, *options)
@@ -58,8 +58,8 @@ def test_alignment_needs_what_its_plan_says(chunk):
     assert make_plan(run).fit(1000).peak == pytest.approx(needed, rel=0.1)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("train_vision", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("train_vision", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_tuning_needs_what_its_plan_says(checkpointing, train_vision, videos):
     options = [
         "--data.batch_size=1",
@@ -94,6 +94,7 @@ def test_a_prompt_is_counted_without_a_tokenizer(model, tokens):
     assert real.prompt_length([stream], words) == tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 def test_packed_frames_and_deep_features_are_planned(family, tmp_path):
     write_tiny(family, tmp_path / "tiny")
@@ -132,6 +133,7 @@ def test_settings_that_make_a_run_fit():
     assert remedies(plan, gpu._replace(gib=0.5)) == []
 
 
+@pytest.mark.slow
 def test_a_remedy_is_not_in_use_already():
     off = make_plan(planned(TUNE, "--model.checkpointing=false", "--data.batch_size=4"))
     on = replace(off, checkpointing=True)
@@ -140,6 +142,7 @@ def test_a_remedy_is_not_in_use_already():
     assert remedies(off, GPUS["H200"]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", ["2", "[0, 1]", "0,1"])
 def test_ranks_share_a_batch(devices):
     options = ["--data.batch_size=4", "--model.frame_chunk=1", f"--trainer.devices={devices}"]
@@ -148,6 +151,7 @@ def test_ranks_share_a_batch(devices):
     assert replace(plan, clips=2).fit(1000) == replace(plan, clips=1, ranks=1).fit(1000)
 
 
+@pytest.mark.slow
 def test_quantized_layers_need_less(loaded):
     llm = [m.weight for m in loaded.language_model.modules() if isinstance(m, torch.nn.Linear)]
     plain, small = (
