@@ -7,7 +7,6 @@ float32, so the rehearsal is in float32 there, and so is its plan.
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,11 +23,12 @@ from typing_extensions import override
 
 from experiments.speed.bench import allocated_peak, new_table
 from vlynx_pl.backbones import backbone_without_weights
+from vlynx_pl.backbones.tiny import TINY
 from vlynx_pl.commands.plan.making import make_plan, parsed_run
 from vlynx_pl.prefix_sharing import question_branch
 from vlynx_pl.tuning import InstructionTuning
 
-MINIATURE = Path("experiments/miniature")
+BACKBONES = Path("experiments/backbones")
 GIB = 2**30
 PRECISION = {"bfloat16": "bf16-mixed", "float32": "32-true"}
 
@@ -103,15 +103,17 @@ def usual_dtype(device: str) -> str:
 
 
 def save_random_model(backbone: str, folder: Path) -> None:
-    """Save a model of a backbone's published size with random weights."""
-    configuration = yaml.safe_load(Path(f"experiments/backbones/{backbone}.yaml").read_text())
+    """Save a model of a backbone's published size with random weights.
+
+    Its processor is that of its family's tiny model, in which every byte is a token.
+    """
+    configuration = yaml.safe_load((BACKBONES / f"{backbone}.yaml").read_text())
     empty = backbone_without_weights(configuration["backbone"]["init_args"]["path"])
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(empty.model.config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
-    for pattern in ("*token*", "processor*", "chat_template*"):
-        for file in MINIATURE.glob(pattern):
-            shutil.copy(file, folder)
+    _, processor = TINY[model.config.model_type]()
+    processor.save_pretrained(folder)
 
 
 def run_module(module: str, *arguments: str) -> None:
@@ -169,8 +171,8 @@ class Rehearsal:
 def main() -> None:
     """Run the rehearsal and print the table."""
     parser = argparse.ArgumentParser("make rehearse", description=__doc__)
-    known = ("llava_ov_0.5b", "llava_ov_7b", "miniature")
-    parser.add_argument("--backbone", choices=known, default=known[0])
+    known = sorted(file.stem for file in BACKBONES.glob("*.yaml"))
+    parser.add_argument("--backbone", choices=known, default="llava_ov_0.5b")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", choices=["cpu", "cuda"], default=device)
     parser.add_argument("--dtype", choices=PRECISION, help="default: float32 on CPUs without bf16")
