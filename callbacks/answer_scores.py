@@ -26,7 +26,15 @@ from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
-from vlynx_pl.metrics import Answered, Scores, describe_failures, failures, headline, table
+from vlynx_pl.metrics import (
+    Answered,
+    Scores,
+    describe_failures,
+    failures,
+    headline,
+    intervals,
+    table,
+)
 from vlynx_pl.runs.provenance import last_session
 from vlynx_pl.tuning import InstructionTuning
 
@@ -184,9 +192,12 @@ class AnswerScores(Callback):
         order = {identifier: number for number, identifier in enumerate(ids)}
         answered.sort(key=lambda answer: order[answer.id])
         figures = self.scores.figures(answered)
-        failed = failures(figures)
+        failed, bars = failures(figures), intervals(figures)
         if trainer.logger is not None:
-            trainer.logger.log_metrics(figures, trainer.global_step)
+            first = headline(figures)
+            ends = bars[first]._asdict() if first in bars else {}
+            logged = figures | {f"{first}/{end}": figure for end, figure in ends.items()}
+            trainer.logger.log_metrics(logged, trainer.global_step)
         if writes_files(trainer):
             run = run_folder(trainer)
             self._write_answers(trainer, split, answered, module.asking)
@@ -199,13 +210,14 @@ class AnswerScores(Callback):
             save_logs(trainer)
             # Last, since the scores mark the run as finished.
             scores: dict[str, Any] = {n: f for n, f in figures.items() if n not in failed}
+            scores["intervals"] = bars
             scores |= {"failed": failed} if failed else {}
             scores["provenance"] = last_session(run)
             with atomic_file(run / f"scores-{split}.json") as unfinished:
                 unfinished.write_text(json.dumps(scores, indent=1))
             if self._kept is not None and not failed:
                 self._kept.remove()
-            Console().print(table(figures))
+            Console().print(table(figures, bars))
         if failed:
             raise UserError(
                 f"{describe_failures(failed)}. All other figures stand. {_kept_in(trainer)} Or "

@@ -43,6 +43,7 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path):
     assert code == 0 and "scanqa/cider" in printed
     scores = json.loads((run / "scores-val.json").read_text())
     assert scores["scanqa/n_total"] == 2 and scores["scanqa/n_failed"] == 0
+    assert scores["intervals"] == {} and "intervals need two clips" in printed
     rows = [json.loads(line) for line in (run / "predictions-val.jsonl").open()]
     assert [row["id"] for row in rows] == ["val-2-0", "val-2-1"]
     assert rows[0]["question"] == "What colour is the wall?" and rows[0]["references"] == ["grey"]
@@ -63,6 +64,8 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path):
     assert scores["scanqa/n_total"] == 4 and scores["scanqa/n_failed"] == 2
     assert scores["scanqa/em1"] == pytest.approx(25 * right)
     assert scores["scanqa/em1_answered"] == pytest.approx(50 * right)
+    low, high = scores["intervals"]["scanqa/em1"]
+    assert low == 0 and high == pytest.approx(50 * right)
 
 
 @pytest.mark.parametrize(("setting", "fits"), [("far_mm=4000", False), ("frames=3", True)])

@@ -229,11 +229,14 @@ def score(
     protocol: Annotated[
         str | None, typer.Option(help="figure to print first, such as mlvu/macro7")
     ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="other predictions, to subtract their scores")
+    ] = None,
 ) -> None:
     """Score a file of predictions without a model."""
     from vlynx_pl.commands.scoring import score as run
 
-    run(benchmark, predictions, references, split, protocol)
+    run(benchmark, predictions, references, split, protocol, against)
 
 
 @app.command()

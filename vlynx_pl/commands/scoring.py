@@ -14,7 +14,17 @@ from datamodules.benchmarks.records import Record, read_records, read_values
 from datamodules.benchmarks.video_mme import VideoMME
 from datamodules.samples import BadSample, Episode, Split
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.metrics import Answered, Scores, describe_failures, failures, headline, table
+from vlynx_pl.metrics import (
+    Answered,
+    Scores,
+    comparison,
+    describe_failures,
+    differences,
+    failures,
+    intervals,
+    table,
+)
+from vlynx_pl.metrics.answered import merged
 
 # Fields of the id and the prediction, also in the files of others.
 _FORMS: Final = (
@@ -37,8 +47,9 @@ def score(
     references: Path,
     split: Split | None = None,
     protocol: str | None = None,
+    against: Path | None = None,
 ) -> Mapping[str, float]:
-    """Print the scores of a file of predictions.
+    """Print the scores of a file of predictions, and how they differ from those of another.
 
     A question without a prediction counts as failed, and so as wrong; the table shows how many
     there are. A prediction without a question is an error.
@@ -49,6 +60,7 @@ def score(
         references: an official annotation file, or the folder of them.
         split: of a folder; may be omitted if the folder has only one.
         protocol: the figure to print as the headline, such as ``mlvu/macro7``; None is the paper's.
+        against: other predictions for the same questions.
 
     Returns:
         All figures.
@@ -60,16 +72,53 @@ def score(
     scores = Scores(protocol_of(benchmark))
     episodes = read_references(benchmark, references, split)
     said = read_predictions(predictions, benchmark)
-    scores.update(matched(said, episodes, predictions, references))
-    figures: dict[str, float] = scores.compute()
+    others = {} if against is None else read_predictions(against, benchmark)
+    if against is not None:
+        refuse_other_questions(said, others, predictions, against)
+    figures = scores.figures(merged(matched(said, episodes, predictions, references)))
     if protocol is not None and protocol not in figures:
         raise UserError(f"--protocol {protocol}: use one of {', '.join(figures)}")
-    rows: Table = table(figures, protocol or headline(figures))
+    console = Console()
+    rows: Table = table(figures, intervals(figures), protocol)
     rows.title = escape(f"{benchmark}: {predictions.name}")
-    Console().print(rows)
+    console.print(rows)
+    if against is not None:
+        other = scores.figures(merged(matched(others, episodes, against, references)))
+        _print_differences(console, figures, other, protocol, against)
     if failed := failures(figures):
         raise UserError(describe_failures(failed))
     return figures
+
+
+def refuse_other_questions(
+    said: Mapping[str, str | None], others: Mapping[str, str | None], path: Path, other: Path
+) -> None:
+    """Raise UserError if two files do not answer the same questions."""
+    for one, two, has, lacks in ((said, others, path, other), (others, said, other, path)):
+        if alone := one.keys() - two.keys():
+            raise UserError(
+                f"{lacks} does not answer {len(alone)} of the {len(one)} questions of {has}, such "
+                f"as {min(alone)!r:.60}; a paired difference needs the same questions in both "
+                "files, so give two files of one split"
+            )
+
+
+def _print_differences(
+    console: Console,
+    figures: Mapping[str, float],
+    others: Mapping[str, float],
+    protocol: str | None,
+    against: Path,
+) -> None:
+    compared = differences(figures, others)
+    if not compared:
+        console.print("There is no interval of the difference: all questions are on one clip.")
+        return
+    if protocol in compared:
+        compared = {protocol: compared[protocol]} | compared
+    rows: Table = comparison(compared, figures)
+    rows.title = escape(f"minus {against.name}")
+    console.print(rows)
 
 
 def read_predictions(path: Path, benchmark: str | None = None) -> dict[str, str | None]:

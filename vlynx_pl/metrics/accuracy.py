@@ -4,20 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from vlynx_pl.metrics.answered import Answered
+from vlynx_pl.metrics.figures import Figures, Mean, Value
 
 Rule: TypeAlias = Callable[[str, tuple[str, ...]], bool]  # (answer, references) → right?
-Figures: TypeAlias = dict[str, float]
-
-
-class NoFigure(float):
-    """NaN in place of a figure that could not be computed, with the reason and a remedy."""
-
-    reason: str
-
-    def __new__(cls, reason: str) -> "NoFigure":
-        figure = super().__new__(cls, "nan")
-        figure.reason = reason
-        return figure
 
 
 def is_right(answer: Answered, rule: Rule) -> bool:
@@ -40,7 +29,7 @@ def accuracies(
         ``name`` over all questions, ``name_answered`` over those that were answered, and for each
         group such as ``("modality", "type")`` a ``name/modality/Audio/Counting``.
     """
-    figures = {
+    figures: Figures = {
         name: percent(answered, rule),
         f"{name}_answered": percent([answer for answer in answered if not answer.failed], rule),
     }
@@ -59,8 +48,9 @@ def macro(name: str, answered: Sequence[Answered], rule: Rule, label: str) -> Fi
         rule: which answers are right.
         label: the label that defines the groups.
     """
-    groups = grouped(answered, (label,)).values()
-    return {name.format(len(groups)): sum(percent(group, rule) for group in groups) / len(groups)}
+    each = [percent(group, rule) for group in grouped(answered, (label,)).values()]
+    groups = (values for mean in each for values in mean.groups)
+    return {name.format(len(each)): Mean(sum(each) / len(each), *groups)}
 
 
 def grouped(answered: Sequence[Answered], labels: tuple[str, ...]) -> dict[str, list[Answered]]:
@@ -72,7 +62,13 @@ def grouped(answered: Sequence[Answered], labels: tuple[str, ...]) -> dict[str, 
     return groups
 
 
-def percent(answered: Sequence[Answered], rule: Rule) -> float:
+def percent(answered: Sequence[Answered], rule: Rule) -> Mean:
     """Return the percentage of right answers; 0 if there are none."""
-    right = sum(is_right(answer, rule) for answer in answered)
-    return 100 * right / len(answered) if answered else 0.0
+    return percent_of(answered, [is_right(answer, rule) for answer in answered])
+
+
+def percent_of(answered: Sequence[Answered], right: Sequence[bool]) -> Mean:
+    """Return the percentage of answers that are right, given the verdict on each."""
+    pairs = zip(answered, right, strict=True)
+    values = [Value(answer.id, answer.clip, 100.0 * verdict) for answer, verdict in pairs]
+    return Mean(100 * sum(right) / len(answered) if answered else 0.0, values)

@@ -4,16 +4,18 @@ CIDEr's weights come from the references of all questions, so never average scor
 CIDEr of a single question is 0.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from importlib import import_module
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.metrics.accuracy import Figures, NoFigure
 from vlynx_pl.metrics.answered import Answered
+from vlynx_pl.metrics.figures import Figures, Mean, NoFigure, Value
 from vlynx_pl.metrics.java import coco, meteor, tokenised
+
+MEASURES: Final = ("cider", "bleu", "meteor", "rouge_l")
 
 
 class Tokens(NamedTuple):
@@ -58,20 +60,25 @@ def cider_d(sentences: Tokens) -> list[float]:
     return [float(score) for score in scores]
 
 
-def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Figures:
-    """Compute all caption scores of a corpus in pycocoevalcap's units (CIDEr 0-10, others 0-1).
+def caption_scores(
+    hypotheses: Sequence[str],
+    references: Sequence[Sequence[str]],
+    measures: Collection[str] = MEASURES,
+) -> dict[str, float | list[float]]:
+    """Compute caption scores of a corpus in pycocoevalcap's units (CIDEr 0-10, others 0-1).
 
-    A score whose program is missing or fails is a ``NoFigure``.
+    Those that are means are returned as one score per question. A score whose program is missing or
+    fails is a ``NoFigure``.
     """
     made = cache(lambda: tokens(hypotheses, references))
-    scorers: dict[tuple[str, ...], Callable[[], Sequence[float]]] = {
-        ("cider",): lambda: [_mean(cider_d(made()))],
-        ("bleu1", "bleu2", "bleu3", "bleu4"): lambda: bleu(made()),
-        ("meteor",): lambda: [meteor(*made())],
-        ("rouge_l",): lambda: [_mean(rouge_l(made()))],
+    scorers: dict[str, tuple[tuple[str, ...], Callable[[], Sequence[float | list[float]]]]] = {
+        "cider": (("cider",), lambda: [cider_d(made())]),
+        "bleu": (("bleu1", "bleu2", "bleu3", "bleu4"), lambda: bleu(made())),
+        "meteor": (("meteor",), lambda: [meteor(*made())]),
+        "rouge_l": (("rouge_l",), lambda: [rouge_l(made())]),
     }
-    scores: Figures = {}
-    for names, scorer in scorers.items():
+    scores: dict[str, float | list[float]] = {}
+    for names, scorer in (scorers[measure] for measure in measures):
         try:
             scores |= zip(names, scorer(), strict=True)
         except UserError as error:
@@ -80,23 +87,37 @@ def caption_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]
 
 
 def caption_figures(
-    name: str, answered: Sequence[Answered], clean: Callable[[str], str] = str, suffix: str = ""
+    name: str,
+    answered: Sequence[Answered],
+    clean: Callable[[str], str] = str,
+    suffix: str = "",
+    measures: Collection[str] = MEASURES,
 ) -> Figures:
-    """Compute all caption scores × 100; a failed answer is an empty sentence.
+    """Compute caption scores × 100; a failed answer is an empty sentence.
 
     Args:
         name: of the benchmark; figures are called ``avsd/cider_1ref``.
         answered: the whole set, with references.
         clean: the protocol's cleaning of predictions and references.
         suffix: of the figures' names.
+        measures: those of ``MEASURES`` to compute.
     """
     said = [clean(answer.text) for answer in answered]
     wanted = [[clean(text) for text in answer.references] for answer in answered]
-    scores = caption_scores(said, wanted)
+    scores = caption_scores(said, wanted, measures)
     return {
-        f"{name}/{figure}{suffix}": score if isinstance(score, NoFigure) else 100 * score
-        for figure, score in scores.items()
+        f"{name}/{figure}{suffix}": _percent(answered, score) for figure, score in scores.items()
     }
+
+
+def _percent(answered: Sequence[Answered], score: float | list[float]) -> float:
+    if isinstance(score, NoFigure):
+        return score
+    if not isinstance(score, list):
+        return 100 * score
+    pairs = zip(answered, score, strict=True)
+    values = [Value(answer.id, answer.clip, 100 * one) for answer, one in pairs]
+    return Mean(100 * (sum(score) / len(score)), values)
 
 
 def cider_of_each(answered: Sequence[Answered], clean: Callable[[str], str] = str) -> list[float]:
@@ -125,7 +146,3 @@ def _by_number(sentences: Tokens) -> tuple[dict[int, list[str]], dict[int, list[
 def _scorer(module: str, name: str) -> Any:
     coco(module)  # one message where it is missing
     return getattr(import_module(f"pycocoevalcap.{module}"), name)
-
-
-def _mean(scores: Sequence[float]) -> float:
-    return sum(scores) / len(scores)

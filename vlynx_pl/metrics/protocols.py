@@ -13,9 +13,10 @@ from typing import Final
 
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import choices
-from vlynx_pl.metrics.accuracy import Figures, Rule, accuracies, is_right, macro
+from vlynx_pl.metrics.accuracy import Rule, accuracies, is_right, macro, percent_of
 from vlynx_pl.metrics.answered import Answered
 from vlynx_pl.metrics.captions import caption_figures, without_stop_words
+from vlynx_pl.metrics.figures import Figures
 from vlynx_pl.metrics.java import find_java
 from vlynx_pl.metrics.named_answers import contains, contains_lower, same_level, same_words
 from vlynx_pl.metrics.scene_answers import clean_answer, exact_match, refined_match
@@ -166,12 +167,15 @@ def _scene_matches(
     by: Sequence[tuple[str, ...]] = (),
 ) -> Figures:
     """EM@1 and refined EM; the latter also as in PAVE's evaluator, which accepts empty answers."""
-    said = [answer for answer in answered if answer.prediction is not None]
-    passed = sum(refined(a.text, a.references, empty_is_contained=True) for a in said)
+    passed = [
+        answer.prediction is not None
+        and refined(answer.text, answer.references, empty_is_contained=True)
+        for answer in answered
+    ]
     return {
         **accuracies(f"{name}/em1", answered, exact, by),
         **accuracies(f"{name}/em1_refined", answered, refined, by),
-        f"{name}/em1_refined_pave": 100 * passed / len(answered),
+        f"{name}/em1_refined_pave": percent_of(answered, passed),
     }
 
 

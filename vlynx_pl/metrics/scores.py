@@ -11,8 +11,9 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 from typing_extensions import override
 
-from vlynx_pl.metrics.accuracy import Figures, NoFigure
 from vlynx_pl.metrics.answered import Answered, decoded, encoded, merged
+from vlynx_pl.metrics.figures import Figures, NoFigure
+from vlynx_pl.metrics.intervals import Difference, Interval
 from vlynx_pl.metrics.protocols import Protocol
 
 
@@ -88,24 +89,52 @@ def headline(figures: Mapping[str, float]) -> str:
     return next(iter(figures))
 
 
-def table(figures: Mapping[str, float], chosen: str | None = None) -> Table:
+def table(
+    figures: Mapping[str, float], intervals: Mapping[str, Interval], chosen: str | None = None
+) -> Table:
     """Format figures as a table, the headline and the counts first.
 
     Args:
         figures: of one benchmark, from ``Scores.compute``.
+        intervals: of the figures that have one.
         chosen: name of the headline; None is the paper's.
     """
     first = chosen or headline(figures)
     numbers = [name for name in figures if "/n_" in name]
-    rows = Table("score", "figure", caption="in percent, CIDEr × 100; failed is wrong")
-    rows.columns[1].justify = "right"
-    rows.add_row(f"[bold]{escape(first)}", f"[bold]{_shown(figures[first])}")
+    remark = "intervals are bootstrapped by clips" if intervals else "intervals need two clips"
+    caption = f"in percent, CIDEr × 100; failed is wrong\n{remark}"
+    rows = Table("score", "figure", "95 % interval", caption=caption)
+    rows.columns[1].justify = rows.columns[2].justify = "right"
+
+    def add(name: str, style: str = "") -> None:
+        texts = escape(name), _shown(figures[name]), escape(str(intervals.get(name, "")))
+        rows.add_row(*texts, style=style)
+
+    add(first, "bold")
     for name in numbers:
         rows.add_row(escape(name), f"{figures[name]:.0f}")
     rows.add_section()
-    for name, figure in figures.items():
+    for name in figures:
         if name != first and name not in numbers:
-            rows.add_row(escape(name), _shown(figure))
+            add(name)
+    return rows
+
+
+def comparison(compared: Mapping[str, Difference], figures: Mapping[str, float]) -> Table:
+    """Format the differences of figures to those of other answers to the same questions.
+
+    Args:
+        compared: at least one, from :func:`vlynx_pl.metrics.intervals.differences`.
+        figures: those that the others were subtracted from.
+    """
+    caption = "paired by clips; bold where the interval excludes zero"
+    rows = Table("score", "this", "other", "difference", "95 % interval", caption=caption)
+    for column in rows.columns[1:]:
+        column.justify = "right"
+    for name, (figure, interval) in compared.items():
+        numbers = f"{figures[name]:.2f}", f"{figures[name] - figure:.2f}", f"{figure:+.2f}"
+        style = "bold" if compared[name].clear else ""
+        rows.add_row(escape(name), *numbers, escape(str(interval)), style=style)
     return rows
 
 

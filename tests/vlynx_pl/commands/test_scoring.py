@@ -61,6 +61,36 @@ def test_another_figure_may_be_the_headline(avut, predictions, capsys):
         score("AVUT", path, avut, protocol="avut/official")
 
 
+@pytest.fixture
+def two(tmp_path):
+    """Two files of predictions by name."""
+    return lambda **files: [rows(tmp_path / f"{name}.jsonl", *files[name]) for name in files]
+
+
+def test_predictions_against_others_are_subtracted_question_by_question(avut, two, capsys):
+    mine, other = two(
+        mine=said(**{"1": "A", "2": "B", "3": "C"}), other=said(**{"1": "A", "2": "C", "3": "A"})
+    )
+    score("AVUT", mine, avut, against=other, protocol="avut/strict_answered")
+    _, table = capsys.readouterr().out.split("minus other.jsonl")
+    printed = [line.split() for line in table.splitlines() if "avut/" in line]
+    assert printed[0][1] == "avut/strict_answered"
+    shown = dict(zip(("this", "other", "difference"), printed[1][3:9:2], strict=True))
+    assert printed[1][1] == "avut/strict"
+    assert shown == {"this": "100.00", "other": "33.33", "difference": "+66.67"}
+    assert "[0.00, 100.00]" in " ".join(printed[1])
+    score("AVUT", mine, avut, against=mine)
+    assert "+0.00 │ [0.00, 0.00]" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_files_that_answer_different_questions_are_not_compared(avut, two, swapped):
+    files = two(mine=said(**{"1": "A", "2": "B"}), other=said(**{"1": "A"}))
+    mine, other = files[::-1] if swapped else files
+    with pytest.raises(UserError, match=r"other\.jsonl does not answer 1 of the 2 .*'2'"):
+        score("AVUT", mine, avut, against=other)
+
+
 @pytest.mark.parametrize(
     ("found", "message"),
     [

@@ -12,6 +12,7 @@ from tests.processes import meet, together
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import Answered, Protocol, Scores, captions, headline, table
 from vlynx_pl.metrics.captions import cider_of_each
+from vlynx_pl.metrics.intervals import Interval
 
 LABELS = {
     **{"modality": "Audio", "type": "Counting", "task": "count", "relation": "View"},
@@ -214,8 +215,10 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
 def test_the_table_shows_headline_and_counts_first():
     figures = scored("AVUT", [asked(0, "B", "B"), asked(1, None, "B")])
     printed = io.StringIO()
-    Console(file=printed, width=100).print(table(figures))
+    Console(file=printed, width=100).print(table(figures, {"avut/strict": Interval(1, 99)}))
     rows = [line for line in printed.getvalue().splitlines() if "avut/" in line]
-    assert "avut/strict" in rows[0] and "50.00" in rows[0]
-    assert [row.split()[-2] for row in rows[1:4]] == ["2", "1", "1"]
+    assert "avut/strict" in rows[0] and "50.00" in rows[0] and "[1.00, 99.00]" in rows[0]
+    assert [row.split()[3] for row in rows[1:4]] == ["2", "1", "1"]
     assert len(rows) == len(figures)
+    Console(file=printed, width=100).print(table(figures, {}))
+    assert "intervals need two clips" in printed.getvalue()
