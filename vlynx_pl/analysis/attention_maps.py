@@ -187,7 +187,7 @@ def _listening(backbone: VideoBackbone) -> Iterator[None]:
     try:
         yield
     finally:
-        pass
+        model.set_attn_implementation(BRANCH_ATTENTION)
 
 
 class _Heard:

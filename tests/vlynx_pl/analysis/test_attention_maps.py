@@ -61,9 +61,10 @@ def test_a_question_is_read_as_if_it_were_asked_alone(backbone, streams):
 def test_measuring_changes_no_answer(backbone, streams):
     asked = [RED, NEUTRAL]
     before = answer(backbone, streams, asked, max_new_tokens=8)
-    question_attention(backbone, streams, asked, [1])
-    assert answer(backbone, streams, asked, max_new_tokens=8) == before
     implementation = backbone.language_model.config._attn_implementation
+    question_attention(backbone, streams, asked, [1])
+    assert backbone.language_model.config._attn_implementation == implementation
+    assert answer(backbone, streams, asked, max_new_tokens=8) == before
     with pytest.raises(UserError, match="lacks the word"):
         question_attention(backbone, streams, asked, [1], "purple")
     assert backbone.language_model.config._attn_implementation == implementation
