@@ -112,6 +112,9 @@ class InterfaceGuidance:
     num_frames: int
     num_videos: int
     source: GuidanceSource
+    frame_spread: Tensor | None = field(default=None, repr=False)
+    """(2, 2, L) float64, variance of keys and of values: between frames, and between the means of
+    videos, averaged over heads, positions and channels. None in files of older versions."""
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, atomically."""
@@ -121,6 +124,8 @@ class InterfaceGuidance:
             "num_videos": str(self.num_videos),
             **self.source.notes(),
         }
+        if self.frame_spread is not None:
+            metadata["frame_spread"] = json.dumps(self.frame_spread.tolist())
         tensors = {name: getattr(self, name).cpu().contiguous() for name in _TENSORS}
         with atomic_file(path) as unfinished:
             save_file(tensors, unfinished, metadata)
@@ -143,12 +148,19 @@ class InterfaceGuidance:
                     raise ValueError(f"its {name} are not finite float32 numbers")
             source = GuidanceSource.of_notes(metadata)
             counts = int(metadata["num_frames"]), int(metadata["num_videos"])
+            spread = _frame_spread(metadata.get("frame_spread"), tensors["keys"].shape[:1])
         except (*PARSE_ERRORS, SafetensorError) as error:
             raise GuidanceError(
                 f"guidance file {path} cannot be used: {error}. Delete it, or leave the path out, "
                 "and it is computed again from the reference videos"
             ) from error
-        return cls(**tensors, num_frames=counts[0], num_videos=counts[1], source=source)
+        return cls(
+            **tensors,
+            num_frames=counts[0],
+            num_videos=counts[1],
+            source=source,
+            frame_spread=spread,
+        )
 
     def check(self, backbone: VideoBackbone, include_newline: bool, path: Path) -> None:
         """Check that the guidance fits the run, whatever videos it was made with.
@@ -236,6 +248,7 @@ class GuidanceStatistics(Metric):
     full_state_update = False
     key_sum: Tensor
     value_sum: Tensor
+    square_sums: Tensor
     token_moments: Tensor
     num_frames: Tensor
     num_videos: Tensor
@@ -248,6 +261,8 @@ class GuidanceStatistics(Metric):
         shape = (len(backbone.attention_layers()), heads, positions, channels)
         self.add_state("key_sum", torch.zeros(shape, dtype=torch.float64), "sum")
         self.add_state("value_sum", torch.zeros(shape, dtype=torch.float64), "sum")
+        # Of keys and of values: Σ‖K_f‖² over frames, and Σ F_v ‖mean of K_f‖² over videos.
+        self.add_state("square_sums", torch.zeros(2, 2, shape[0], dtype=torch.float64), "sum")
         empty = torch.zeros(3, backbone.token_size, dtype=torch.float64)
         self.add_state("token_moments", empty, merge_moments)
         self.add_state("num_frames", torch.tensor(0), "sum")
@@ -255,26 +270,42 @@ class GuidanceStatistics(Metric):
 
     def update(self, frames: Tensor) -> None:
         """Add a batch of videos (B, T, 3, H, W), uint8 or normalised; all frames weigh the same."""
-        backbone = self._backbone[0]
-        hears = listen(backbone.attention_layers(), self._add_attention, backbone.positions)
-        with torch.inference_mode(), hears:
-            tokens = backbone.encode(frames)  # (B, T, N, W)
+        for video in frames:
+            self._add(video[None])
+
+    def _add(self, video: Tensor) -> None:
+        backbone, sums = self._backbone[0], (self.key_sum, self.value_sum)
+        of_video = [torch.zeros_like(whole, dtype=torch.float32) for whole in sums]
+
+        def hear(call: AttentionCall) -> None:  # of some of the frames
+            for part, heard in enumerate((call.key, call.value)):
+                # float32 within a video, which is many times faster; float64 over videos.
+                total = heard.sum(0, dtype=torch.float32)
+                sums[part][call.layer] += total
+                of_video[part][call.layer] += total
+                self.square_sums[part, 0, call.layer] += heard.float().square().sum()
+
+        with torch.inference_mode(), listen(backbone.attention_layers(), hear, backbone.positions):
+            tokens = backbone.encode(video)  # (1, T, N, W)
         rows = token_rows(backbone, tokens, self.include_newline)
         self.token_moments = merge_moments(torch.stack([self.token_moments, moments(rows)]))
-        self.num_frames += frames.shape[0] * frames.shape[1]
-        self.num_videos += frames.shape[0]
-
-    def _add_attention(self, call: AttentionCall) -> None:
-        # float32 within a batch, which is many times faster; float64 over batches.
-        self.key_sum[call.layer] += call.key.sum(0, dtype=torch.float32)
-        self.value_sum[call.layer] += call.value.sum(0, dtype=torch.float32)
+        for part, total in enumerate(of_video):
+            squares = total.flatten(1).square().sum(1, dtype=torch.float64)
+            self.square_sums[part, 1] += squares / video.shape[1]
+        self.num_frames += video.shape[1]
+        self.num_videos += 1
 
     def compute(self) -> dict[str, Tensor]:
         """Means over everything seen so far, on all ranks, in float32."""
         count, mean, deviation = self.token_moments
+        means = [total / self.num_frames for total in (self.key_sum, self.value_sum)]
+        numbers = means[0][0].numel()
+        squares = torch.stack([of.flatten(1).square().mean(1) for of in means])  # (2, L)
+        seen = self.square_sums / (self.num_frames * numbers)
         return {
-            "keys": (self.key_sum / self.num_frames).float(),
-            "values": (self.value_sum / self.num_frames).float(),
+            "keys": means[0].float(),
+            "values": means[1].float(),
+            "frame_spread": (seen - squares[:, None]).clamp(min=0),  # (2, 2, L)
             "token_mean": mean.float(),
             "token_var": (deviation / count).float(),
             "num_frames": self.num_frames,
@@ -320,3 +351,13 @@ def estimate_guidance(
 def _attention_shape(backbone: VideoBackbone) -> tuple[int, int, int]:
     layer: Any = backbone.attention_layers()[0]
     return layer.num_heads, backbone.positions, layer.head_dim
+
+
+def _frame_spread(note: str | None, layers: torch.Size) -> Tensor | None:
+    """Read the variances of a file; raise ValueError or TypeError if they are invalid."""
+    if note is None:
+        return None
+    spread = torch.tensor(json.loads(note), dtype=torch.float64)
+    if spread.shape != (2, 2, *layers) or not (spread.isfinite() & (spread >= 0)).all():
+        raise ValueError("its frame_spread is not the variances of every layer")
+    return spread

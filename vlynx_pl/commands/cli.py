@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from datamodules.processes import start_server
+from vlynx_pl.commands.analyse.options import analyse
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import Interrupted, note_signals
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
 app.add_typer(prepare, name="prepare")
+app.add_typer(analyse, name="analyse")
 # LightningCLI parses the arguments of these commands; for fit and test, also --help.
 _PASS_THROUGH: Final[dict[str, Any]] = {"allow_extra_args": True, "ignore_unknown_options": True}
 _LIGHTNING: Final = _PASS_THROUGH | {"help_option_names": []}

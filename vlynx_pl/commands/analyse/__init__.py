@@ -1,0 +1,1 @@
+"""``vlynx analyse``: the token interface of a run, in tables and pictures."""

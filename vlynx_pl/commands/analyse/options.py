@@ -1,0 +1,40 @@
+"""The options of ``vlynx analyse`` and of its subcommands.
+
+What a subcommand needs is imported when it runs, so that the small ones start at once.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option, Typer
+from typer.core import TyperGroup
+from typing_extensions import override
+
+
+class _RunOrSubcommand(TyperGroup):
+    """``vlynx analyse RUN`` is short for ``vlynx analyse run RUN``."""
+
+    @override
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in {*self.commands, *ctx.help_option_names}:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+analyse = Typer(
+    cls=_RunOrSubcommand,
+    no_args_is_help=True,
+    help="Measure and draw the token interface: vlynx analyse RUN, or one of these.",
+)
+Out = Annotated[Path | None, Option(help="folder of the results, else RUN/analysis")]
+
+
+@analyse.command()
+def guidance(
+    files: Annotated[list[Path], Argument(help="guidance.safetensors of one backbone")],
+    out: Annotated[Path, Option(help="folder of the results")] = Path("analysis"),
+) -> None:
+    """Compare guidance files, without a model: the paper's Table B2 and Figure B2."""
+    from vlynx_pl.commands.analyse.guidance import compare
+
+    compare(files, out)
