@@ -1,16 +1,15 @@
 """Asks a benchmark's questions, scores the answers and saves them."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from rich.console import Console
+from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
-from callbacks.answer_sheet import draw_answers, select_extremes
+from callbacks.asking_again import AskingAgain
+from callbacks.evaluation import Evaluation
 from callbacks.interruptible_barrier import InterruptibleBarrier
 from callbacks.kept_answers import KeptAnswers
 from callbacks.trainer_access import (
@@ -23,19 +22,10 @@ from callbacks.trainer_access import (
 )
 from vlynx_pl.adapters import adapter_hash
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
-from vlynx_pl.metrics import (
-    Answered,
-    Scores,
-    describe_failures,
-    failures,
-    headline,
-    intervals,
-    table,
-)
-from vlynx_pl.runs.provenance import last_session
+from vlynx_pl.metrics import Answered, Scores, describe_failures
+from vlynx_pl.muting import BASELINE, Encodings, Way, ways_to_mute
 from vlynx_pl.tuning import InstructionTuning
 
 
@@ -50,11 +40,20 @@ class AnswerScores(Callback):
     Each process answers its share of the questions. Until they are scored, answers are kept on disk
     (see :class:`callbacks.kept_answers.KeptAnswers`): the same command neither reads nor asks again
     about a clip whose questions were all answered.
+
+    Args:
+        probe: also ask every question without each stream, and with another clip's, and report how
+            much the answers depend on it. A run that reads the video alone has no probe.
+        baseline: also ask the untuned backbone, about the video alone.
     """
 
     scores: Scores
 
-    def __init__(self) -> None:
+    def __init__(self, probe: bool = True, baseline: bool = False) -> None:
+        self.probe, self.baseline = probe, baseline
+        self._made_with: dict[str, Any] = {}
+        self._again: AskingAgain | None = None
+        self._kept_again: KeptAnswers | None = None
         self._kept: KeptAnswers | None = None  # None in a fast_dev_run
         self._earlier: dict[str, list[Answered]] = {}  # clip → answers of an earlier session
         self._barrier: InterruptibleBarrier | None = None
@@ -66,7 +65,7 @@ class AnswerScores(Callback):
             return
         module = expect_module(pl_module, InstructionTuning)
         self._load_earlier(trainer, module, "val")
-        self._begin(trainer, module)
+        self._begin(trainer, module, "val")
         loader = data(trainer).val_dataloader()
         for batch in track(loader, "Answering", len(loader)):
             left = trainer.datamodule.transfer_batch_to_device(  # type: ignore[attr-defined]
@@ -90,7 +89,8 @@ class AnswerScores(Callback):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._begin(trainer, expect_module(pl_module, InstructionTuning))
+        module = expect_module(pl_module, InstructionTuning)
+        self._begin(trainer, module, data(trainer).test_split)
 
     @override
     def on_test_batch_start(
@@ -124,7 +124,7 @@ class AnswerScores(Callback):
         """Find the clips whose questions were all answered by an earlier session."""
         found: dict[str, Answered] = {}
         if not is_fast_dev_run(trainer):
-            made_with = {
+            self._made_with = {
                 "asking": module.asking,
                 "llm_adapter": adapter_hash(module.backbone.llm_adapters, module.task),
                 **module.adapter_metadata(),
@@ -134,7 +134,9 @@ class AnswerScores(Callback):
                 "frames": data(trainer).preprocessing,
                 "drawing": data(trainer).rendering_settings,
             }
-            self._kept = KeptAnswers(run_folder(trainer), split, made_with, trainer.global_rank)
+            self._kept = KeptAnswers(
+                run_folder(trainer), split, self._made_with, trainer.global_rank
+            )
             # What the first rank reads, since all ranks must skip the same clips.
             found = self._kept.read() if trainer.is_global_zero else {}
             found = trainer.strategy.broadcast(found)
@@ -146,7 +148,7 @@ class AnswerScores(Callback):
                 self._earlier[episode.name] = answers
         data(trainer).skip_streams_for(self._earlier)
 
-    def _begin(self, trainer: Trainer, module: InstructionTuning) -> None:
+    def _begin(self, trainer: Trainer, module: InstructionTuning, split: str) -> None:
         if self._kept is not None and trainer.is_global_zero:
             for path in self._kept.remove_others():
                 rank_zero_info(f"Removed {path}: its answers were made with other settings")
@@ -155,6 +157,26 @@ class AnswerScores(Callback):
             rank_zero_info(f"{count} questions were answered before and are not asked again")
         self.scores.to(module.device)
         self._barrier = InterruptibleBarrier()
+        self._again = None
+        if ways := self._ways(trainer, module, split):
+            kept = KeptAnswers(
+                run_folder(trainer), f"{split}-again", self._made_with, trainer.global_rank
+            )
+            self._again = AskingAgain(trainer, module, split, ways, self.scores.protocol, kept)
+            self._kept_again = kept
+            module.encodings = Encodings()
+
+    def _ways(self, trainer: Trainer, module: InstructionTuning, split: str) -> list[Way]:
+        """The other ways to ask; says so if there are none."""
+        if is_fast_dev_run(trainer):
+            return []
+        clips = len(data(trainer).episodes(split))
+        ways = ways_to_mute(module.streams, clips) if self.probe else []
+        if self.probe and not ways:
+            rank_zero_info("There is no probe: the run reads the video alone, nothing can be muted")
+        elif self.probe and clips == 1:
+            rank_zero_info(f"{split} has one clip, so no stream is replaced by another clip's")
+        return [*ways, BASELINE] if self.baseline else ways
 
     def _unanswered(self, batch: Sequence[Any]) -> list[Any]:
         return [episode for episode in batch if episode["name"] not in self._earlier]
@@ -180,76 +202,42 @@ class AnswerScores(Callback):
         known += [Answered.of(question, None, e.name) for e in unusable for question in e.questions]
         if known and trainer.is_global_zero:
             self.scores.update(known)
+        data(trainer).skip_streams_for(())
+        if self._again is not None:
+            self._again.ask(_kept_in(trainer))
+            module.encodings = None
         assert self._barrier is not None
         self._barrier.wait(_kept_in(trainer))
         with self.scores.sync_context():
             answered = self.scores.answered()
         self.scores.reset()
-        data(trainer).skip_streams_for(())
-        if not trainer.is_global_zero:
-            return
         ids = [question.id for episode in (*usable, *unusable) for question in episode.questions]
         order = {identifier: number for number, identifier in enumerate(ids)}
         answered.sort(key=lambda answer: order[answer.id])
-        figures = self.scores.figures(answered)
-        failed, bars = failures(figures), intervals(figures)
+        again = {} if self._again is None else self._again.gathered(answered)
+        if trainer.is_global_zero:
+            made = Evaluation(self.scores.protocol, split, answered, again)
+            self._write(trainer, made, module.asking)
+
+    def _write(self, trainer: Trainer, made: Evaluation, settings: Mapping[str, Any]) -> None:
         if trainer.logger is not None:
-            first = headline(figures)
-            ends = bars[first]._asdict() if first in bars else {}
-            logged = figures | {f"{first}/{end}": figure for end, figure in ends.items()}
-            trainer.logger.log_metrics(logged, trainer.global_step)
+            trainer.logger.log_metrics(made.logged, trainer.global_step)
         if writes_files(trainer):
             run = run_folder(trainer)
-            self._write_answers(trainer, split, answered, module.asking)
-            try:
-                self._draw(trainer, split, answered, figures)
-            except UserError:  # a failed figure may be what answers are sorted by
-                if not failed:
-                    raise
-                rank_zero_warn(f"answers-{split}.png is not drawn without the figures that failed")
+            made.write_answers(run, settings)
+            made.draw(trainer)
             save_logs(trainer)
-            # Last, since the scores mark the run as finished.
-            scores: dict[str, Any] = {n: f for n, f in figures.items() if n not in failed}
-            scores["intervals"] = bars
-            scores |= {"failed": failed} if failed else {}
-            scores["provenance"] = last_session(run)
-            with atomic_file(run / f"scores-{split}.json") as unfinished:
-                unfinished.write_text(json.dumps(scores, indent=1))
-            if self._kept is not None and not failed:
-                self._kept.remove()
-            Console().print(table(figures, bars))
-        if failed:
+            made.write_scores(run)  # last, since the scores mark the run as finished
+            if not made.failed:
+                for kept in self._kept, self._kept_again:
+                    if kept is not None:
+                        kept.remove()
+            made.show()
+        if made.failed:
             raise UserError(
-                f"{describe_failures(failed)}. All other figures stand. {_kept_in(trainer)} Or "
-                f"score predictions-{split}.jsonl with vlynx score"
+                f"{describe_failures(made.failed)}. All other figures stand. {_kept_in(trainer)} "
+                f"Or score predictions-{made.split}.jsonl with vlynx score"
             )
-
-    def _write_answers(
-        self, trainer: Trainer, split: str, answered: list[Answered], settings: Mapping[str, Any]
-    ) -> None:
-        run, protocol = run_folder(trainer), self.scores.protocol
-        with atomic_file(run / f"predictions-{split}.jsonl") as unfinished:
-            made_with = {"benchmark": protocol.benchmark, "settings": settings}
-            rows = [asdict(answer) | made_with for answer in answered]
-            unfinished.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        if protocol.submission is not None:
-            with atomic_file(run / f"submission-{split}.json") as unfinished:
-                unfinished.write_text(json.dumps(protocol.submission(answered), indent=1))
-
-    def _draw(
-        self, trainer: Trainer, split: str, answered: list[Answered], figures: Mapping[str, float]
-    ) -> None:
-        worst, best = select_extremes(answered, self.scores.protocol.each(answered), 10)
-        # The few that are shown are read again: frames neither stay in memory nor reach this rank.
-        episodes = data(trainer).loaded(split, sorted({one.answer.clip for one in worst + best}))
-        first = headline(figures)
-        failed = sum(answer.failed for answer in answered)
-        title = (
-            f"{self.scores.protocol.benchmark} · {split} · {first} {figures[first]:.2f}\n"
-            f"{len(answered)} questions, {failed} failed; each answer is shown with its own score"
-        )
-        path = run_folder(trainer) / f"answers-{split}.png"
-        draw_answers(worst, best, episodes, title, path)
 
 
 def _kept_in(trainer: Trainer) -> str:

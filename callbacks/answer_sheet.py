@@ -7,6 +7,7 @@ from operator import attrgetter
 from pathlib import Path
 from string import ascii_uppercase
 from textwrap import wrap
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -60,6 +61,7 @@ def draw_answers(
     episodes: Mapping[str, Mapping[str, Any]],
     title: str,
     path: Path,
+    again: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
 ) -> None:
     """Draw one row per answer into a PNG: the texts, then a strip of frames per stream.
 
@@ -70,6 +72,7 @@ def draw_answers(
             that is missing here gets the note "no media".
         title: the first line or lines of the sheet.
         path: file to write.
+        again: id of a question → way → the answer in that way, shown below the first.
     """
     rows = [("worst", one) for one in worst] + [("best", one) for one in best]
     strips = max((len(episode["streams"]) for episode in episodes.values()), default=1)
@@ -82,7 +85,7 @@ def draw_answers(
     for (block, one), (text, *others) in zip(rows, grid, strict=True):
         for axes in (text, *others):
             axes.axis("off")
-        _draw_texts(text, block, one)
+        _draw_texts(text, block, one, again.get(one.answer.id, {}))
         episode = episodes.get(one.answer.clip)
         if episode is None:
             others[0].text(0.5, 0.5, "no media", ha="center", color="0.5")
@@ -95,17 +98,19 @@ def draw_answers(
         figure.savefig(unfinished, dpi=100, format="png")
 
 
-def _draw_texts(axes: Axes, block: str, one: ScoredAnswer) -> None:
+def _draw_texts(axes: Axes, block: str, one: ScoredAnswer, again: Mapping[str, str]) -> None:
     """Draw the score and the clip, and what was asked, answered and expected."""
     answer = one.answer
     title = _drawable(f"{block} {one.score:.1f} · {answer.clip} · {answer.id}")[:_LETTERS]
     axes.set_title(title, fontsize=9, loc="left", color=_COLOURS[block], parse_math=False)
     references = (_with_option(text, answer.options) for text in answer.references)
+    ways = (f"{way}: {_with_option(said, answer.options)}" for way, said in again.items())
     lines: list[str] = []
     for text, most in (
-        (answer.question, 4),
+        (answer.question, 3 if again else 4),
         (f"answer: {_with_option(answer.text, answer.options) or '(none)'}", 2),
-        (f"reference: {' | '.join(references)}", 2),
+        (f"reference: {' | '.join(references)}", 1 if again else 2),
+        (" | ".join(ways), 2),
     ):
         lines += wrap(" ".join(text.split()), _LETTERS, max_lines=most, placeholder=" …")
     text = _drawable("\n".join(lines))

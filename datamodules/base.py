@@ -153,6 +153,12 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
         every = [item for items in self._parts.values() for item in items]
         return self._tuning.keep_tokens(store, every)
 
+    def episode_batches(self, part: Part, names: Sequence[str]) -> DataLoader[Any]:
+        """The named episodes of a part, in this order, one per batch; a name may be repeated."""
+        items = {item.name: item for item in self._part(part)}
+        chosen = [items[name] for name in names]
+        return self._batches_of(part, chosen, Batches(len(chosen), 1))
+
     def loaded(self, part: Part, names: Collection[str]) -> dict[str, LoadedEpisode]:
         """Frames of the named episodes of a part; those with bad media are absent."""
         read = self._tuning.frame_reader()

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vlynx_pl.backbones.base import VideoBackbone
-from vlynx_pl.backbones.prompt import Stream
+from vlynx_pl.backbones.prompt import Prompt, Stream
 from vlynx_pl.branch_attention import visible
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.prefix_sharing import question_branch
@@ -20,25 +20,39 @@ from vlynx_pl.questions import Question
 
 
 class SharedCache:
-    """The KV cache of one clip: the prefix once, then the tokens of its branches.
+    """The KV cache of one clip: each prefix once, then the tokens of their branches.
 
     Args:
         backbone: the Video LLM.
         streams: RGB first, then the modalities.
         llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
+        others: the streams of further prefixes. Of G prefixes in all, branch b, counted from 1,
+            continues prefix ``(b - 1) % G``.
     """
 
     @torch.inference_mode()
     def __init__(
-        self, backbone: VideoBackbone, streams: Sequence[Stream], llm_adapter: str | None = None
+        self,
+        backbone: VideoBackbone,
+        streams: Sequence[Stream],
+        llm_adapter: str | None = None,
+        others: Sequence[Sequence[Stream]] = (),
     ) -> None:
         self._backbone, self._adapter = backbone, llm_adapter
-        self._cache = DynamicCache()
-        prefix = backbone.prompt(streams)
-        self._start = prefix.next
-        self._owners = torch.zeros(len(prefix.embeddings), dtype=torch.long, device=backbone.device)
+        prefixes = [backbone.prompt(each) for each in (streams, *others)]
+        self._starts = [prefix.next for prefix in prefixes]
+        self._cache = _joined([self._read(prefix) for prefix in prefixes])
+        lengths = torch.tensor([len(prefix.embeddings) for prefix in prefixes])
+        # Of each token: its branch, or 0 in a prefix; and its prefix.
+        self._owners = torch.zeros(int(lengths.sum()), dtype=torch.long, device=backbone.device)
+        self._prefixes = torch.arange(len(prefixes)).repeat_interleave(lengths).to(backbone.device)
         self._lengths: dict[int, int] = {}  # branch → its tokens so far
-        backbone.read(prefix, llm_adapter, cache=self._cache)
+
+    def _read(self, prefix: Prompt) -> DynamicCache:
+        # Each prefix is read by itself, as none may see another.
+        cache = DynamicCache()
+        self._backbone.read(prefix, self._adapter, cache=cache)
+        return cache
 
     @torch.inference_mode()
     def feed(self, tokens: Mapping[int, Sequence[int]]) -> Tensor:
@@ -52,20 +66,36 @@ class SharedCache:
         """
         ids: list[int] = []
         owners: list[int] = []
+        prefixes: list[int] = []
         positions: list[int] = []
         ends: list[int] = []
         for branch, new in tokens.items():
-            first = self._start + self._lengths.get(branch, 0)
+            prefix = (branch - 1) % len(self._starts)
+            first = self._starts[prefix] + self._lengths.get(branch, 0)
             ids += new
             owners += [branch] * len(new)
+            prefixes += [prefix] * len(new)
             positions += range(first, first + len(new))
             ends.append(len(ids) - 1)
             self._lengths[branch] = self._lengths.get(branch, 0) + len(new)
         backbone = self._backbone
         self._owners = torch.cat([self._owners, torch.tensor(owners, device=backbone.device)])
+        self._prefixes = torch.cat([self._prefixes, torch.tensor(prefixes, device=backbone.device)])
         text, mask = backbone.text(ids, positions), visible(self._owners, len(ids))
+        mask &= self._prefixes[-len(ids) :, None] == self._prefixes
         hidden = backbone.read(text, self._adapter, mask, self._cache)
         return backbone.logits(hidden[ends])
+
+
+def _joined(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """Concatenate the tokens of caches."""
+    if len(caches) == 1:
+        return caches[0]
+    whole = DynamicCache()
+    for index, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+        keys, values = ([getattr(layer, kind) for layer in layers] for kind in ("keys", "values"))
+        whole.update(torch.cat(keys, 2), torch.cat(values, 2), index)
+    return whole
 
 
 def answer(
@@ -88,13 +118,34 @@ def answer(
     Raises:
         UserError: there are no questions, or one cannot be put into a prompt.
     """
+    [said] = answer_each(
+        backbone, [streams], questions, max_new_tokens=max_new_tokens, llm_adapter=llm_adapter
+    )
+    return said
+
+
+def answer_each(
+    backbone: VideoBackbone,
+    clips: Sequence[Sequence[Stream]],
+    questions: Sequence[Question],
+    *,
+    max_new_tokens: int = 64,
+    llm_adapter: str | None = None,
+) -> list[list[str]]:
+    """Answer the same questions on each of several clips, as :func:`answer` does on one.
+
+    All answers are generated together, which takes hardly longer than those on one clip where the
+    LLM is small. The caches of all clips are in memory at the same time.
+    """
     tokenizer = backbone.tokenizer
     stop = [tokenizer.get_vocab()[token] for token in backbone.chat.stop]
-    prompts = _prompts(backbone, questions)
-    answers = generate(
-        SharedCache(backbone, streams, llm_adapter), prompts, max_new_tokens, 1, stop
-    )
-    return [str(tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers]
+    prompts = [ids for ids in _prompts(backbone, questions) for _ in clips]
+    cache = SharedCache(backbone, clips[0], llm_adapter, clips[1:])
+    answers = [
+        str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        for ids in generate(cache, prompts, max_new_tokens, 1, stop)
+    ]
+    return [answers[i :: len(clips)] for i in range(len(clips))]
 
 
 def _prompts(backbone: VideoBackbone, questions: Sequence[Question]) -> list[list[int]]:

@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import torch
 from peft import PeftModel
@@ -30,6 +30,17 @@ from vlynx_pl.io.tensor_store import PRECISION
 from vlynx_pl.saved_adapters import SavedAdapter
 
 _BASE: Final = "base"  # instead of an adapter's folder
+
+
+class EncodedClip(NamedTuple):
+    """A clip with what :meth:`StreamTokens.encode` made of its streams."""
+
+    episode: Mapping[str, Any]  # has ``name``, ``times`` and ``questions``
+    encoded: list[Tensor]
+
+    def on(self, device: torch.device) -> "EncodedClip":
+        """Move it to a device."""
+        return EncodedClip(self.episode, [each.to(device) for each in self.encoded])
 
 
 class StreamTokens(nn.Module, ABC):
@@ -83,6 +94,33 @@ class StreamTokens(nn.Module, ABC):
     @abstractmethod
     def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Stream]:
         """Make the LLM's tokens (U, N, W) of what :meth:`encode` returned, or a store kept."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The streams that answers can depend on, the video first."""
+        return self.names
+
+    def can_leave_out(self, name: str) -> bool:
+        """Whether the LLM can read a clip without this stream."""
+        return True
+
+    def without(self, name: str, clip: EncodedClip) -> list[Stream]:
+        """Make the LLM's tokens of a clip without one of its streams."""
+        streams = zip(self.names, self.tokens(clip.encoded, clip.episode), strict=True)
+        return [stream for each, stream in streams if each != name]
+
+    def video_alone(self, clip: EncodedClip) -> list[Stream]:
+        """Make the LLM's tokens of a clip's video, as the untuned backbone reads them."""
+        return self.tokens(clip.encoded, clip.episode)[:1]
+
+    def with_other(self, name: str, clip: EncodedClip, other: EncodedClip) -> list[Stream]:
+        """Make the LLM's tokens of a clip, with one stream of another clip."""
+        own = zip(self.names, clip.encoded, other.encoded, strict=True)
+        times = {**clip.episode["times"], name: other.episode["times"][name]}
+        return self.tokens(
+            [theirs if each == name else mine for each, mine, theirs in own],
+            {**clip.episode, "times": times},
+        )
 
     @abstractmethod
     def outline(self, episode: Mapping[str, Any]) -> list[Stream]:

@@ -16,13 +16,14 @@ from typing_extensions import override
 
 from vlynx_pl.adapter_training import AdapterTraining, FrameChunk, evaluating
 from vlynx_pl.adapters import LLM_LORA, Lora
-from vlynx_pl.answering import answer, choose
+from vlynx_pl.answering import answer_each, choose
 from vlynx_pl.backbones.base import VideoBackbone
 from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.distributed import share_of_batch
 from vlynx_pl.io.progress import say
 from vlynx_pl.io.tensor_store import PRECISION, TokenStore
 from vlynx_pl.memory import fitting, free_bytes
+from vlynx_pl.muting import BASELINE, Encodings, Way, muted
 from vlynx_pl.prefix_sharing import (
     Branch,
     question_branch,
@@ -31,7 +32,7 @@ from vlynx_pl.prefix_sharing import (
 )
 from vlynx_pl.questions import Question
 from vlynx_pl.saved_adapters import SavedAdapter
-from vlynx_pl.streams import AlignedStreams, StreamTokens
+from vlynx_pl.streams import AlignedStreams, EncodedClip, StreamTokens
 
 _FEW: Final = 64  # tokens, to measure what one of them needs
 _TURN: Final = 20  # upper bound of the tokens around a question and its answer
@@ -82,6 +83,8 @@ class InstructionTuning(AdapterTraining):
         self.streams = streams or AlignedStreams()
         self.made_with = self.streams.made_with
         self.token_store: TokenStore | None = None
+        self.encodings: Encodings | None = None
+        """Where clips are kept that were encoded to answer questions."""
         self._loaded = None if llm_adapter is None else backbone.saved_adapter(Path(llm_adapter))
         if self._loaded is None:
             backbone.add_llm_adapter(task, lora)
@@ -259,13 +262,53 @@ class InstructionTuning(AdapterTraining):
 
     def answers(self, episode: Mapping[str, Any]) -> list[str]:
         """Answer all questions of an episode, in eval mode."""
-        with evaluating(self):
-            with torch.inference_mode():
-                tokens = self.encode(episode)
-            asked = self.backbone, tokens, episode["questions"]
-            if self.choices:
-                return choose(*asked, self.choices, llm_adapter=self.task)
-            return answer(*asked, max_new_tokens=self.max_new_tokens, llm_adapter=self.task)
+        clip = self.encoded_clip(episode)
+        if self.encodings is not None:
+            self.encodings.keep(clip)
+        with evaluating(self), torch.inference_mode():
+            tokens = self.streams.tokens(clip.encoded, episode)
+            [said] = self._said(clip, [tokens], self.task)
+        return said
+
+    def encoded_clip(self, episode: Mapping[str, Any]) -> EncodedClip:
+        """Encode an episode to answer its questions, in eval mode."""
+        with evaluating(self), torch.inference_mode():
+            return EncodedClip(episode, self._encoded(episode))
+
+    def answers_again(
+        self, ways: Sequence[Way], clip: EncodedClip, other: EncodedClip | None
+    ) -> dict[Way, list[str]]:
+        """Answer all questions on a clip in other ways, in eval mode.
+
+        Args:
+            ways: see :mod:`vlynx_pl.muting`.
+            clip: the one that the questions are about.
+            other: another one, for ways that need it.
+        """
+        said: dict[Way, list[str]] = {}
+        with evaluating(self), torch.inference_mode():
+            for adapter in (self.task, None):
+                read = [way for way in ways if (way == BASELINE) == (adapter is None)]
+                tokens = [muted(self.streams, way, clip, other) for way in read]
+                said |= zip(read, self._said(clip, tokens, adapter), strict=True)
+        return said
+
+    def _said(
+        self, clip: EncodedClip, read: Sequence[Sequence[Stream]], adapter: str | None
+    ) -> list[list[str]]:
+        """Answer the questions on a clip for each of several inputs."""
+        questions = clip.episode["questions"]
+        if not read:
+            return []
+        if not self.choices:
+            most = self.max_new_tokens
+            return answer_each(
+                self.backbone, read, questions, max_new_tokens=most, llm_adapter=adapter
+            )
+        return [
+            choose(self.backbone, tokens, questions, self.choices, llm_adapter=adapter)
+            for tokens in read
+        ]
 
     @override
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:

@@ -5,6 +5,7 @@ round of each of DSTC7's 1,710 test dialogues, given all earlier rounds.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final, Literal
 
@@ -46,7 +47,13 @@ class AVSD(Benchmark):
 
     modality = "audio"
     protocol = Protocol(
-        "AVSD", "avsd", protocols.avsd, cider_of_each, submissions.avsd_dialogs, java=True
+        "AVSD",
+        "avsd",
+        protocols.avsd,
+        cider_of_each,
+        submissions.avsd_dialogs,
+        java=True,
+        quick=partial(protocols.avsd, measures=["cider"]),
     )
     names: ClassVar[Names] = {
         "train": (_V01, "train_set4DSTC7-AVSD.json"),

@@ -41,6 +41,7 @@ class LLaVAVideo(Benchmark):
         partial(caption_figures, "llava_video"),
         cider_of_each,
         java=True,
+        quick=partial(caption_figures, "llava_video", measures=["cider"]),
     )
     absent = "LLaVA-Video-178K is for training"
 

@@ -27,6 +27,7 @@ class ScanQA(Benchmark):
         partial(cider_of_each, clean=clean_answer),
         submissions.scanqa_rows,
         java=True,
+        quick=partial(protocols.scanqa, measures=["cider"]),
     )
     names: ClassVar[Names] = {
         "train": ("ScanQA_v1.0_train.json",),

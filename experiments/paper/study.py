@@ -211,6 +211,8 @@ class TuningRun:
         if self.method != "joint":  # there, tokens change with every step
             reads += ["--trainer.callbacks+=callbacks.KeepTokens"]
             reads += [f"--trainer.callbacks.folder={study.runs / 'tokens'}"]
+        # The study has video-only runs to compare with.
+        reads += ["--trainer.callbacks+=callbacks.AnswerScores", "--trainer.callbacks.probe=false"]
         return [
             "test" if self.method == "zero-shot" else "fit",
             f"--config={_BACKBONE}",

@@ -58,7 +58,9 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path):
     # The test split names a missing scene, whose questions count as failed.
     adapter = f"--model.llm_adapter={run / 'adapters' / 'llm-scanqa'}"
     skipping = ["--data.on_bad_sample=skip", "--data.max_bad_share=1"]
-    code, printed = vlynx("test", *options, *skipping, adapter, f"--run={tmp_path / 'test'}")
+    asking = ["--trainer.callbacks+=callbacks.AnswerScores", "--trainer.callbacks.baseline=true"]
+    own = *skipping, *asking, adapter, f"--run={tmp_path / 'test'}"
+    code, printed = vlynx("test", *options, *own)
     assert code == 0, printed
     scores = json.loads((tmp_path / "test" / "scores-test.json").read_text())
     assert scores["scanqa/n_total"] == 4 and scores["scanqa/n_failed"] == 2
@@ -66,6 +68,21 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path):
     assert scores["scanqa/em1_answered"] == pytest.approx(50 * right)
     low, high = scores["intervals"]["scanqa/em1"]
     assert low == 0 and high == pytest.approx(50 * right)
+    assert scores["probe"]["untuned backbone"]["questions"] == 4
+
+    # One clip has no other clip's streams.
+    code, printed = vlynx("probe", run)
+    assert code == 0 and "without 3d" in printed, printed
+    found = json.loads((run / "probe" / "scores-val.json").read_text())
+    assert (
+        found["scanqa/cider"] == json.loads((run / "scores-val.json").read_text())["scanqa/cider"]
+    )
+    assert {way for way in found["probe"] if "3d" in way or "video" in way} == {
+        "without 3d",
+        "without video",
+    }
+    code, printed = vlynx("probe", run, "--model.streams.modalities={}", f"--run={tmp_path / 'x'}")
+    assert code == 1 and "was tuned on" in printed
 
 
 @pytest.mark.parametrize(("setting", "fits"), [("far_mm=4000", False), ("frames=3", True)])

@@ -26,6 +26,7 @@ from vlynx_pl.guidance import estimate_guidance
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import PREEMPTED, note_signals
 from vlynx_pl.metrics import Protocol
+from vlynx_pl.muting import circle
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
@@ -102,6 +103,12 @@ class Asking(InstructionTuning):
         self.events.get(episode["name"], lambda: None)()
         return said
 
+    def answers_again(self, ways, clip, other):
+        self.notes.note("again", f"{clip.episode['name']}+{other.episode['name']}")
+        said = super().answers_again(ways, clip, other)
+        self.events.get(f"{clip.episode['name']} again", lambda: None)()
+        return said
+
 
 def randomise(module, seed=0):
     torch.manual_seed(seed)
@@ -134,7 +141,7 @@ class Run:
             return episode
 
         ReadEpisode.__call__ = noting
-        for name in ("answer_scores.draw_answers", "alignment_report.save_figure"):
+        for name in ("evaluation.draw_answers", "alignment_report.save_figure"):
             module, function = name.split(".")
             setattr(import_module(f"callbacks.{module}"), function, lambda *_: None)
         if ranks > 1:
@@ -221,6 +228,11 @@ def test_two_processes_write_the_files_of_one_in_the_order_of_the_data(run, whol
     assert len({row["prediction"] for row in rows}) > 2, "otherwise the order would not show"
     scores = run.json("scores-test.json")
     assert (scores["scenes/n_total"], scores["scenes/n_failed"]) == (11, 1)
+    assert len(log.of("again")) == 5
+    ways = ["without 3d", "another clip's 3d", "without video", "another clip's video"]
+    assert [list(row["again"]) for row in rows] == [ways] * 11
+    assert set(rows[-1]["again"].values()) == {None}, "its scene is missing"
+    assert all(scores["probe"][way]["changed"] > 0 for way in ways)
 
 
 def test_after_a_fit_each_process_answers_its_share_in_the_precision_of_the_fit(
@@ -243,6 +255,17 @@ def test_what_was_answered_is_neither_asked_nor_read_again(run, whole, ranks):
     codes, log = run.session(answering, ranks)
     assert codes == [0] * ranks and log.of("asked") == ["scene0000_00", "scene0002_00"]
     assert log.of("unread") == EVERY[1:2] + EVERY[3:]
+    assert same(run, whole)
+
+
+def test_what_was_asked_again_is_not_asked_a_third_time(run, whole):
+    order = circle(EVERY)
+    codes, log = run.session(partial(answering, events={0: {f"{order[2]} again": stop}}))
+    pairs = [f"{name}+{order[i - 1]}" for i, name in enumerate(order)]
+    assert codes == [PREEMPTED] and log.of("again") == sorted(pairs[:3])
+    assert len(run.unfinished) == 2
+    codes, log = run.session(answering)
+    assert codes == [0] and log.of("asked") == [] and log.of("again") == sorted(pairs[3:])
     assert same(run, whole)
 
 
@@ -294,7 +317,7 @@ def test_a_process_that_waits_for_a_stopped_one_stops_too(run, whole):
     events = {0: {"scene0000_00": stop_while_waiting}, 1: {"scene0001_00": last}}
     codes, log = run.session(partial(answering, events=events), 2)
     assert codes == [PREEMPTED, 0] and log.of("asked") == EVERY[:2] + EVERY[3:]
-    assert len(run.unfinished) == 2
+    assert len(run.unfinished) == 3, "rank 0 has also asked again"
     codes, log = run.session(answering)
     assert codes == [0] and log.of("asked") == ["scene0002_00"]
     assert same(run, whole)

@@ -5,7 +5,14 @@ from torch.testing import assert_close
 from tests.conftest import MINIATURE
 from tests.vlynx_pl.conftest import randomise
 from vlynx_pl.adapters import Lora
-from vlynx_pl.answering import SharedCache, answer, choose, generate, score_options
+from vlynx_pl.answering import (
+    SharedCache,
+    answer,
+    answer_each,
+    choose,
+    generate,
+    score_options,
+)
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.backbones.prompt import CHATML, Stream
 from vlynx_pl.io.errors import UserError
@@ -75,6 +82,20 @@ def test_answers_are_those_of_transformers_generate(backbone, streams, adapter, 
     assert found == [ids for ids, _ in wanted]
     if adapter:
         assert len({len(ids) for ids in found}) > 1, "they end at different steps"
+
+
+def test_several_clips_are_answered_at_once_as_one_by_one(tuned, streams):
+    clips = [streams, streams[:1], streams[::-1]]
+    settings = {"max_new_tokens": 8, "llm_adapter": "task"}
+    one_by_one = [answer(tuned, clip, ASKED, **settings) for clip in clips]
+    assert answer_each(tuned, clips, ASKED, **settings) == one_by_one
+    assert len({tuple(said) for said in one_by_one}) == 3
+    prompts = prompts_of(tuned)
+    together = SharedCache(tuned, clips[0], "task", clips[1:])
+    logits = together.feed(dict(enumerate((ids for ids in prompts for _ in clips), 1)))
+    for index, clip in enumerate(clips):
+        alone = SharedCache(tuned, clip, "task").feed(dict(enumerate(prompts, 1)))
+        assert_close(logits[index :: len(clips)], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_logits_of_every_step_are_those_of_transformers_generate(tuned, streams):

@@ -21,7 +21,7 @@ from vlynx_pl.baselines.pave_files import load_patch, read_features, save_patch
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import PRECISION
 from vlynx_pl.saved_adapters import SavedAdapter
-from vlynx_pl.streams import StreamTokens
+from vlynx_pl.streams import EncodedClip, StreamTokens
 
 
 class PatchedVideo(StreamTokens):
@@ -154,6 +154,31 @@ class PatchedVideo(StreamTokens):
             )
         features = read_features(Path(self.side_features), episode["name"], self.side_dim)
         return features.to(self.backbone.device)
+
+    @property
+    @override
+    def sources(self) -> tuple[str, ...]:
+        return "video", self.side
+
+    @override
+    def can_leave_out(self, name: str) -> bool:
+        return name == self.side  # the patch is added to the video's tokens
+
+    @override
+    def without(self, name: str, clip: EncodedClip) -> list[Stream]:
+        return self.video_alone(clip)
+
+    @override
+    def video_alone(self, clip: EncodedClip) -> list[Stream]:
+        tokens = clip.encoded[0][..., : self.backbone.token_size]
+        return [Stream(tokens.to(self.backbone.dtype), clip.episode["times"]["video"])]
+
+    @override
+    def with_other(self, name: str, clip: EncodedClip, other: EncodedClip) -> list[Stream]:
+        if name in self.names:
+            return super().with_other(name, clip, other)
+        # The side's features are read by the clip's name.
+        return self.tokens(clip.encoded, {**clip.episode, "name": other.episode["name"]})
 
     @override
     def outline(self, episode: Mapping[str, Any]) -> list[Stream]:

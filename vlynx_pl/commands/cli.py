@@ -99,13 +99,32 @@ def evaluate(
     run: _Run = None,
     runs: _Runs = Path("runs"),
     seed: _Seed = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline", help="also ask the untuned backbone, about the video")
+    ] = False,
 ) -> None:
     """Answer and score a task's test questions; accepts all options of vlynx test."""
     _begin()
     from vlynx_pl.commands.stages import Choices, evaluate
 
     choices = Choices(backbone, runs, seed, data, annotations, aligned, tuned, run)
-    _run_lightning([*evaluate(task, choices), *context.args])
+    _run_lightning([*evaluate(task, choices, baseline), *context.args])
+
+
+@app.command(context_settings=_PASS_THROUGH)
+def probe(
+    context: typer.Context,
+    run: Annotated[Path, typer.Argument(help="folder that vlynx tune or vlynx eval has written")],
+) -> None:
+    """Ask a run's questions again without each stream, and with another clip's, into RUN/probe.
+
+    Every evaluation does so; this is for runs that were evaluated without. Accepts all options of
+    vlynx test.
+    """
+    _begin()
+    from vlynx_pl.commands.probing import probe
+
+    _run_lightning([*probe(run), *context.args])
 
 
 @app.command(context_settings=_LIGHTNING)

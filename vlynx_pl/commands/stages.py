@@ -109,8 +109,13 @@ def tune(name: str, choices: Choices) -> list[str]:
     return ["fit", *choices.arguments(modality, [("tune", task)], run, *others)]
 
 
-def evaluate(name: str, choices: Choices) -> list[str]:
+def evaluate(name: str, choices: Choices, baseline: bool = False) -> list[str]:
     """Return the arguments of the evaluation of a task.
+
+    Args:
+        name: of the task.
+        choices: options of the command.
+        baseline: also ask the untuned backbone.
 
     Raises:
         UserError: ``experiments/`` has no such task or backbone.
@@ -122,6 +127,9 @@ def evaluate(name: str, choices: Choices) -> list[str]:
         *choices.inputs(modality),
         f"--model.llm_adapter={tuned / 'adapters' / f'llm-{task}'}",
     ]
+    if baseline:
+        others += ["--trainer.callbacks+=callbacks.AnswerScores"]
+        others += ["--trainer.callbacks.baseline=true"]
     run = choices.run or tuned / f"eval-{name}"
     return ["test", *choices.arguments(modality, stages, run, *others)]
 

@@ -15,7 +15,7 @@ from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import choices
 from vlynx_pl.metrics.accuracy import Rule, accuracies, is_right, macro, percent_of
 from vlynx_pl.metrics.answered import Answered
-from vlynx_pl.metrics.captions import caption_figures, without_stop_words
+from vlynx_pl.metrics.captions import MEASURES, caption_figures, without_stop_words
 from vlynx_pl.metrics.figures import Figures
 from vlynx_pl.metrics.java import find_java
 from vlynx_pl.metrics.named_answers import contains, contains_lower, same_level, same_words
@@ -34,6 +34,7 @@ class Protocol:
         each: scores each question, to rank the answers.
         submission: formats answers for the benchmark's own evaluation, if that is documented.
         java: whether Java is needed.
+        quick: the headline of ``figures``, if all of them take long.
     """
 
     benchmark: str
@@ -42,6 +43,7 @@ class Protocol:
     each: Callable[[Sequence[Answered]], list[float]]
     submission: Callable[[Sequence[Answered]], Submission] | None = None
     java: bool = False
+    quick: Callable[[Sequence[Answered]], Figures] | None = None
 
     def check(self) -> None:
         """Raise UserError if Java is needed and does not run."""
@@ -49,7 +51,7 @@ class Protocol:
             find_java()
 
 
-def avsd(answered: Sequence[Answered]) -> Figures:
+def avsd(answered: Sequence[Answered], measures: Sequence[str] = MEASURES) -> Figures:
     """Caption scores by number of references; if several, with and without DSTC7's filter."""
     counts = {len(answer.references) for answer in answered}
     if len(counts) > 1:
@@ -58,17 +60,17 @@ def avsd(answered: Sequence[Answered]) -> Figures:
             "needs the same number for all, so give one reference file"
         )
     (count,) = counts
-    plain = caption_figures("avsd", answered, suffix=f"_{count}ref")
+    plain = caption_figures("avsd", answered, suffix=f"_{count}ref", measures=measures)
     if count == 1:
         return plain
     filtered = [replace(a, prediction=without_stop_words(a.text)) for a in answered]
-    return caption_figures("avsd", filtered, suffix=f"_{count}ref_dstc7") | plain
+    return caption_figures("avsd", filtered, str, f"_{count}ref_dstc7", measures) | plain
 
 
-def scanqa(answered: Sequence[Answered]) -> Figures:
+def scanqa(answered: Sequence[Answered], measures: Sequence[str] = MEASURES) -> Figures:
     """Caption scores and exact match of cleaned answers, and the official EM@1, uncleaned."""
     return {
-        **caption_figures("scanqa", answered, clean_answer),
+        **caption_figures("scanqa", answered, clean_answer, measures=measures),
         **_scene_matches("scanqa", answered, exact_match, refined_match),
         **accuracies("scanqa/em1_official", answered, lambda said, wanted: said in wanted),
     }
