@@ -20,6 +20,7 @@ class Question:
         history: earlier turns of a dialogue, (question, answer); training learns their answers too.
         options: the texts to choose from, without letters.
         labels: the groups that scores are broken down by, such as ``{"type": "Counting"}``.
+        objects: ids of the objects that it is about, as in the instance labels of its scene.
     """
 
     id: str
@@ -28,6 +29,7 @@ class Question:
     history: tuple[tuple[str, str], ...] = ()
     options: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
+    objects: tuple[int, ...] = ()
 
     @property
     def target(self) -> str:

@@ -90,6 +90,13 @@ class Record:
             return value
         raise self.expected(field, f"a whole number from 0 to {length - 1}")
 
+    def numbers(self, field: str) -> tuple[int, ...]:
+        """A list of whole numbers from 0 to 2³¹ - 1."""
+        value = self.fields.get(field)
+        if isinstance(value, list) and all(_is_whole(item) and 0 <= item < 2**31 for item in value):
+            return tuple(value)
+        raise self.expected(field, "a list of whole numbers")
+
     def seconds(self, field: str) -> float:
         """A timestamp in s, 0 or more."""
         value = self.fields.get(field)

@@ -43,6 +43,7 @@ class ScanQA(Benchmark):
                 id=record.identifier("question_id"),
                 prompt=record.text("question"),
                 answers=() if hidden else record.texts("answers"),
+                objects=record.numbers("object_ids") if record.has("object_ids") else (),
             )
             yield QuestionRecord(
                 record, record.text("scene_id"), {"scene": record.media("scene_id")}, question

@@ -96,6 +96,22 @@ def stored_depth(path: Path) -> NDArray[np.uint16]:
     return np.asarray(image).astype(np.uint16)
 
 
+def read_instances(path: Path) -> Tensor:
+    """Read an 8- or 16-bit grey image of object numbers as int64 (H, W).
+
+    Raises:
+        BadSample: the file is missing, truncated, or of another kind.
+    """
+    image = _decode(path)
+    if image.mode != "L" and not image.mode.startswith("I;16"):
+        raise BadSample(
+            path,
+            f"is an image of mode {image.mode}, 8- or 16-bit grey is expected",
+            "Export the instance labels again, one number per pixel",
+        )
+    return torch.from_numpy(np.asarray(image).astype(np.int64))
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """(H, W) from the header of an image, without decoding it.
 

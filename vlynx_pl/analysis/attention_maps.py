@@ -45,7 +45,7 @@ def question_attention(
     streams: Sequence[Stream],
     questions: Sequence[Question],
     layers: Sequence[int],
-    rows: str = "words",
+    rows: Sequence[str],
     llm_adapter: str | None = None,
 ) -> list[QuestionAttention]:
     """Measure where the LLM looks in a clip when it reads each question.
@@ -58,26 +58,43 @@ def question_attention(
         streams: RGB first, then the modalities.
         questions: their prompts and histories are read, their answers are not.
         layers: L of the LLM's layers, counted from 1.
-        rows: ``last`` is the token that predicts the answer; ``words`` is the mean over the
-            question's own tokens, without the chat's; anything else is a word of the question.
-            In layer 1, ``last`` is the same for all questions but for its position.
+        rows: of each question. ``last`` is the token that predicts the answer; ``words`` is the
+            mean over the question's own tokens, without the chat's; anything else is a word of the
+            question. In layer 1, ``last`` depends on the question by its position only.
         llm_adapter: name of the LLM adapter to switch on; None is the untouched base.
 
     Raises:
         UserError: there is no such layer, or a question lacks the word.
     """
-    modules = _chosen(backbone, layers)
+    modules = llm_layers(backbone, layers)
     visual = backbone.prompt(streams).visual
     cache = SharedCache(backbone, streams, llm_adapter)
     found = []
     with torch.inference_mode(), _listening(backbone):
-        for number, question in enumerate(questions, 1):
+        for number, (question, chosen) in enumerate(zip(questions, rows, strict=True), 1):
             branch = question_branch(backbone.tokenizer, backbone.chat, question, learnt=False)
-            heard = _Heard(modules, len(visual), question_rows(backbone, question, rows))
+            heard = _Heard(modules, len(visual), question_rows(backbone, question, chosen))
             with listen(modules, heard.hear, len(branch.ids)):
                 cache.feed({number: branch.ids})
             found.append(_divided(heard.means(), visual, streams))
     return found
+
+
+def llm_layers(backbone: VideoBackbone, layers: Sequence[int]) -> list[Any]:
+    """The attention modules of some of the LLM's layers, counted from 1.
+
+    Raises:
+        UserError: there is no such layer, or one is given twice.
+    """
+    model: Any = backbone.language_model
+    count = len(model.layers)
+    known = {*layers} & {*range(1, count + 1)}
+    if not known or len(known) < len(layers):
+        raise UserError(
+            f"layers={','.join(map(str, layers))}: the LLM of {backbone.name} has layers 1 to "
+            f"{count}; give some of them, each once"
+        )
+    return [model.layers[layer - 1].self_attn for layer in layers]
 
 
 def question_rows(backbone: VideoBackbone, question: Question, rows: str) -> list[int]:
@@ -97,10 +114,10 @@ def question_rows(backbone: VideoBackbone, question: Question, rows: str) -> lis
         return [end - 1]
     span = (0, len(asked))
     if rows != "words":
-        word = re.search(rf"(?<!\w){re.escape(rows)}(?!\w)", asked, re.IGNORECASE)
+        word = find_word(asked, rows)
         if word is None:
             raise UserError(f"the question {asked!r:.80} lacks the word {rows!r:.40}; give another")
-        span = word.span()
+        span = word
     before = chat.user if question.history else chat.asking
     text = f"{before}{asked}{chat.end}{chat.assistant}"
     read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -111,6 +128,12 @@ def question_rows(backbone: VideoBackbone, question: Question, rows: str) -> lis
         for i, (begins, ends) in enumerate(read["offset_mapping"])
         if begins < last and ends > first
     ]
+
+
+def find_word(text: str, word: str) -> tuple[int, int] | None:
+    """Where a word begins and ends in a text, in any case and only as a whole, or None."""
+    found = re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+    return None if found is None else found.span()
 
 
 def relative(found: Tensor, neutral: Tensor) -> Tensor:
@@ -164,19 +187,6 @@ def coverage(instances: Tensor, named: Sequence[int], grid: tuple[int, int]) -> 
     region = torch.where(is_named, 0, torch.where(instances > 0, 1, 2))
     parts = one_hot(region, len(REGIONS)).movedim(-1, 1).float()  # (T, 3, H, W)
     return interpolate(parts, grid, mode="area").flatten(2).transpose(0, 1)
-
-
-def _chosen(backbone: VideoBackbone, layers: Sequence[int]) -> list[Any]:
-    """The attention modules of layers counted from 1."""
-    model: Any = backbone.language_model
-    count = len(model.layers)
-    known = {*layers} & {*range(1, count + 1)}
-    if not known or len(known) < len(layers):
-        raise UserError(
-            f"layers={','.join(map(str, layers))}: the LLM of {backbone.name} has layers 1 to "
-            f"{count}; give some of them, each once"
-        )
-    return [model.layers[layer - 1].self_attn for layer in layers]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing_extensions import override
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks.base import Benchmark, QuestionRecord
 from datamodules.loading.reading import resize_ignoring_aspect
-from datamodules.samples import BadSample, Split, Streams
+from datamodules.samples import BadSample, Frames, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.commands.configuration import instantiate
 from vlynx_pl.io.errors import PARSE_ERRORS, UserError
@@ -220,6 +220,16 @@ def _read(
             raise
         remedy = f"Add --audio, {_WHAT['audio']}"
         raise BadSample(bad.path, bad.reason, remedy, bad.trouble) from bad
+    return as_episode(read, backbone)
+
+
+def as_episode(read: Mapping[str, Frames], backbone: VideoBackbone) -> dict[str, Any]:
+    """Make an episode of frames that were read.
+
+    Returns:
+        ``streams``, name → uint8 (T, 3, H, W) of the backbone's size and on its device, and
+        ``times`` in s.
+    """
     device = backbone.device
     frames = {
         name: resize_ignoring_aspect(stream.pixels, backbone.frame_size).to(device)

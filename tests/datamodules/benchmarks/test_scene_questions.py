@@ -19,6 +19,15 @@ def test_scanqa(read):
     assert second.questions[0].prompt == "What colour is the stool?"
 
 
+def test_scanqa_names_objects_where_the_file_does(read):
+    content = [scanqa(0), {k: v for k, v in scanqa(1).items() if k != "object_ids"}]
+    [episode] = read(ScanQA, "val", "ScanQA_v1.0_val.json", content)
+    assert [question.objects for question in episode.questions] == [(4,), ()]
+    for bad in (4, ["4"], [-1], [2**63]):
+        with pytest.raises(BadSample, match="object_ids should be a list of whole numbers"):
+            read(ScanQA, "val", "ScanQA_v1.0_val.json", [scanqa(0) | {"object_ids": bad}])
+
+
 def test_scanqa_keeps_test_answers_back(read):
     hidden = {k: v for k, v in scanqa(0).items() if k != "answers"}
     assert read(ScanQA, "test", TEST, [hidden])[0].questions[0].answers == ()

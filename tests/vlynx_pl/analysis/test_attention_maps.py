@@ -49,12 +49,12 @@ def test_a_named_word_is_found_in_any_case_and_only_as_a_whole(backbone, questio
 
 def test_a_question_is_read_as_if_it_were_asked_alone(backbone, streams):
     layers = [4, 2]
-    both = question_attention(backbone, streams, [NEUTRAL, RED], layers)
-    [alone] = question_attention(backbone, streams, [RED], layers)
+    both = question_attention(backbone, streams, [NEUTRAL, RED], layers, ["words", "words"])
+    [alone] = question_attention(backbone, streams, [RED], layers, ["words"])
     assert_close(both[1].shares, alone.shares, atol=1e-5, rtol=1e-5)
     assert both[0].shares.shape == (2, 4)
     assert (both[0].shares - alone.shares).abs().max() > 1e-3, "questions do not differ"
-    [fourth] = question_attention(backbone, streams, [RED], [4])
+    [fourth] = question_attention(backbone, streams, [RED], [4], ["words"])
     assert_close(alone.maps[1][:1], fourth.maps[1])
 
 
@@ -62,18 +62,18 @@ def test_measuring_changes_no_answer(backbone, streams):
     asked = [RED, NEUTRAL]
     before = answer(backbone, streams, asked, max_new_tokens=8)
     implementation = backbone.language_model.config._attn_implementation
-    question_attention(backbone, streams, asked, [1])
+    question_attention(backbone, streams, asked, [1], ["last", "words"])
     assert backbone.language_model.config._attn_implementation == implementation
     assert answer(backbone, streams, asked, max_new_tokens=8) == before
     with pytest.raises(UserError, match="lacks the word"):
-        question_attention(backbone, streams, asked, [1], "purple")
+        question_attention(backbone, streams, asked, [1], ["words", "purple"])
     assert backbone.language_model.config._attn_implementation == implementation
 
 
 @pytest.mark.parametrize("layers", [[], [0], [5], [1, 1], [2, 9]])
 def test_layers_that_do_not_exist_are_refused(backbone, streams, layers):
     with pytest.raises(UserError, match="has layers 1 to 4; give some of them, each once"):
-        question_attention(backbone, streams, [RED], layers)
+        question_attention(backbone, streams, [RED], layers, ["last"])
 
 
 def test_a_map_relative_to_itself_is_one():

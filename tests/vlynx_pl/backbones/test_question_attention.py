@@ -48,7 +48,7 @@ def eager(backbone, streams, question, adapter):
 def assert_equals_eager(backbone, frames, rows, adapter=None):
     streams = streams_of(backbone, frames)
     layers = range(1, 1 + len(backbone.language_model.layers))
-    found = question_attention(backbone, streams, ASKED, layers, rows, adapter)
+    found = question_attention(backbone, streams, ASKED, layers, [rows] * len(ASKED), adapter)
     for question, attention in zip(ASKED, found, strict=True):
         weights, visual = eager(backbone, streams, question, adapter)
         prefix = len(visual) - len(
@@ -81,7 +81,9 @@ def test_it_is_that_of_the_tuned_miniature_whose_heads_share_keys():
     frames = torch.randint(0, 256, (2, 3, 3, 64, 64), dtype=torch.uint8, generator=generator)
     assert_equals_eager(backbone, frames, "words", "task")
     base, tuned = (
-        question_attention(backbone, streams_of(backbone, frames), ASKED[:1], [4], "last", adapter)
+        question_attention(
+            backbone, streams_of(backbone, frames), ASKED[:1], [4], ["last"], adapter
+        )
         for adapter in (None, "task")
     )
     assert (base[0].shares - tuned[0].shares).abs().max() > 1e-3

@@ -38,3 +38,23 @@ def guidance(
     from vlynx_pl.commands.analyse.guidance import compare
 
     compare(files, out)
+
+
+@analyse.command()
+def attention(
+    tuned: Annotated[Path, Argument(help="folder of a tuned run")],
+    questions: Annotated[int, Option(min=1, help="asked of the split that it is tested on")] = 6,
+    against: Annotated[
+        Path | None, Option(help="another tuned run that is tested on the same clips")
+    ] = None,
+    layers: Annotated[str, Option(help="of the LLM that are drawn, counted from 1")] = "1,2",
+    rows: Annotated[
+        str, Option(help="last token, mean of the question's words, or one word of it")
+    ] = "words",
+    out: Out = None,
+) -> None:
+    """Draw where a tuned run looks when it reads questions: the paper's Figure 4."""
+    from vlynx_pl.commands.analyse.attention import analyse_attention, parse_layers
+
+    folder, drawn = out or tuned / "analysis", parse_layers(layers)
+    analyse_attention(tuned, folder, questions, against, drawn, rows)
