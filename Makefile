@@ -77,7 +77,7 @@ fuzz: $(INSTALLED)  ## thousands of damaged files and annotations; none may cras
 faults: $(INSTALLED)  ## full disks, lost mounts, hanging workers, signals, killed ranks: what a run says and what it leaves
 	$(ROBUSTNESS)/test_faults.py -n 2 -m "" $(ARGS)
 
-backbone: $(INSTALLED)  ## train a miniature anew (about an hour), MINIATURE=miniature or miniature_qwen3, in data/MINIATURE
+backbone: $(INSTALLED)  ## train a miniature anew (one to two hours), MINIATURE=miniature or miniature_qwen3, in data/MINIATURE
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m experiments.miniature.train --config experiments/$(MINIATURE)/recipe.yaml \
 	  --out data/$(MINIATURE) $(ARGS)
 	$(BIN)/python -m experiments.miniature.card --config experiments/$(MINIATURE)/recipe.yaml \

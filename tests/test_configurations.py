@@ -53,7 +53,7 @@ def test_align_on_own_data_has_the_schedule_of_the_paper(assembled, modality, ba
     assert (trainer["accelerator"], trainer["precision"]) == ("gpu", "bf16-mixed")
 
 
-BACKBONES = sorted(set(names("backbones")) - {"miniature"})
+BACKBONES = sorted(name for name in names("backbones") if not name.startswith("miniature"))
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -1,4 +1,4 @@
-"""The shipped miniature is an ordinary Hugging Face folder, and answers about toy rooms."""
+"""The shipped miniatures are ordinary Hugging Face folders, and answer about toy rooms."""
 
 import subprocess
 import sys
@@ -20,22 +20,29 @@ from tests.conftest import MINIATURE
 from vlynx_pl.answering import SharedCache
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.backbones.prompt import Stream
-from vlynx_pl.backbones.tiny import write_tiny
 from vlynx_pl.prefix_sharing import question_branch
 from vlynx_pl.questions import Question
 
 LOAD = """
 import sys
-from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
-LlavaOnevisionForConditionalGeneration.from_pretrained(sys.argv[1], local_files_only=True)
+from transformers import AutoModelForImageTextToText, AutoProcessor
+AutoModelForImageTextToText.from_pretrained(sys.argv[1], local_files_only=True)
 AutoProcessor.from_pretrained(sys.argv[1], local_files_only=True)
 print(*sorted({name.split(".")[0] for name in sys.modules}))
 """
 
 
+FOLDERS = [MINIATURE, MINIATURE.with_name("miniature_qwen3")]
+
+
+@pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
+def folder(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def miniature():
-    return load_backbone(str(MINIATURE), "float32")
+def miniature(folder):
+    return load_backbone(str(folder), "float32", side=64)
 
 
 def frames_of(scene):
@@ -43,15 +50,15 @@ def frames_of(scene):
     return torch.from_numpy(render_scene(scene).colour).permute(0, 3, 1, 2)
 
 
-def test_it_loads_without_this_package(tmp_path):
-    command = [sys.executable, "-I", "-c", LOAD, str(MINIATURE)]
+def test_it_loads_without_this_package(folder, tmp_path):
+    command = [sys.executable, "-I", "-c", LOAD, str(folder)]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert not {"vlynx_pl", "datamodules", "experiments"} & set(run.stdout.split())
 
 
-def test_it_is_small():
-    assert (MINIATURE / "model.safetensors").stat().st_size <= 10_000_000
-    assert not list(MINIATURE.glob("*.bin"))
+def test_it_is_small(folder):
+    assert (folder / "model.safetensors").stat().st_size <= 10_000_000
+    assert not list(folder.glob("*.bin"))
 
 
 @pytest.mark.parametrize("frames", [1, 4, 7])
@@ -76,18 +83,9 @@ def test_it_answers_what_it_sees_in_new_rooms(miniature):
         assert np.mean(right[kind]) >= 0.8, kind
 
 
-@pytest.fixture(params=["llava_onevision", "qwen3_vl"])
-def of_family(request, miniature, tmp_path):
-    if request.param == "llava_onevision":
-        return miniature
-    write_tiny(request.param, tmp_path / "tiny")
-    return load_backbone(str(tmp_path / "tiny"), "float32", side=64)
-
-
 @torch.inference_mode()
-def test_several_videos_at_once_are_read_as_one_by_one(of_family):
+def test_several_videos_at_once_are_read_as_one_by_one(miniature):
     """What training reads equals what the method reads."""
-    miniature = of_family
     scenes = [sample_scene(77, index) for index in (3, 5)]
     frames = torch.stack([frames_of(scene) for scene in scenes])
     tokens, times = miniature.encode(frames), [0.0, 1.0, 2.0, 3.0]
