@@ -1,6 +1,7 @@
 """Runs the study, several runs at a time, and writes its report; finished runs are not repeated.
 
-``python -m experiments.paper.run [--quick] [--tables TABLE ...]``, or ``make paper``
+``python -m experiments.paper.run [--backbone NAME] [--quick] [--tables TABLE ...]``
+or ``make paper``
 """
 
 import argparse
@@ -12,17 +13,26 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from threading import Event
-from typing import Final
+from typing import Final, TypeAlias
 
 from experiments.paper.questions import write_questions
 from experiments.paper.report import write_report
-from experiments.paper.study import MODALITIES, WORLD_SEED, AlignmentRun, Study, TuningRun
+from experiments.paper.study import (
+    MODALITIES,
+    WORLD_SEED,
+    AlignmentRun,
+    MomentsRun,
+    Study,
+    TuningRun,
+)
 from experiments.paper.tables import SINGLE, TABLES, USUAL, Row
 from experiments.toyworld import generate_toyworld
 from vlynx_pl.io.interruption import INTERRUPTED, PREEMPTED
 from vlynx_pl.io.progress import say, track
 from vlynx_pl.runs.provenance import redact_paths
 
+BACKBONES: Final = ("miniature", "miniature_qwen3")
+Run: TypeAlias = AlignmentRun | MomentsRun | TuningRun
 _QUESTIONS: Final = 6  # per clip at most
 
 
@@ -40,9 +50,7 @@ def prepare(study: Study, rows: Sequence[Row]) -> None:
             write_questions(folder, worlds, WORLD_SEED, split, part, _QUESTIONS)
 
 
-def execute(
-    runs: Sequence[AlignmentRun | TuningRun], study: Study, workers: int, what: str
-) -> list[str]:
+def execute(runs: Sequence[Run], study: Study, workers: int, what: str) -> list[str]:
     """Run what has not finished yet, ``workers`` runs at a time.
 
     Returns:
@@ -70,7 +78,7 @@ def execute(
     return failed
 
 
-def outdated(run: AlignmentRun | TuningRun, study: Study) -> bool:
+def outdated(run: Run, study: Study) -> bool:
     """Return whether a finished run had other arguments, or is older than a run that it needs."""
     result = run.result(study)
     _, *arguments = json.loads(result.read_text())["provenance"]["command"]
@@ -80,15 +88,13 @@ def outdated(run: AlignmentRun | TuningRun, study: Study) -> bool:
     return any(n.exists() and n.stat().st_mtime > result.stat().st_mtime for n in needed)
 
 
-def _executed(
-    runs: Sequence[AlignmentRun | TuningRun], study: Study, workers: int
-) -> Iterator[tuple[str, int]]:
+def _executed(runs: Sequence[Run], study: Study, workers: int) -> Iterator[tuple[str, int]]:
     pool, stopped = ThreadPoolExecutor(workers), Event()
 
-    def execute_one(run: AlignmentRun | TuningRun) -> int | None:
+    def execute_one(run: Run) -> int | None:
         if stopped.is_set():
             return None
-        code = run_vlynx(run.command(study), study.runs / f"{run.name}.log")
+        code = run_module(run.module, run.command(study), study.runs / f"{run.name}.log")
         if code in {PREEMPTED, INTERRUPTED}:
             stopped.set()
         return code
@@ -102,10 +108,10 @@ def _executed(
         pool.shutdown(cancel_futures=True)  # the others are not started
 
 
-def run_vlynx(arguments: list[str], log: Path) -> int:
-    """Run ``vlynx`` in a process with one thread, with its output in ``log``; return its code."""
+def run_module(module: str, arguments: list[str], log: Path) -> int:
+    """Run a module in a process with one thread, with its output in ``log``; return its code."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "vlynx_pl.commands.cli", *arguments]
+    command = [sys.executable, "-m", module, *arguments]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("w") as file:
         return subprocess.run(
@@ -120,15 +126,21 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", choices=TABLES, help=f"default: {', '.join(USUAL)}")
     parser.add_argument("--modalities", nargs="+", choices=SINGLE, default=SINGLE)
     parser.add_argument("--seeds", nargs="+", type=int, help="default: 1 2 3")
+    parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0])
     parser.add_argument("--data", type=Path, default=Path("data/paper"))
-    parser.add_argument("--runs", type=Path, default=Path("runs/paper"))
-    parser.add_argument("--out", type=Path, help="folder of the report; default: experiments/paper")
+    parser.add_argument("--runs", type=Path, help="default: runs/paper, with the backbone's name")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the report; default: that of this file, or in it"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args()
-    study = Study(options.data, options.runs)
-    tables, seeds, out = USUAL, [1, 2, 3], Path("experiments/paper")
+    first = options.backbone == BACKBONES[0]
+    runs = options.runs or Path("runs", "paper" if first else f"paper-{options.backbone}")
+    study = Study(options.data, runs, backbone=options.backbone)
+    tables, seeds = USUAL, [1, 2, 3]
+    out = Path("experiments/paper", "" if first else study.backbone)
     if options.quick:
-        study = Study(options.data / "quick", options.runs / "quick", 200, 50, 30, 60)
+        study = Study(options.data / "quick", runs / "quick", 200, 50, 30, 60, study.backbone)
         tables, seeds, out = USUAL[:2], [1], study.runs
     tables, seeds, out = options.tables or tables, options.seeds or seeds, options.out or out
     wanted = {
@@ -139,9 +151,10 @@ def main() -> None:
     failed: set[str] = set()
     for name, rows in wanted.items():
         tunings = [tuning for row in rows for tuning in row.tunings]
-        alignments = [alignment for tuning in tunings for alignment in tuning.alignments]
-        sources = [alignment.guidance for alignment in alignments if alignment.guidance]
-        for what, runs in (("guidance", sources), ("alignments", alignments), ("tunings", tunings)):
+        needed = dict.fromkeys(need for tuning in tunings for need in tuning.needs)
+        guided = [run for run in needed if run.needs]
+        first = [run for run in needed if not run.needs]
+        for what, runs in (("alignments", first), ("with guidance", guided), ("tunings", tunings)):
             possible = [run for run in runs if failed.isdisjoint(r.name for r in (run, *run.needs))]
             failed |= set(execute(possible, study, options.workers, f"{name}: {what}"))
         write_report(out, study, seeds)

@@ -9,13 +9,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+_VLYNX: Final = "vlynx_pl.commands.cli"
+MAPS: Final = ("shift", "scale", "transport", "colouring")  # see moments.py
 CLIPS: Final = 1000
 HELD_OUT: Final = 250  # the last of them
 WORLD_SEED: Final = 10
-_BACKBONE: Final = "experiments/backbones/miniature.yaml"
-_SIZE: Final = "experiments/align/backbones/miniature.yaml"
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Study:
     held_out: int = HELD_OUT
     align_steps: int = 150
     tune_steps: int = 300
+    backbone: str = "miniature"  # a file of experiments/backbones
 
     def questions(self, worlds: Sequence[str], share: float = 1.0) -> Path:
         """Return the folder of questions about a share of the training clips of these worlds."""
@@ -83,6 +84,16 @@ class Study:
             f"--data.seed={seed}",
             f"--data.cache_dir={self.runs / 'frames'}",
             *(f"--data.{name}={value}" for name, value in modality.rendering.items()),
+        ]
+
+    def alignment_options(self, name: str, seed: int) -> list[str]:
+        """Return the options of ``vlynx`` that configure the alignment of a modality."""
+        return [
+            f"--config=experiments/backbones/{self.backbone}.yaml",
+            f"--config=experiments/align/{MODALITIES[name].world}.yaml",
+            f"--config=experiments/align/backbones/{self.backbone}.yaml",
+            *self.data_options(name, seed),
+            "--data.batch_size=16",
         ]
 
     def _media(self, modality: StudyModality) -> list[str]:
@@ -107,6 +118,7 @@ class Study:
 class AlignmentRun:
     """The alignment of a vision adapter; ``options`` are added to the study's own."""
 
+    module: ClassVar = _VLYNX
     modality: str
     seed: int
     label: str = "full"
@@ -134,13 +146,9 @@ class AlignmentRun:
     def command(self, study: Study) -> list[str]:
         return [
             "fit",
-            f"--config={_BACKBONE}",
-            f"--config=experiments/align/{MODALITIES[self.modality].world}.yaml",
-            f"--config={_SIZE}",
+            *study.alignment_options(self.modality, self.seed),
             f"--run={study.runs / self.name}",
             f"--seed_everything={self.seed}",
-            *study.data_options(self.modality, self.seed),
-            "--data.batch_size=16",
             f"--trainer.max_steps={study.align_steps}",
             "--trainer.max_epochs=-1",
             "--trainer.limit_val_batches=0",
@@ -157,12 +165,35 @@ class AlignmentRun:
 
 
 @dataclass(frozen=True)
+class MomentsRun:
+    """The moments of a modality's raw tokens and of video tokens, for training-free maps."""
+
+    module: ClassVar = "experiments.paper.moments"
+    needs: ClassVar[tuple[AlignmentRun, ...]] = ()
+    modality: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"moments/{self.modality}-seed{self.seed}"
+
+    def result(self, study: Study) -> Path:
+        """Return the file that marks it as finished."""
+        return study.runs / self.name / "moments.json"
+
+    def command(self, study: Study) -> list[str]:
+        options = study.alignment_options(self.modality, self.seed)
+        return [str(study.runs / self.name), *options]
+
+
+@dataclass(frozen=True)
 class TuningRun:
     """The tuning of an LLM adapter, and its answers; ``method`` says what the LLM reads.
 
     Of several modalities at once, it reads those of ``alignments``.
     """
 
+    module: ClassVar = _VLYNX
     modality: str
     seed: int
     method: str
@@ -185,9 +216,10 @@ class TuningRun:
         return f"tune/{'-'.join(parts)}-seed{self.seed}"
 
     @property
-    def needs(self) -> tuple[AlignmentRun, ...]:
+    def needs(self) -> tuple[AlignmentRun | MomentsRun, ...]:
         """Return the runs that must come first."""
-        return tuple(run for each in self.alignments for run in (each, *each.needs))
+        moments = (MomentsRun(self.modality, self.seed),) if self.method in MAPS else ()
+        return tuple(run for each in self.alignments for run in (each, *each.needs)) + moments
 
     def result(self, study: Study) -> Path:
         """Return the file that marks it as finished."""
@@ -205,17 +237,25 @@ class TuningRun:
                 reads = ["--model.streams=vlynx_pl.baselines.pave_streams.PatchedVideo"]
                 reads += [f"--model.streams.side={own.world}"]
                 reads += ["--model.streams.learning_rate=1e-2"]
-            case "joint":
+            case "joint" | "along":
                 reads += ["--model.streams.train_vision=true", "--model.streams.lora.rank=16"]
                 reads += ["--model.streams.lora.alpha=32", "--model.streams.learning_rate=5e-4"]
-        if self.method != "joint":  # there, tokens change with every step
+            case "shift" | "scale" | "transport" | "colouring":
+                [moments] = self.needs
+                reads = ["--model.streams=experiments.paper.moments.MatchedMoments"]
+                reads += [
+                    f"--model.streams.modality={own.world}",
+                    f"--model.streams.how={self.method}",
+                ]
+                reads += [f"--model.streams.moments={study.runs / moments.name}"]
+        if self.method not in {"joint", "along"}:  # there, tokens change with every step
             reads += ["--trainer.callbacks+=callbacks.KeepTokens"]
             reads += [f"--trainer.callbacks.folder={study.runs / 'tokens'}"]
         # The study has video-only runs to compare with.
         reads += ["--trainer.callbacks+=callbacks.AnswerScores", "--trainer.callbacks.probe=false"]
         return [
             "test" if self.method == "zero-shot" else "fit",
-            f"--config={_BACKBONE}",
+            f"--config=experiments/backbones/{study.backbone}.yaml",
             "--config=experiments/paper/tune.yaml",
             f"--run={study.runs / self.name}",
             f"--seed_everything={self.seed}",

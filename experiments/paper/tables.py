@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from experiments.paper.study import MODALITIES, AlignmentRun, TuningRun
+from experiments.paper.study import MAPS, MODALITIES, AlignmentRun, TuningRun
 
 Seeds = Sequence[int]
 SINGLE: Final = [name for name, modality in MODALITIES.items() if not modality.parts]
@@ -234,6 +234,43 @@ def together(seeds: Seeds) -> list[Row]:
     ]
 
 
+def along(seeds: Seeds) -> list[Row]:
+    """Whether to train the vision adapter with the LLM's, from nothing or from alignment."""
+    rows = []
+    for modality in SINGLE:
+        tunings = tuple(
+            TuningRun(modality, seed, "along", (AlignmentRun(modality, seed),)) for seed in seeds
+        )
+        rows += [
+            plain(modality, seeds, "no alignment", "raw"),
+            aligned(modality, seeds, "V-LynX"),
+            Row(modality, "aligned, then trained along", tunings),
+            plain(modality, seeds, "no interface adaptation, both tuned", "joint"),
+        ]
+    return rows
+
+
+_MAPS: Final = {
+    "shift": "the mean",
+    "scale": "mean and variance of each channel",
+    "transport": "all covariances, by optimal transport",
+    "colouring": "all covariances, by whitening and colouring",
+}
+
+
+def moments(seeds: Seeds) -> list[Row]:
+    """What alignment adds beyond moments: raw tokens mapped in closed form, without training."""
+    return [
+        row
+        for modality in SINGLE
+        for row in (
+            plain(modality, seeds, "no alignment", "raw"),
+            *(plain(modality, seeds, _MAPS[how], how) for how in MAPS),
+            aligned(modality, seeds, "V-LynX"),
+        )
+    ]
+
+
 TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "modalities": modalities,
     "components": components,
@@ -245,6 +282,8 @@ TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "references": references,
     "together": together,
     "pave": pave,
+    "along": along,
+    "moments": moments,
 }
 """Name → rows; later tables use guidance and adapters of the first one's runs."""
 USUAL: Final = ("modalities", "components", "data", "together")  # two to three hours on two cores

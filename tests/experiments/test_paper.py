@@ -132,7 +132,7 @@ def test_a_failed_run_is_named_and_does_not_stop_the_others(studied):
 
 def test_a_run_that_was_asked_to_stop_stops_the_study(study, monkeypatch):
     started = []
-    monkeypatch.setattr(run, "run_vlynx", lambda arguments, log: started.append(log) or 75)
+    monkeypatch.setattr(run, "run_module", lambda module, arguments, log: started.append(log) or 75)
     with pytest.raises(SystemExit) as end:
         execute([AlignmentRun("3d", seed) for seed in range(9)], study, 1, "stopped")
     assert end.value.code == 75 and len(started) == 1
