@@ -52,7 +52,6 @@ class AnswerScores(Callback):
     def __init__(self, probe: bool = True, baseline: bool = False) -> None:
         self.probe, self.baseline = probe, baseline
         self._made_with: dict[str, Any] = {}
-        self._again: AskingAgain | None = None
         self._kept_again: KeptAnswers | None = None
         self._kept: KeptAnswers | None = None  # None in a fast_dev_run
         self._earlier: dict[str, list[Answered]] = {}  # clip → answers of an earlier session
@@ -65,7 +64,7 @@ class AnswerScores(Callback):
             return
         module = expect_module(pl_module, InstructionTuning)
         self._load_earlier(trainer, module, "val")
-        self._begin(trainer, module, "val")
+        self._begin(trainer, module)
         loader = data(trainer).val_dataloader()
         for batch in track(loader, "Answering", len(loader)):
             left = trainer.datamodule.transfer_batch_to_device(  # type: ignore[attr-defined]
@@ -89,8 +88,7 @@ class AnswerScores(Callback):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        module = expect_module(pl_module, InstructionTuning)
-        self._begin(trainer, module, data(trainer).test_split)
+        self._begin(trainer, expect_module(pl_module, InstructionTuning))
 
     @override
     def on_test_batch_start(
@@ -148,7 +146,7 @@ class AnswerScores(Callback):
                 self._earlier[episode.name] = answers
         data(trainer).skip_streams_for(self._earlier)
 
-    def _begin(self, trainer: Trainer, module: InstructionTuning, split: str) -> None:
+    def _begin(self, trainer: Trainer, module: InstructionTuning) -> None:
         if self._kept is not None and trainer.is_global_zero:
             for path in self._kept.remove_others():
                 rank_zero_info(f"Removed {path}: its answers were made with other settings")
@@ -157,25 +155,12 @@ class AnswerScores(Callback):
             rank_zero_info(f"{count} questions were answered before and are not asked again")
         self.scores.to(module.device)
         self._barrier = InterruptibleBarrier()
-        self._again = None
-        if ways := self._ways(trainer, module, split):
-            kept = KeptAnswers(
-                run_folder(trainer), f"{split}-again", self._made_with, trainer.global_rank
-            )
-            self._again = AskingAgain(trainer, module, split, ways, self.scores.protocol, kept)
-            self._kept_again = kept
+        if not is_fast_dev_run(trainer) and self._ways(module, 2):
             module.encodings = Encodings()
 
-    def _ways(self, trainer: Trainer, module: InstructionTuning, split: str) -> list[Way]:
-        """The other ways to ask; says so if there are none."""
-        if is_fast_dev_run(trainer):
-            return []
-        clips = len(data(trainer).episodes(split))
+    def _ways(self, module: InstructionTuning, clips: int) -> list[Way]:
+        """The other ways to ask about so many clips."""
         ways = ways_to_mute(module.streams, clips) if self.probe else []
-        if self.probe and not ways:
-            rank_zero_info("There is no probe: the run reads the video alone, nothing can be muted")
-        elif self.probe and clips == 1:
-            rank_zero_info(f"{split} has one clip, so no stream is replaced by another clip's")
         return [*ways, BASELINE] if self.baseline else ways
 
     def _unanswered(self, batch: Sequence[Any]) -> list[Any]:
@@ -203,9 +188,6 @@ class AnswerScores(Callback):
         if known and trainer.is_global_zero:
             self.scores.update(known)
         data(trainer).skip_streams_for(())
-        if self._again is not None:
-            self._again.ask(_kept_in(trainer))
-            module.encodings = None
         assert self._barrier is not None
         self._barrier.wait(_kept_in(trainer))
         with self.scores.sync_context():
@@ -214,10 +196,32 @@ class AnswerScores(Callback):
         ids = [question.id for episode in (*usable, *unusable) for question in episode.questions]
         order = {identifier: number for number, identifier in enumerate(ids)}
         answered.sort(key=lambda answer: order[answer.id])
-        again = {} if self._again is None else self._again.gathered(answered)
+        again = {} if self._kept is None else self._again(trainer, module, split, answered)
         if trainer.is_global_zero:
             made = Evaluation(self.scores.protocol, split, answered, again)
             self._write(trainer, made, module.asking)
+
+    def _again(
+        self, trainer: Trainer, module: InstructionTuning, split: str, answered: list[Answered]
+    ) -> dict[Way, list[Answered]]:
+        """Ask the questions on the usable clips again; say so if that is not possible."""
+        reached = {answer.clip for answer in answered}
+        clips = {episode.name for episode in data(trainer).episodes(split)} & reached
+        ways = self._ways(module, len(clips))
+        if self.probe and len(module.streams.sources) == 1:
+            rank_zero_info("There is no probe: the run reads the video alone, nothing can be muted")
+        elif self.probe and len(clips) == 1:
+            rank_zero_info(f"{split} has one clip, so no stream is replaced by another clip's")
+        if not (ways and clips):
+            return {}
+        run, rank = run_folder(trainer), trainer.global_rank
+        self._kept_again = KeptAnswers(run, f"{split}-again", self._made_with, rank)
+        asking = AskingAgain(trainer, module, split, ways, self.scores.protocol, self._kept_again)
+        asking.ask(clips, _kept_in(trainer))
+        module.encodings = None
+        assert self._barrier is not None
+        self._barrier.wait(_kept_in(trainer))
+        return asking.gathered(answered)
 
     def _write(self, trainer: Trainer, made: Evaluation, settings: Mapping[str, Any]) -> None:
         if trainer.logger is not None:

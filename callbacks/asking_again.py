@@ -1,6 +1,6 @@
 """Asks the questions of a split again, without a stream or with another clip's."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from lightning import Trainer
@@ -42,27 +42,27 @@ class AskingAgain:
     ) -> None:
         self._trainer, self._module, self._split, self._ways = trainer, module, split, ways
         self._episodes = {episode.name: episode for episode in data(trainer).episodes(split)}
-        self._circle = circle(self._episodes)
         self._kept = kept
         # What the first rank reads, as in a first answer.
         found = kept.read() if trainer.is_global_zero else {}
         self._earlier: Mapping[str, Answered] = trainer.strategy.broadcast(found)
         self._scores = Scores(protocol).to(module.device)
 
-    def ask(self, kept_in: str) -> None:
-        """Answer this rank's part.
+    def ask(self, clips: Collection[str], kept_in: str) -> None:
+        """Answer this rank's part of the questions.
 
         Args:
+            clips: those that the questions are about; all ranks give the same.
             kept_in: tells what is not lost if the process is asked to stop.
 
         Raises:
             Interrupted: it is.
         """
         trainer = self._trainer
-        path = self._path()
-        clips = self._clips([name for name, _ in path])
+        path = self._path(circle(clips))
+        encoded = self._clips([name for name, _ in path])
         before: EncodedClip | None = None
-        for (_, ways), clip in zip(path, track(clips, "Asking again", len(path)), strict=True):
+        for (_, ways), clip in zip(path, track(encoded, "Asking again", len(path)), strict=True):
             if ways:
                 with trainer.precision_plugin.test_step_context():
                     said = self._module.answers_again(ways, clip, before)
@@ -71,15 +71,15 @@ class AskingAgain:
             if asked_to_stop():
                 raise Interrupted(f"Stopped while asking again, as asked. {kept_in}")
 
-    def _path(self) -> list[tuple[str, list[Way]]]:
+    def _path(self, order: Sequence[str]) -> list[tuple[str, list[Way]]]:
         """The clips to encode, in order, with the ways that are left for each.
 
         A clip that needs another one comes right after it. What was kept is scored.
         """
         path: list[tuple[str, list[Way]]] = []
-        count, ranks, rank = len(self._circle), self._trainer.world_size, self._trainer.global_rank
+        count, ranks, rank = len(order), self._trainer.world_size, self._trainer.global_rank
         for place in range(rank * count // ranks, (rank + 1) * count // ranks):
-            name, before = self._circle[place], self._circle[place - 1]
+            name, before = order[place], order[place - 1]
             left = [way for way in self._ways if not self._score_kept(way, name)]
             if left:
                 if count > 1 and (not path or path[-1][0] != before):

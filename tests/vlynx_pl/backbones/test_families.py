@@ -176,6 +176,18 @@ def test_answers_to_all_questions_are_those_to_each(backbone, videos):
 
 
 @torch.no_grad()
+def test_several_clips_are_read_at_once_as_one_by_one(backbone, videos):
+    streams = streams_of(backbone, videos)
+    clips = [streams, streams[1:], streams[::-1]]
+    prompts = [branch.ids for branch in branches(backbone, learnt=False)]
+    together = SharedCache(backbone, clips[0], None, clips[1:])
+    found = together.feed(dict(enumerate((ids for ids in prompts for _ in clips), 1)))
+    for index, clip in enumerate(clips):
+        alone = SharedCache(backbone, clip).feed(dict(enumerate(prompts, 1)))
+        assert_close(found[index :: len(clips)], alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_what_is_read_in_parts_equals_what_is_read_at_once(backbone, videos):
     prefix = backbone.prompt(streams_of(backbone, videos))
     ids = branches(backbone, learnt=False)[0].ids
