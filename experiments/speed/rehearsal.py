@@ -149,6 +149,9 @@ class Rehearsal:
                 {"class_path": f"callbacks.{one}", "init_args": few}
                 for one in ("ReferenceGuidance", "AlignmentReport")
             ]
+        else:
+            without = {"probe": False}  # which would ask all questions again
+            callbacks.append({"class_path": "callbacks.AnswerScores", "init_args": without})
         added = self.scratch / f"{command}.yaml"
         added.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
         arguments = [
