@@ -209,7 +209,7 @@ class AnswerScores(Callback):
         clips = {episode.name for episode in data(trainer).episodes(split)} & reached
         ways = self._ways(module, len(clips))
         if self.probe and len(module.streams.sources) == 1:
-            rank_zero_info("There is no probe: the run reads the video alone, nothing can be muted")
+            rank_zero_info("There is no probe, since the run reads the video alone")
         elif self.probe and len(clips) == 1:
             rank_zero_info(f"{split} has one clip, so no stream is replaced by another clip's")
         if not (ways and clips):

@@ -240,13 +240,10 @@ class TuningRun:
             case "joint" | "along":
                 reads += ["--model.streams.train_vision=true", "--model.streams.lora.rank=16"]
                 reads += ["--model.streams.lora.alpha=32", "--model.streams.learning_rate=5e-4"]
-            case "shift" | "scale" | "transport" | "colouring":
+            case how if how in MAPS:
                 [moments] = self.needs
                 reads = ["--model.streams=experiments.paper.moments.MatchedMoments"]
-                reads += [
-                    f"--model.streams.modality={own.world}",
-                    f"--model.streams.how={self.method}",
-                ]
+                reads += [f"--model.streams.modality={own.world}", f"--model.streams.how={how}"]
                 reads += [f"--model.streams.moments={study.runs / moments.name}"]
         if self.method not in {"joint", "along"}:  # there, tokens change with every step
             reads += ["--trainer.callbacks+=callbacks.KeepTokens"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from experiments.paper.study import MAPS, MODALITIES, AlignmentRun, TuningRun
+from experiments.paper.study import MODALITIES, AlignmentRun, TuningRun
 
 Seeds = Sequence[int]
 SINGLE: Final = [name for name, modality in MODALITIES.items() if not modality.parts]
@@ -265,7 +265,7 @@ def moments(seeds: Seeds) -> list[Row]:
         for modality in SINGLE
         for row in (
             plain(modality, seeds, "no alignment", "raw"),
-            *(plain(modality, seeds, _MAPS[how], how) for how in MAPS),
+            *(plain(modality, seeds, text, how) for how, text in _MAPS.items()),
             aligned(modality, seeds, "V-LynX"),
         )
     ]

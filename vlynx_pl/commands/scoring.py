@@ -112,7 +112,7 @@ def _print_differences(
 ) -> None:
     compared = differences(figures, others)
     if not compared:
-        console.print("There is no interval of the difference: all questions are on one clip.")
+        console.print("The difference has no interval, since all questions are about one clip.")
         return
     if protocol in compared:
         compared = {protocol: compared[protocol]} | compared

@@ -30,7 +30,7 @@ heads. Text before the question often takes much of it, whatever it says. The ma
 are divided by those of a neutral question on the same clip."""
 _LIFT_READING = """\
 *Lift* is the share of a stream's attention on a part of its frames, divided by the part's share of
-the frames: 1 is no preference. *Named* are the objects that the question is about. If *others* is
+the frames: 1 is no preference. *Named* means the objects that the question is about. If *others* is
 as high, attention finds objects, and not the one that was asked about. Questions that name all
 objects or none are left out."""
 
