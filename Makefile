@@ -30,7 +30,7 @@ help:  ## this list
 	@echo "  variables:  MODALITY=$(MODALITY) BACKBONE=$(BACKBONE) DATA=$(DATA) RUN=$(RUN) ARGS='--model.learning_rate=1e-3 ...'"
 	@echo "  of tasks:   TASK=$(TASK) ANNOTATIONS=<folder> ALIGNED=$(ALIGNED) TUNED=$(TUNED)"
 
-align: $(INSTALLED) $(WORLD)  ## align MODALITY=3d|audio|highfps|ego to the video interface; DATA=<folder> for your own
+align: $(INSTALLED) $(WORLD)  ## align MODALITY=3d|audio|highfps|ego|thermal|events|imu to the video interface; DATA=<folder> for your own
 	$(BIN)/vlynx align $(MODALITY) $(CHOICES) $(call option,run,$(RUN)) $(ARGS)
 
 tune: $(INSTALLED) $(WORLD)  ## teach the LLM a TASK with the aligned modality: scanqa|sqa3d|avsd|avqa|music_avqa|avut|llava_video|egoexo

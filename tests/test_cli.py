@@ -287,17 +287,12 @@ def test_check_requires_data_and_knows_its_options(vlynx, data):
 
 
 def test_a_users_class_is_found_in_the_current_folder(vlynx, tmp_path, monkeypatch):
-    for name in ("accelerometer.py", "accelerometer.yaml"):
-        given = (REPOSITORY / "experiments" / "own_modality" / name).read_text()
-        (tmp_path / name).write_text(given.replace("experiments.own_modality.accel", "accel"))
-    for i in range(2):
-        (tmp_path / f"{i}.csv").write_text("1,2,3\n" * 80)
+    (tmp_path / "mine.py").write_text("from datamodules.gallery import Thermal as Mine")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    code, printed = vlynx(
-        "check", "--config=accelerometer.yaml", "--data.root=.", "--data.reference_root=."
-    )
-    assert " val              1       1  1" in printed, (code, printed)
+    given = "--data=datamodules.ModalityDataModule", "--data.modalities=[{class_path: mine.Mine}]"
+    code, printed = vlynx("check", *given, "--data.root=none")
+    assert code == 1 and "Give the folder that holds *.tiff" in printed
 
 
 def test_a_file_name_that_is_not_utf8_is_printed_or_refused(vlynx, monkeypatch):

@@ -148,7 +148,10 @@ def test_a_benchmark_without_training_questions_is_tuned_on_another_task(assembl
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("align sound", "align/sound.yaml does not exist; give one of 3d, audio, ego, highfps"),
+        (
+            "align sound",
+            "align/sound.yaml does not exist; give one of 3d, audio, ego, events, highfps",
+        ),
         ("tune nextqa", "tune/nextqa.yaml does not exist; give one of avqa, avsd, avut, egoexo"),
         (
             "eval scanqa --backbone=gpt",

@@ -95,7 +95,7 @@ def test_its_configurations_are_accepted(page):
 
 def test_the_example_of_a_modality_is_the_real_one():
     [shown] = blocks("python", "docs/extending.md")
-    code = (REPOSITORY / "experiments" / "own_modality" / "accelerometer.py").read_text()
+    code = (REPOSITORY / "datamodules" / "gallery" / "imu.py").read_text()
     for line in shown.splitlines():
         bare = line.split("  #")[0].strip()
         assert bare in code or bare == "...", line

@@ -22,6 +22,9 @@ _OWN: Final[Mapping[str, str]] = {
     "audio": "datamodules.modalities.audio:Audio",
     "ego": "datamodules.modalities.ego:Ego",
     "highfps": "datamodules.modalities.high_frame_rate:HighFrameRate",
+    "events": "datamodules.gallery:Events",
+    "imu": "datamodules.gallery:Imu",
+    "thermal": "datamodules.gallery:Thermal",
 }
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from datamodules.samples import Split
 from experiments.toyworld import blinking_rooms, ego, rooms, sounding_rooms
+from experiments.toyworld.sensed_rooms import SENSED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,4 +38,5 @@ WORLDS: Final[Mapping[str, World]] = {
     "audio": sounding_rooms,
     "highfps": blinking_rooms,
     "ego": ego,
+    **SENSED,
 }

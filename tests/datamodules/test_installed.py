@@ -37,7 +37,7 @@ def install(tmp_path, monkeypatch):
 
 def test_our_modalities_are_always_installed():
     ours = {one.name for one in installed_modalities() if one.distribution == "vlynx"}
-    assert ours == {"3d", "audio", "ego", "highfps"}
+    assert ours == {"3d", "audio", "ego", "highfps", "events", "imu", "thermal"}
     for name in ours:
         assert modality_named(name).name == name
     assert modality_named("3d") == Depth()
@@ -67,7 +67,7 @@ def test_a_package_can_add_a_modality(install, tmp_path, monkeypatch, capsys):
         ("radar = radar_of_yours:Radar", "radar", r"of radar cannot be loaded .*radar_of_yours"),
         ("radar = pathlib:Path", "radar", "pathlib:Path of radar is not a Modality"),
         ("audio = radar_of_ours:Radar", "audio", "2 modalities are called 'audio'"),
-        ("radar = radar_of_ours:Radar", "rader", "no modalities are called 'rader'.*, highfps, r"),
+        ("radar = radar_of_ours:Radar", "rader", "no modalities are called 'rader'.*, radar, th"),
     ],
 )
 def test_a_name_that_cannot_be_loaded_is_refused(install, line, name, message):

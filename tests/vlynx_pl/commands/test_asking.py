@@ -311,7 +311,6 @@ def test_folders_that_are_not_a_tuned_run_are_refused(tuned, tmp_path, vlynx_ask
     assert code == 1 and "llm-qa does not exist" in shown and "was not tuned to its end" in shown
 
 
-def test_a_users_own_modality_names_the_missing_method(tuned, vlynx_ask):
-    own = [{"class_path": "experiments.own_modality.accelerometer.Accelerometer"}]
-    run = tuned("ModalityDataModule", "accelerometer", modalities=own)
-    assert "Accelerometer cannot read files that a user names" in vlynx_ask(run, "Why?")[2]
+def test_a_modality_without_ask_names_the_missing_method(tuned, vlynx_ask):
+    run = tuned("ModalityDataModule", "imu", modalities=["imu"])
+    assert "Imu cannot read files that a user names" in vlynx_ask(run, "Why?")[2]
