@@ -321,6 +321,17 @@ def modalities() -> None:
     print_installed()
 
 
+@app.command("new-modality")
+def new_modality(
+    name: Annotated[str, typer.Argument(help="such as radar")],
+    out: Annotated[Path | None, typer.Option(help="new folder, else vlynx-NAME")] = None,
+) -> None:
+    """Write a package that adds a modality: its code, toy data, a test and a card."""
+    from vlynx_pl.commands.new_modality import new_modality as write
+
+    write(name, out)
+
+
 def _check_environment() -> None:
     """Raise UserError for a launcher's variable that is not a number, as libraries parse them."""
     for name in _LAUNCHER_NUMBERS:
