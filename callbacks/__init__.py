@@ -10,6 +10,7 @@ from callbacks.reference_guidance import ReferenceGuidance
 from callbacks.run_checkpoint import RunCheckpoint
 from callbacks.throughput import Throughput
 from callbacks.training_faults import TrainingFaults
+from callbacks.usual_tokens import UsualTokens
 
 __all__ = [
     "AdapterCheckpoint",
@@ -22,4 +23,5 @@ __all__ = [
     "RunCheckpoint",
     "Throughput",
     "TrainingFaults",
+    "UsualTokens",
 ]

@@ -45,8 +45,8 @@ class KeepTokens(Callback):
             )
             if size > free:
                 raise UserError(
-                    f"{say}; give KeepTokens another folder, pool tokens (model.streams.pooled), "
-                    "or take it out of trainer.callbacks"
+                    f"{say}; give KeepTokens another folder, keep fewer tokens "
+                    "(model.streams.keep), or take it out of trainer.callbacks"
                 )
             rank_zero_info(say)
 

@@ -44,7 +44,7 @@ class Encodings:
 
     def keep(self, clip: EncodedClip) -> None:
         """Keep a clip if there is room."""
-        size = sum(each.nbytes for each in clip.encoded)
+        size = sum(each.nbytes for each in clip.encoded.values())
         if size <= self._free:
             self._free -= size
             about = {name: clip.episode[name] for name in ("name", "times", "questions")}

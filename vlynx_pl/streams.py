@@ -8,7 +8,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self
 
 import torch
 from peft import PeftModel
@@ -28,6 +28,8 @@ from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import PRECISION
 from vlynx_pl.saved_adapters import SavedAdapter
+from vlynx_pl.stream_reduction import USUAL, Reducer, TokenReduction, places_of
+from vlynx_pl.usual_tokens import load_usual, save_usual
 
 _BASE: Final = "base"  # instead of an adapter's folder
 
@@ -36,11 +38,12 @@ class EncodedClip(NamedTuple):
     """A clip with what :meth:`StreamTokens.encode` made of its streams."""
 
     episode: Mapping[str, Any]  # has ``name``, ``times`` and ``questions``
-    encoded: list[Tensor]
+    encoded: Mapping[str, Tensor]
 
     def on(self, device: torch.device) -> "EncodedClip":
         """Move it to a device."""
-        return EncodedClip(self.episode, [each.to(device) for each in self.encoded])
+        encoded = {name: each.to(device) for name, each in self.encoded.items()}
+        return EncodedClip(self.episode, encoded)
 
 
 class StreamTokens(nn.Module, ABC):
@@ -59,6 +62,8 @@ class StreamTokens(nn.Module, ABC):
         self.names, self.settings, self.learning_rate = tuple(names), settings, learning_rate
         self.made_with: dict[str, Mapping[str, Any]] = {}
         """Modality → ``made_with.json`` of its adapter, if one was loaded."""
+        self.training_place: tuple[object, ...] = ()
+        """Seed and epoch of the current batch, for what is drawn for each clip."""
         self._attached: tuple[VideoBackbone, ...] = ()  # in a tuple, so not a submodule
 
     @property
@@ -80,7 +85,7 @@ class StreamTokens(nn.Module, ABC):
         """The module that contains everything that is trained here."""
 
     @abstractmethod
-    def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
+    def encode(self, episode: Mapping[str, Any]) -> dict[str, Tensor]:
         """Encode the streams as far as a token store may keep the result.
 
         Args:
@@ -88,11 +93,12 @@ class StreamTokens(nn.Module, ABC):
                 U timestamps (s) of each, every one with T / U frames.
 
         Returns:
-            (U, N, C) for each of ``names``.
+            (U, N, C) for each of ``names``; or (n, C), and under :func:`places_of` the name (U, N)
+            bool, where the n tokens were.
         """
 
     @abstractmethod
-    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Stream]:
+    def tokens(self, encoded: Mapping[str, Tensor], episode: Mapping[str, Any]) -> list[Stream]:
         """Make the LLM's tokens (U, N, W) of what :meth:`encode` returned, or a store kept."""
 
     @property
@@ -115,20 +121,18 @@ class StreamTokens(nn.Module, ABC):
 
     def with_other(self, name: str, clip: EncodedClip, other: EncodedClip) -> list[Stream]:
         """Make the LLM's tokens of a clip, with one stream of another clip."""
-        own = zip(self.names, clip.encoded, other.encoded, strict=True)
+        kinds = name, places_of(name)
+        theirs = {each: other.encoded[each] for each in kinds if each in other.encoded}
         times = {**clip.episode["times"], name: other.episode["times"][name]}
-        return self.tokens(
-            [theirs if each == name else mine for each, mine, theirs in own],
-            {**clip.episode, "times": times},
-        )
+        return self.tokens({**clip.encoded, **theirs}, {**clip.episode, "times": times})
 
     @abstractmethod
     def outline(self, episode: Mapping[str, Any]) -> list[Stream]:
-        """What :meth:`tokens` makes of an episode with these ``times``, but (U, N, 0)."""
+        """The most that :meth:`tokens` makes of an episode with these ``times``, of width 0."""
 
     def visual_tokens(self, episode: Mapping[str, Any]) -> int:
         """Number of tokens that :meth:`tokens` makes of an episode, by its ``times``."""
-        return sum(stream.tokens.shape[:2].numel() for stream in self.outline(episode))
+        return sum(len(stream.rows) for stream in self.outline(episode))
 
     @abstractmethod
     def kept_bytes(self, episode: Mapping[str, Any]) -> int:
@@ -184,8 +188,9 @@ class StreamTokens(nn.Module, ABC):
         if tuned_on is not None and tuned_on != self.reads():
             raise AdapterError(
                 f"{llm_adapter.folder} was tuned on {tuned_on}, this run reads {self.reads()}; "
-                "give the model.streams of its tuning: the same modalities and pooled, or, if it "
-                "has a patch, PAVE with its side and sizes"
+                "give the model.streams of its tuning: the same modalities, keep, reduce, elastic "
+                "and positions, or, if it has a patch, PAVE with its side and sizes. Only an "
+                "adapter that was tuned with elastic answers with another keep"
             )
 
     def _cache_key(self, how: Mapping[str, Any]) -> str:
@@ -212,10 +217,19 @@ class AlignedStreams(StreamTokens):
         lora: settings of new vision adapters.
         learning_rate: peak for the vision adapters; null is that of the LLM's, which may be far too
             high for a vision encoder.
-        pooled: modalities whose tokens are averaged over each frame.
+        keep: stream → what the LLM reads of it, see :mod:`vlynx_pl.token_reduction`: a share of its
+            tokens, such as 0.25, or a number of tokens per frame, such as 1. Other streams stay
+            whole. A single number is for all streams together, with ``reduce: spread``.
+        reduce: stream → ``pool``, ``salient`` or ``random``; without an entry, ``pool`` for the
+            video and ``salient`` for a modality. Or ``spread``.
+        elastic: shares, such as ``[1.0, 0.5, 0.25]``, of which training draws one for each clip and
+            epoch. Answers are then given at any ``keep``.
+        positions: ``original``, so that a token that is kept stays where it was, or ``compact``,
+            which is for comparison.
 
     Raises:
-        UserError: a learning rate is given, but nothing is trained.
+        UserError: settings do not fit together, or a learning rate is given, but nothing is
+            trained.
     """
 
     def __init__(
@@ -224,7 +238,10 @@ class AlignedStreams(StreamTokens):
         train_vision: bool = False,
         lora: Lora = VISION_LORA,
         learning_rate: float | None = None,
-        pooled: Sequence[str] = (),
+        keep: int | float | Mapping[str, int | float] | None = None,
+        reduce: Literal["spread"] | Mapping[str, Reducer] | None = None,
+        elastic: Sequence[float] = (),
+        positions: Literal["original", "compact"] = "original",
     ) -> None:
         if learning_rate is not None and not (train_vision and modalities):
             raise UserError(
@@ -232,9 +249,17 @@ class AlignedStreams(StreamTokens):
                 "train_vision=true and modalities; give them, or leave it null"
             )
         self.modalities = dict(modalities or {})
-        names, settings = ("video", *self.modalities), {"modalities": self.modalities}
+        names = ("video", *self.modalities)
+        settings: dict[str, Any] = {"modalities": self.modalities}
+        if reduction := TokenReduction.of(names, keep, reduce, elastic, positions == "compact"):
+            settings |= {"keep": keep, "reduce": reduce, "positions": positions}
+            if train_vision:
+                raise UserError(
+                    f"model.streams.keep={keep} and train_vision=true exclude each other, as a "
+                    "choice of tokens has no gradient; leave one of them out"
+                )
         super().__init__(names, settings, learning_rate)
-        self.train_vision, self.lora, self.pooled = train_vision, lora, frozenset(pooled)
+        self.train_vision, self.lora, self.reduction = train_vision, lora, reduction
         self._adapters: dict[str, str | None] = {}  # stream → its vision adapter
 
     @override
@@ -251,6 +276,35 @@ class AlignedStreams(StreamTokens):
                 self._load(name, Path(self.modalities[name]))
             elif self.train_vision:
                 backbone.add_vision_adapter(name, self.lora)
+        self.reduction.check(backbone.tokens_per_frame)
+        if llm_adapter is not None and self.reduction.unfitted():
+            file = llm_adapter.folder.parent / USUAL
+            if file.is_file():
+                self.load_usual(file)
+
+    def load_usual(self, file: Path) -> None:
+        """Load the usual tokens that the reduction needs; raise AdapterError if they do not fit."""
+        shape = self.backbone.tokens_per_frame, self.backbone.token_size
+        self.reduction.usual.update(load_usual(file, self._usual_made_with(), shape))
+
+    def save_usual(self, file: Path) -> None:
+        """Write the usual tokens of the reduction."""
+        save_usual(file, self.reduction.usual, self._usual_made_with())
+
+    def _usual_made_with(self) -> dict[str, dict[str, str | None]]:
+        fingerprint = self.backbone.fingerprint
+        return {
+            name: {"backbone": fingerprint, "adapter": self._adapter_hashes()[name]}
+            for name in self.reduction.by_salience()
+        }
+
+    def _adapter_hashes(self) -> dict[str, str | None]:
+        """The streams, each with the hash of the adapter that reads it."""
+        adapters = {"video": None, **self._adapters}
+        return {
+            name: adapter and adapter_hash(self.backbone.vision_adapters, adapter)
+            for name, adapter in adapters.items()
+        }
 
     def _load(self, name: str, folder: Path) -> None:
         saved = self.backbone.saved_adapter(folder)
@@ -272,35 +326,66 @@ class AlignedStreams(StreamTokens):
         return self.backbone.vision_tower
 
     @override
-    def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
-        encoded = []
+    def encode(self, episode: Mapping[str, Any]) -> dict[str, Tensor]:
+        whole = self.encode_whole(episode)
+        if self.reduction.elastic:  # the size is drawn anew in every epoch
+            return whole
+        return self.reduction.reduced(whole, episode.get("name", ""))
+
+    def encode_whole(self, episode: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Encode all tokens (U, N, W) of the streams."""
+        encoded = {}
         for name, adapter in {"video": None, **self._adapters}.items():
             with torch.set_grad_enabled(self.train_vision and torch.is_grad_enabled()):
                 tokens = self.backbone.encode(episode["streams"][name][None], adapter)[0]
                 if len(tokens) > (timestamps := len(episode["times"][name])):
                     tokens = tokens.reshape(timestamps, -1, *tokens.shape[1:]).mean(1)
-                if name in self.pooled:
-                    tokens = tokens.mean(1, keepdim=True)
-            encoded.append(tokens)
+            encoded[name] = tokens
         return encoded
 
     @override
-    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Stream]:
-        times = episode["times"]
-        return [Stream(each, times[name]) for name, each in zip(self.names, encoded, strict=True)]
+    def tokens(self, encoded: Mapping[str, Tensor], episode: Mapping[str, Any]) -> list[Stream]:
+        times, name = episode["times"], episode.get("name", "")
+        if self.reduction.elastic:
+            encoded = self.reduction.reduced(encoded, name, self._drawn(episode))
+        compact = self.reduction.compact
+        return [
+            Stream(encoded[each], times[each], encoded.get(places_of(each)), compact)
+            for each in self.names
+        ]
+
+    def _drawn(self, episode: Mapping[str, Any]) -> float | None:
+        """The size of a clip in this epoch of an elastic training, or None in evaluation."""
+        if not (self.training and self.reduction.elastic):
+            return None
+        return self.reduction.drawn(*self.training_place, episode.get("name", ""))
 
     @override
     def outline(self, episode: Mapping[str, Any]) -> list[Stream]:
-        streams = []
-        for name in self.names:
-            each = 1 if name in self.pooled else self.backbone.tokens_per_frame
-            times = episode["times"][name]
-            streams.append(Stream(torch.empty(len(times), each, 0), times))
-        return streams
+        largest = max(self.reduction.elastic, default=None) if self.training else None
+        return self._outline(episode, largest)
+
+    @override
+    def visual_tokens(self, episode: Mapping[str, Any]) -> int:
+        return sum(len(each.rows) for each in self._outline(episode, self._drawn(episode)))
+
+    def _outline(self, episode: Mapping[str, Any], size: float | None) -> list[Stream]:
+        times, per_frame = episode["times"], self.backbone.tokens_per_frame
+        grids = {name: (len(times[name]), per_frame) for name in self.names}
+        kept = self.reduction.outline(grids, size)
+        return [
+            Stream(torch.empty(int(kept[name].sum()), 0), times[name], kept[name])
+            if name in kept
+            else Stream(torch.empty(*grid, 0), times[name])
+            for name, grid in grids.items()
+        ]
 
     @override
     def kept_bytes(self, episode: Mapping[str, Any]) -> int:
-        return self.visual_tokens(episode) * self.backbone.token_size * PRECISION.itemsize
+        streams = self._outline(episode, 1.0 if self.reduction.elastic else None)
+        places = sum(0 if stream.kept is None else stream.kept.nbytes for stream in streams)
+        tokens = sum(len(stream.rows) for stream in streams)
+        return tokens * self.backbone.token_size * PRECISION.itemsize + places
 
     @override
     def token_cache_keys(self) -> dict[str, str]:
@@ -309,23 +394,30 @@ class AlignedStreams(StreamTokens):
                 "train_vision changes the tokens at every step, so they cannot be kept; remove "
                 "callbacks.KeepTokens from trainer.callbacks"
             )
-        reads = {"video": {}, **self.reads()}
-        return {name: self._cache_key(how) for name, how in reads.items()}
+        how = {"video": {}, **(self._reads_whole() if self.reduction.elastic else self.reads())}
+        return {name: self._cache_key(each) for name, each in how.items()}
 
     @override
     def reads(self) -> dict[str, dict[str, Any]]:
-        return {
-            name: {
-                "adapter": adapter and adapter_hash(self.backbone.vision_adapters, adapter),
-                "pooled": name in self.pooled,
-            }
-            for name, adapter in self._adapters.items()
-        }
+        how = self._reads_whole()
+        for name, reduction in self.reduction.settings(self._adapter_hashes()).items():
+            how[name] = {**how.get(name, {}), **reduction}
+        return how
+
+    def _reads_whole(self) -> dict[str, dict[str, Any]]:
+        # Adapters and token stores that older versions wrote say "pooled".
+        hashes = self._adapter_hashes()
+        return {name: {"adapter": hashes[name], "pooled": False} for name in self.modalities}
 
     @override
     def resume_invariants(self) -> dict[str, Any]:
         # Trained vision adapters change at every step.
         return {} if self.train_vision else super().resume_invariants()
+
+    @override
+    def save(self, folder: Path, made_with: Mapping[str, Any]) -> None:
+        if self.reduction.usual:
+            self.save_usual(folder / USUAL)
 
     @override
     def trained_adapters(self) -> dict[str, tuple[PeftModel, str]]:

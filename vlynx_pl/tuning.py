@@ -170,11 +170,11 @@ class InstructionTuning(AdapterTraining):
     def batch_memory_hint(self, batch: Sequence[Mapping[str, Any]]) -> str:
         questions = [len(episode["questions"]) for episode in batch]
         modalities = self.streams.settings.get("modalities")
-        pool = "pool tokens (model.streams.pooled), " if modalities else ""
+        fewer = "keep fewer tokens (model.streams.keep), " if modalities else ""
         return (
             f"{len(batch)} clips with {questions} questions, in sequences of up to "
             f"model.question_budget={self.question_budget} tokens beside the clip's own; lower it "
-            f"or data.batch_size or data.frames, {pool}or compute activations again instead of "
+            f"or data.batch_size or data.frames, {fewer}or compute activations again instead of "
             "keeping them with model.checkpointing=true"
         )
 
@@ -205,21 +205,24 @@ class InstructionTuning(AdapterTraining):
         """
         return self.streams.tokens(self._encoded(episode), episode)
 
-    def _encoded(self, episode: Mapping[str, Any]) -> list[Tensor]:
-        names = self.streams.names
+    def _encoded(self, episode: Mapping[str, Any]) -> Mapping[str, Tensor]:
         if kept := episode.get("tokens"):
-            return [kept[name] for name in names]
+            encoded: Mapping[str, Tensor] = kept
+            return encoded
         self.streams.check(episode)
         encoded = self.streams.encode(episode)
         if self.token_store is None:
             return encoded
         # Rounded at once, so that the first epoch trains on the same tokens as later ones.
-        streams = {
-            name: (each.to(PRECISION), episode["times"][name])
-            for name, each in zip(names, encoded, strict=True)
+        rounded = {
+            name: each.to(PRECISION) if each.is_floating_point() else each
+            for name, each in encoded.items()
         }
-        self.token_store.save(episode["key"], streams)
-        return [kept for kept, _ in streams.values()]
+        times = episode["times"]
+        self.token_store.save(
+            episode["key"], {name: (each, times.get(name, ())) for name, each in rounded.items()}
+        )
+        return rounded
 
     def losses(self, episode: Mapping[str, Any]) -> Tensor:
         """Compute the loss (K,) of each question of an episode, its history's answers included."""
@@ -309,6 +312,11 @@ class InstructionTuning(AdapterTraining):
             choose(self.backbone, tokens, questions, self.choices, llm_adapter=adapter)
             for tokens in read
         ]
+
+    @override
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.streams.training_place = (self._seed, self.current_epoch)
+        super().on_train_batch_start(batch, batch_idx)
 
     @override
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:

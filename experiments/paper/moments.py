@@ -90,6 +90,7 @@ class MatchedMoments(AlignedStreams):
 
     def __init__(self, modality: str, moments: str, how: Map) -> None:
         super().__init__({modality: "base"})
+        self._modality = modality
         measured = load_file(Path(moments) / "moments.safetensors")
         raw, video = (
             Moments(measured[f"{of}.mean"], measured[f"{of}.covariance"]) for of in ("raw", "video")
@@ -98,10 +99,12 @@ class MatchedMoments(AlignedStreams):
         self._how = {"map": how, "moments": tensors_hash(measured)}
 
     @override
-    def encode(self, episode: Any) -> list[Tensor]:
-        video, tokens = super().encode(episode)
+    def encode(self, episode: Any) -> dict[str, Tensor]:
+        encoded = super().encode(episode)
+        tokens = encoded[self._modality]
         matrix, offset = self._matrix.to(tokens.device), self._offset.to(tokens.device)
-        return [video, linear(tokens.float(), matrix, offset).to(tokens.dtype)]
+        mapped = linear(tokens.float(), matrix, offset).to(tokens.dtype)
+        return {**encoded, self._modality: mapped}
 
     @override
     def reads(self) -> dict[str, dict[str, Any]]:

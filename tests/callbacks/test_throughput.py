@@ -128,7 +128,9 @@ def test_the_share_of_a_peak_counts_the_operations_of_a_batch(
 @pytest.mark.parametrize(
     "streams",
     [
-        AlignedStreams({"3d": "base", "audio": "base"}, pooled=["audio"]),
+        AlignedStreams(
+            {"3d": "base", "audio": "base"}, keep={"audio": 1}, reduce={"audio": "pool"}
+        ),
         PatchedVideo("3d", hidden=8, heads=2),
     ],
 )
@@ -136,7 +138,7 @@ def test_visual_tokens_are_those_that_the_llm_reads(streams, backbone, videos):
     module = tuning(streams, backbone)
     asked = episode(videos, "3d", "audio")
     asked["streams"]["3d"] = videos.flatten(0, 1)  # two frames for each timestamp
-    read = sum(stream.tokens.shape[:2].numel() for stream in module.encode(asked))
+    read = sum(len(stream.rows) for stream in module.encode(asked))
     assert module.batch_size([asked, asked]) == (2, 2 * read)
 
 

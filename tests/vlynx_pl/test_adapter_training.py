@@ -54,7 +54,11 @@ def test_an_empty_part_of_a_batch_is_not_stopped(backbone, videos):
     "settings",
     [
         {},
-        {"streams": AlignedStreams({"3d": "base", "audio": "base"}, pooled=["audio"])},
+        {
+            "streams": AlignedStreams(
+                {"3d": "base", "audio": "base"}, keep={"audio": 1}, reduce={"audio": "pool"}
+            )
+        },
         {"streams": AlignedStreams({"3d": "base", "audio": "base"}, train_vision=True)},
         {"streams": PatchedVideo("3d", hidden=8, heads=2)},
         {"streams": PatchedVideo("3d", hidden=8, heads=2, tied=False), "checkpointing": True},

@@ -16,7 +16,7 @@ NAMES = ("video", "3d", "audio")
 def clip(name, level, frames=2):
     """A clip whose tokens are all ``level``, plus 0.1 for each stream."""
     times = {each: tuple(range(frames)) for each in NAMES}
-    tokens = [torch.full((frames, 3, 4), level + i / 10) for i in range(len(NAMES))]
+    tokens = {each: torch.full((frames, 3, 4), level + i / 10) for i, each in enumerate(NAMES)}
     return EncodedClip({"name": name, "times": times, "questions": ()}, tokens)
 
 
@@ -47,7 +47,7 @@ def test_each_stream_is_left_out_and_replaced_alone():
         "another clip's video": [(5.0, 3), depth, audio],
     }
     [alone] = muted(STREAMS, BASELINE, mine, None)
-    assert torch.equal(alone.tokens, mine.encoded[0])
+    assert torch.equal(alone.tokens, mine.encoded["video"])
 
 
 def test_one_clip_has_no_other_and_the_video_alone_is_not_muted():
@@ -68,9 +68,9 @@ def test_pave_has_no_tokens_without_a_video(tmp_path, computed):
 
 def test_only_as_many_clips_are_kept_as_fit():
     one, two, three = clip("a", 1.0), clip("b", 2.0, frames=3), clip("c", 3.0)
-    size = sum(each.nbytes for each in one.encoded)
+    size = sum(each.nbytes for each in one.encoded.values())
     kept = Encodings(most=2 * size)
     for each in (one, two, three):
         kept.keep(each)
     assert kept.of("b") is None and kept.of("c").episode["name"] == "c"
-    assert torch.equal(kept.of("a").encoded[1], one.encoded[1])
+    assert torch.equal(kept.of("a").encoded["3d"], one.encoded["3d"])

@@ -35,7 +35,9 @@ def test_the_llm_sees_video_then_modalities_each_by_its_own_adapter(
     backbone, aligned, fresh, videos
 ):
     module = tuning(AlignedStreams({"3d": aligned, "audio": "base"}), fresh)
-    (video, _), (depth, _), (audio, _) = module.encode(episode(videos, "audio", "3d"))
+    video, depth, audio = (
+        stream.tokens for stream in module.encode(episode(videos, "audio", "3d"))
+    )
     with torch.no_grad():
         assert torch.equal(video, backbone.encode(videos[:1])[0])
         assert_close(depth, backbone.eval().encode(255 - videos[:1], "3d")[0])
@@ -57,17 +59,19 @@ def test_only_the_llm_adapter_is_trained_and_vision_reads_without_dropout(fresh,
 
 
 def test_tokens_are_averaged_over_a_timestamp_and_over_a_pooled_frame(fresh, videos):
-    streams = AlignedStreams({"3d": "base", "audio": "base"}, pooled=["audio"])
+    pooled = {"keep": {"audio": 1}, "reduce": {"audio": "pool"}}
+    streams = AlignedStreams({"3d": "base", "audio": "base"}, **pooled)
     module = tuning(streams, fresh)
     asked = episode(videos, "3d", "audio")
     asked["streams"]["3d"] = videos.flatten(0, 1)  # two frames for each timestamp
-    (video, _), (depth, _), (audio, _) = module.encode(asked)
+    video, depth, audio = (stream.tokens for stream in module.encode(asked))
     frames = fresh.encode(videos.flatten(0, 1)[None])[0]
     assert_close(depth, (frames[::2] + frames[1::2]) / 2)
-    assert_close(audio, fresh.encode(asked["streams"]["audio"][None])[0].mean(1, keepdim=True))
+    assert_close(audio, fresh.encode(asked["streams"]["audio"][None])[0].mean(1))
     assert [len(tokens) for tokens in (video, depth, audio)] == [3, 3, 3]
     kept = sum(tokens.bfloat16().nbytes for tokens in (video, depth, audio))
-    assert module.streams.kept_bytes(asked) == kept
+    places = 3 * fresh.tokens_per_frame
+    assert module.streams.kept_bytes(asked) == kept + places
 
 
 @pytest.mark.parametrize("named", [{}, {"3d": "base"}])
@@ -187,14 +191,14 @@ def test_tokens_of_another_model_are_not_found(fresh, aligned, videos, tmp_path,
     module.encode(episode(videos, "3d"))
     assert module.token_store.holds("clip")
     other = load_miniature()
-    pooled = ["3d"] if change == "pooled" else []
+    pooled = {"keep": {"3d": 1}, "reduce": {"3d": "pool"}} if change == "pooled" else {}
     if change == "backbone":
         with torch.no_grad():
             other.newline.add_(1)
         rewrite(Path(aligned) / "made_with.json", fingerprint=other.fingerprint)
     if change == "scale":
         rewrite(Path(aligned) / "adapter_config.json", lora_alpha=16)
-    module = tuning(AlignedStreams({"3d": aligned}, pooled=pooled), other)
+    module = tuning(AlignedStreams({"3d": aligned}, **pooled), other)
     if change == "adapter":
         next(iter(adapter_parameters(other.vision_adapters, "3d").values())).data[0, 0] += 0.1
     assert store(module).holds("clip") == (change == "none")

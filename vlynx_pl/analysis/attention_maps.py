@@ -36,7 +36,7 @@ REGIONS: Final = ("named", "others", "background")
 class QuestionAttention(NamedTuple):
     """Attention of a question in L layers, averaged over heads and over the chosen rows."""
 
-    maps: list[Tensor]  # of each stream, (L, T, N) float32: shares of all attention
+    maps: list[Tensor]  # of each stream, (L, T, N) float32: shares of all attention, 0 if dropped
     shares: Tensor  # (L, streams + 2) float32: each stream, then TEXTS; rows sum to 1
 
 
@@ -234,9 +234,13 @@ class _Heard:
 def _divided(mean: Tensor, visual: Tensor, streams: Sequence[Stream]) -> QuestionAttention:
     """Divide rows (L, P + Q) into the maps of the streams, and the rest."""
     prefix, question = mean.tensor_split([len(visual)], 1)
-    sizes = [stream.tokens.shape[:2] for stream in streams]
-    parts = torch.split(prefix[:, visual], [size.numel() for size in sizes], 1)
+    parts = torch.split(prefix[:, visual], [len(stream.rows) for stream in streams], 1)
     columns = [*parts, prefix[:, ~visual], question]
     shares = torch.stack([column.sum(1) for column in columns], 1)
-    maps = [part.view(len(mean), *size) for part, size in zip(parts, sizes, strict=True)]
+    maps = []
+    for part, stream in zip(parts, streams, strict=True):
+        whole = torch.ones(stream.grid, dtype=torch.bool) if stream.kept is None else stream.kept
+        found = part.new_zeros(len(mean), *stream.grid)
+        found[:, whole.cpu()] = part
+        maps.append(found)
     return QuestionAttention(maps, shares)

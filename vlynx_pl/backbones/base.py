@@ -220,7 +220,7 @@ class VideoBackbone(nn.Module, ABC):
 
     def _positions(self, start: int, block: Block) -> tuple[Tensor, int]:
         """Positions (A, F·N) of a block that begins at ``start``, and where text goes on."""
-        count = block.tokens.shape[:2].numel()
+        count = block.stream.grid.numel()
         return _running(start, count, 1), start + count
 
     def _deep_inputs(self, prompt: Prompt, padding: int) -> dict[str, Any]:
@@ -370,7 +370,7 @@ class VideoBackbone(nn.Module, ABC):
         return sum(
             count(piece)
             if isinstance(piece, str)
-            else (piece.tokens if isinstance(piece, Block) else piece).shape[:-1].numel()
+            else len(piece.stream.rows if isinstance(piece, Block) else piece)
             for piece in self._pieces(streams)
         )
 
@@ -392,13 +392,18 @@ class VideoBackbone(nn.Module, ABC):
         if isinstance(piece, Tensor):
             end = start + len(piece)
             return self._without_frames(piece, _running(start, len(piece), self.axes), end)
-        tokens, size = piece.tokens, self.hidden_size
-        if tokens.ndim != 3 or tokens.shape[-1] != self.token_size:
+        stream, size = piece.stream, self.hidden_size
+        wanted = 3 if stream.kept is None else 2
+        if stream.tokens.ndim != wanted or stream.tokens.shape[-1] != self.token_size:
             raise ValueError(
-                f"a stream must be (T, N, {self.token_size}), got {tuple(tokens.shape)}"
+                f"a stream must be (T, N, {self.token_size}), got {tuple(stream.tokens.shape)}"
             )
-        rows = tokens.flatten(0, 1).to(self.dtype)
+        rows = stream.rows.to(self.dtype)
         positions, end = self._positions(start, piece)
+        if stream.kept is not None:
+            positions = positions[:, stream.kept.flatten().cpu()]
+            if stream.compact:
+                positions, end = _running(start, len(rows), self.axes), start + len(rows)
         visual = torch.ones(len(rows), dtype=torch.bool)
         deep = rows[:, size:].unflatten(-1, (self.deep_layers, size)).transpose(0, 1)
         return Prompt(rows[:, :size], positions, visual, deep, end)
@@ -429,6 +434,9 @@ class VideoBackbone(nn.Module, ABC):
         """
         length = len(prompt.embeddings)
         padding = 0 if mask is None else mask.shape[-2] - length
+        if mask is None and cache is None and self.axes == 1 and prompt.next != length:
+            # transformers would take gaps between positions for borders of packed sequences.
+            mask = torch.ones(1, length, dtype=torch.bool, device=self.device)
         positions = pad(prompt.positions, (0, padding)).to(self.device)
         with use_adapter(self.language_model, adapter):
             hidden: Tensor = self.language_model(

@@ -95,9 +95,9 @@ class InternVLBackbone(VideoBackbone):
 
     def _layout(self, stream: Stream, index: int) -> Iterator[str | Block]:
         before = "\n" if index else ""
-        for number, frame in enumerate(stream.tokens, 1):
+        for number, frame in enumerate(stream.frames(), 1):
             yield f"{before}Frame{number}: <img>"
-            yield Block(frame[None], [0])
+            yield Block(frame, (0,))
             yield "</img>"
             before = "\n"
 

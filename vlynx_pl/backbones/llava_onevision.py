@@ -72,7 +72,7 @@ class LlavaOnevisionBackbone(VideoBackbone):
         return features.reshape(*tokens.shape[:-1], self.feature_size), tokens
 
     def _layout(self, stream: Stream, index: int) -> Iterator[Block | Tensor]:
-        yield Block(stream.tokens, range(len(stream.tokens)))
+        yield Block(stream, range(stream.grid[0]))
         yield self.newline[None]
 
     def _visual_tensors(self) -> dict[str, Tensor]:

@@ -36,16 +36,38 @@ system turn, would replace the tokenizer's.
 
 
 class Stream(NamedTuple):
-    """A visual stream as the LLM reads it."""
+    """A visual stream as the LLM reads it, all of its tokens or some."""
 
-    tokens: Tensor  # (T, N, W)
+    tokens: Tensor  # (T, N, W), or (n, W) if only some are kept
     times: Sequence[float] = ()  # of the T frames in s; empty if they are unknown
+    kept: Tensor | None = None  # (T, N) bool, where the n tokens were; None is all
+    compact: bool = False  # kept tokens are counted like text, instead of keeping their positions
+
+    @property
+    def grid(self) -> torch.Size:
+        """(T, N), frames and tokens per frame, kept or not."""
+        return self.tokens.shape[:2] if self.kept is None else self.kept.shape
+
+    @property
+    def rows(self) -> Tensor:
+        """(n, W), the tokens in order."""
+        return self.tokens.flatten(0, 1) if self.kept is None else self.tokens
+
+    def frames(self) -> list[Self]:
+        """Return each frame as a stream, without its time."""
+        if self.kept is None:
+            return [self._replace(tokens=frame[None], times=()) for frame in self.tokens]
+        parts = self.tokens.split(self.kept.sum(1).tolist())
+        return [
+            self._replace(tokens=part, times=(), kept=kept)
+            for part, kept in zip(parts, self.kept.split(1), strict=True)
+        ]
 
 
 class Block(NamedTuple):
     """Frames without text between them."""
 
-    tokens: Tensor  # (F, N, W)
+    stream: Stream  # of F frames
     offsets: Sequence[int]  # of the F frames on the LLM's axis of time
 
 

@@ -119,8 +119,7 @@ class QwenVLBackbone(VideoBackbone):
         return units[:, :, self._unit_order().argsort().to(units.device)], tokens
 
     def _positions(self, start: int, block: Block) -> tuple[Tensor, int]:
-        pooled = block.tokens.shape[1] == 1
-        positions = grid_positions(start, block.offsets, *((1, 1) if pooled else self.token_grid))
+        positions = grid_positions(start, block.offsets, *self.token_grid)
         # transformers goes on after the greatest height and width, even if time reaches further.
         return positions, int(positions.max()) + 1
 
@@ -169,7 +168,7 @@ class Qwen25VLBackbone(QwenVLBackbone):
         # A step must not be lost to rounding, as in 2.3 − 1.3 < 1.
         steps = [floor((time - times[0] + 1e-4) * self._vision.tokens_per_second) for time in times]
         yield "<|vision_start|>"
-        yield Block(stream.tokens, steps or range(len(stream.tokens)))
+        yield Block(stream, steps or range(stream.grid[0]))
         yield "<|vision_end|>"
 
 
@@ -205,10 +204,11 @@ class Qwen3VLBackbone(QwenVLBackbone):
         return len(self._vision.deepstack_visual_indexes)
 
     def _layout(self, stream: Stream, index: int) -> Iterator[str | Block]:
-        stamps = [f"<{time:.1f} seconds>" for time in stream.times] or [""] * len(stream.tokens)
-        for stamp, frame in zip(stamps, stream.tokens, strict=True):
+        frames = stream.frames()
+        stamps = [f"<{time:.1f} seconds>" for time in stream.times] or [""] * len(frames)
+        for stamp, frame in zip(stamps, frames, strict=True):
             yield f"{stamp}<|vision_start|>"
-            yield Block(frame[None], (0,))
+            yield Block(frame, (0,))
             yield "<|vision_end|>"
 
     def _deep_inputs(self, prompt: Prompt, padding: int) -> dict[str, Any]:

@@ -72,7 +72,8 @@ class SmolVLMBackbone(VideoBackbone):
         return features.unflatten(0, pixels.shape[:2]), tokens.unflatten(0, pixels.shape[:2])
 
     def _layout(self, stream: Stream, index: int) -> Iterator[str | Block]:
-        stamps = [""] * len(stream.tokens)
+        frames = stream.frames()
+        stamps = [""] * len(frames)
         if stream.times:
             seconds = [int(time) for time in stream.times]
             stamps = [f"\nFrame from {time // 60:02}:{time % 60:02}:" for time in seconds]
@@ -81,9 +82,9 @@ class SmolVLMBackbone(VideoBackbone):
             yield "\n\n" if index else " "
             yield f"You are provided the following series of {count} frames "
             yield f"from a {length} [H:MM:SS] video.\n"
-        for stamp, frame in zip(stamps, stream.tokens, strict=True):
+        for stamp, frame in zip(stamps, frames, strict=True):
             yield f"{stamp}<fake_token_around_image><global-img>"
-            yield Block(frame[None], (0,))
+            yield Block(frame, (0,))
             yield "<fake_token_around_image>"
 
     def _visual_tensors(self) -> dict[str, Tensor]:

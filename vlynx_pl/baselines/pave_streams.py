@@ -127,19 +127,19 @@ class PatchedVideo(StreamTokens):
 
     @override
     @torch.no_grad()
-    def encode(self, episode: Mapping[str, Any]) -> list[Tensor]:
+    def encode(self, episode: Mapping[str, Any]) -> dict[str, Tensor]:
         """The video's tokens with their features (T, N, W + Q), and the side's (T, N, Q)."""
         read = [self.backbone.features(episode["streams"][name][None]) for name in self.names]
         (features, tokens), *side = read
-        return [torch.cat([tokens, features], -1)[0], *(only[0] for only, _ in side)]
+        encoded = [torch.cat([tokens, features], -1)[0], *(only[0] for only, _ in side)]
+        return dict(zip(self.names, encoded, strict=True))
 
     @override
-    def tokens(self, encoded: list[Tensor], episode: Mapping[str, Any]) -> list[Stream]:
+    def tokens(self, encoded: Mapping[str, Tensor], episode: Mapping[str, Any]) -> list[Stream]:
         """The patched video only. The patch has D channels; deep features stay as they are."""
-        video, *read = encoded
         backbone = self.backbone
-        tokens, queries = video.tensor_split([backbone.token_size], -1)
-        side = read[0] if self.side_features is None else self._features(episode)
+        tokens, queries = encoded["video"].tensor_split([backbone.token_size], -1)
+        side = encoded[self.side] if self.side_features is None else self._features(episode)
         patch = self.patch(queries.float(), side.float())
         # In the backbone's precision, as small patches are lost in that of kept tokens.
         patch = pad(patch.to(backbone.dtype), (0, backbone.token_size - backbone.hidden_size))
@@ -170,7 +170,7 @@ class PatchedVideo(StreamTokens):
 
     @override
     def video_alone(self, clip: EncodedClip) -> list[Stream]:
-        tokens = clip.encoded[0][..., : self.backbone.token_size]
+        tokens = clip.encoded["video"][..., : self.backbone.token_size]
         return [Stream(tokens.to(self.backbone.dtype), clip.episode["times"]["video"])]
 
     @override

@@ -95,8 +95,7 @@ def ask(run: Path, question: str, options: Mapping[str, Path | None]) -> str:
         episode = read(options)
         module.streams.check(episode)
         with torch.inference_mode():
-            encoded = module.streams.encode(episode)
-        tokens = dict(zip(module.streams.names, encoded, strict=True))
+            tokens = module.streams.encode(episode)
         console.print(_table(module, episode, tokens))
         status.update("Answering")
         asked = Question("asked", question, ())
@@ -243,13 +242,17 @@ def _table(
 ) -> Table:
     table = Table("stream", "frames", "seconds", "tokens", Column("read by", overflow="fold"))
     adapters = module.streams.settings.get("modalities", {})
-    for name, stream in tokens.items():
+    counts = {name: tokens[name].shape[:-1].numel() for name in module.streams.names}
+    # An elastic run's tokens are reduced later.
+    read = zip(counts, module.streams.outline(episode), strict=False)
+    counts |= {name: len(stream.rows) for name, stream in read}
+    for name, count in counts.items():
         times = episode["times"][name]
         table.add_row(
             name,
             str(len(episode["streams"][name])),
             f"{times[0]:.2f} to {times[-1]:.2f}",
-            str(stream.shape[:-1].numel()),
+            str(count),
             escape(adapters.get(name, "base")),
         )
     return table

@@ -31,6 +31,7 @@ from callbacks import (
     RunCheckpoint,
     Throughput,
     TrainingFaults,
+    UsualTokens,
 )
 from vlynx_pl.alignment import InterfaceAlignment
 from vlynx_pl.backbones import VideoBackbone
@@ -155,7 +156,10 @@ class VlynxCLI(LightningCLI):
                 "--trainer.accumulate_grad_batches=0 makes no step; leave them out"
             )
         own = settings.callbacks if isinstance(settings.callbacks, list) else [settings.callbacks]
-        kwargs["callbacks"] = _with_results(self.model, [one for one in own if one is not None])
+        kwargs["callbacks"] = [
+            UsualTokens(),
+            *_with_results(self.model, [one for one in own if one is not None]),
+        ]
         if settings.logger is None:
             kwargs["logger"] = [
                 MetricsLog(run),

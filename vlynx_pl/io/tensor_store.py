@@ -94,9 +94,13 @@ class TokenStore:
         return {name: entry[name] for entry in entries for name in entry} if all(entries) else {}
 
     def save(self, clip: str, streams: Mapping[str, tuple[Tensor, Sequence[float]]]) -> None:
-        """Save the streams of a clip: tokens (T, N, D) and timestamps in s."""
-        for name, stream in streams.items():
-            self._store.save(self._made_of(name, clip), {name: stream})
+        """Save the streams of a clip: tokens (T, N, D) and timestamps in s.
+
+        What is named like a stream and one more word is saved with it.
+        """
+        for key in self.keys.keys() & streams.keys():
+            entry = {name: each for name, each in streams.items() if name.split(" ")[0] == key}
+            self._store.save(self._made_of(key, clip), entry)
 
     def _made_of(self, stream: str, clip: str) -> str:
         return json.dumps([self.keys[stream], stream, clip])

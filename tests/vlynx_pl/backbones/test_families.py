@@ -198,20 +198,23 @@ def test_what_is_read_in_parts_equals_what_is_read_at_once(backbone, videos):
 
 
 @torch.no_grad()
-def test_tokens_can_be_merged_and_pooled(backbone, videos):
+def test_tokens_can_be_merged_and_pooled(backbone, load, case, videos):
     frames = {"video": videos[0], "3d": torch.cat([videos[1], 255 - videos[1]])}
     asked = {"streams": frames, "times": dict.fromkeys(frames, TIMES)}
-    module = tuning(AlignedStreams({"3d": "base"}, pooled=["3d"]), backbone)
+    pooled = {"keep": {"3d": 1}, "reduce": {"3d": "pool"}}
+    module = tuning(AlignedStreams({"3d": "base"}, **pooled), backbone)
     streams = module.encode(asked)
     pairs = backbone.encode(frames["3d"][None])[0].unflatten(0, (3, 2))
-    assert_close(streams[1].tokens, pairs.mean(1).mean(1, keepdim=True))
+    assert_close(streams[1].tokens, pairs.mean(1).mean(1))
     prompt = backbone.prompt(streams)
     outlined = backbone.prompt_length(module.streams.outline(asked))
     visual = 3 * (backbone.tokens_per_frame + 1)
     assert int(prompt.visual.sum()) == module.streams.visual_tokens(asked) == visual
     assert len(prompt.embeddings) == outlined == prompt.positions.shape[1]
-    assert prompt.next == int(prompt.positions.max()) + 1
-    assert module.streams.kept_bytes(asked) == 2 * visual * backbone.token_size
+    whole = tuning(AlignedStreams({"3d": "base"}), load(*case))
+    assert prompt.next == backbone.prompt(whole.encode(asked)).next
+    places = 3 * backbone.tokens_per_frame
+    assert module.streams.kept_bytes(asked) == 2 * visual * backbone.token_size + places
 
 
 @torch.no_grad()
@@ -278,3 +281,50 @@ def test_layers_without_full_attention_are_refused(backbone):
     model.config.text_config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(BackboneError, match=r"layers with .*linear_attention.* see each other"):
         type(backbone)("it", model, backbone.processor, backbone.side)
+
+
+@torch.no_grad()
+def test_dropped_tokens_are_as_if_nobody_could_see_them(backbone, videos):
+    streams = streams_of(backbone, videos)
+    generator = torch.Generator().manual_seed(1)
+    masks = [torch.rand(stream.grid, generator=generator) < 0.4 for stream in streams]
+    masks[0][1] = False  # a frame without tokens
+    reduced = [Stream(s.tokens[m], s.times, m) for s, m in zip(streams, masks, strict=True)]
+    whole, fewer = backbone.prompt(streams), backbone.prompt(reduced)
+    kept = torch.ones(len(whole.embeddings), dtype=torch.bool)
+    kept[whole.visual] = torch.cat([mask.flatten() for mask in masks])
+    assert 1 < kept[whole.visual].sum() < whole.visual.sum()
+    assert torch.equal(fewer.positions, whole.positions[:, kept])
+    assert torch.equal(fewer.visual, whole.visual[kept]) and fewer.next == whole.next
+    assert len(fewer.embeddings) == backbone.prompt_length(reduced)
+    ids = branches(backbone, learnt=False)[0].ids
+    question = backbone.text(ids, range(whole.next, whole.next + len(ids)))
+    seen = torch.cat([kept, torch.ones(len(ids), dtype=torch.bool)])
+    # Of all tokens, those that were dropped see themselves, and nobody else does.
+    mask = (seen & torch.ones(len(seen), len(seen)).tril().bool()) | torch.eye(len(seen)).bool()
+    wanted = backbone.read(Prompt.joined([whole, question]), mask=mask[None, None])[seen]
+    found = backbone.read(Prompt.joined([fewer, question]))
+    assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    cached = SharedCache(backbone, reduced).feed({1: ids})
+    assert_close(cached[0], backbone.logits(wanted[-1]), atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_questions_share_a_reduced_prefix(backbone, videos):
+    settings = {"keep": {"video": 1, "3d": 0.3}, "reduce": {"3d": "random"}}
+    module = tuning(AlignedStreams({"3d": "base"}, **settings), backbone).eval()
+    prefix = backbone.prompt(module.encode(episode(videos, "3d")))
+    each = branches(backbone, learnt=True)
+    apart = torch.cat([question_losses(backbone, prefix, [one]) for one in each])
+    assert_close(question_losses(backbone, prefix, each), apart, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_compact_positions_go_on_by_one(backbone, videos):
+    streams = streams_of(backbone, videos)
+    mask = torch.zeros(streams[0].grid, dtype=torch.bool)
+    mask[:, ::2] = True
+    reduced = Stream(streams[0].tokens[mask], TIMES, mask, compact=True)
+    prompt = backbone.prompt([reduced])
+    running = torch.arange(len(prompt.embeddings)).expand(backbone.axes, -1)
+    assert torch.equal(prompt.positions, running) and prompt.next == running.shape[1]

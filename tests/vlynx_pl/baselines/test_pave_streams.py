@@ -59,7 +59,7 @@ def test_it_begins_as_the_base_with_the_video_alone(videos, dtype):
     patching = pave(load_miniature(dtype))
     asked = episode(videos, "3d")
     with torch.no_grad():
-        [(patched, _)], [(plain, _)] = patching.encode(asked), base.encode(asked)
+        [patched], [plain] = ([s.tokens for s in each.encode(asked)] for each in (patching, base))
         assert torch.equal(patched, plain) and patched.dtype == plain.dtype
         prompts = [module.backbone.prompt(module.encode(asked)) for module in (base, patching)]
         assert torch.equal(*(prompt.embeddings for prompt in prompts))
@@ -99,7 +99,7 @@ def test_only_a_trained_patch_lets_the_side_channel_through(videos):
     assert torch.equal(module.encode(one)[0].tokens, module.encode(other)[0].tokens)
     perturbed(module)
     assert not torch.equal(module.losses(one), module.losses(other))
-    [(patched, _)] = module.encode(one)  # and no tokens of the side channel
+    [patched] = (stream.tokens for stream in module.encode(one))  # and none of the side channel
     features, tokens = module.backbone.features(videos[:1])
     side, _ = module.backbone.features(255 - videos[:1])
     assert torch.equal(patched, tokens[0] + module.streams.patch(features[0], side[0]))

@@ -113,6 +113,18 @@ def test_packed_frames_and_deep_features_are_planned(family, tmp_path):
     assert plan.disk["token store"] == 4 * 25 * 2 * backbone.token_size
 
 
+def test_tokens_that_are_dropped_are_not_planned():
+    options = ["--data.frames=4", "--model.streams.modalities={audio: base}"]
+
+    def plan(*more):
+        return make_plan(planned(TUNE, *options, *more), QUESTION)
+
+    whole, fewer = plan(), plan("--model.streams.keep={audio: 0.25, video: 4}")
+    assert whole.llm.tokens - fewer.llm.tokens == 2 * 4 * 12
+    kept = whole.disk["token store"]
+    assert fewer.disk["token store"] == kept // 4 + 2 * 4 * 16  # and where they were
+
+
 def test_what_is_automatic_follows_from_the_memory():
     plan = make_plan(planned(ALIGN, "--data.batch_size=4", "--data.frames=8"))
     large = plan.fit(1000)

@@ -81,13 +81,13 @@ class TunedRun:
         return {one.name: one for one in self._data.episodes(self._data.test_split)}
 
     def unaligned(self) -> StreamTokens | None:
-        """The same streams, all read by the base encoder; None if they are already."""
+        """The same streams, all read by the base encoder; None if they are already, or reduced."""
         streams = self.streams
-        if not isinstance(streams, AlignedStreams):
+        if not isinstance(streams, AlignedStreams) or streams.reduction:
             return None
         if not any(how["adapter"] for how in streams.reads().values()):
             return None
-        base = AlignedStreams(dict.fromkeys(streams.modalities, "base"), pooled=[*streams.pooled])
+        base = AlignedStreams(dict.fromkeys(streams.modalities, "base"))
         base.attach(self.backbone, None)
         return base
 
@@ -116,9 +116,8 @@ class TunedRun:
             rows: see :func:`vlynx_pl.analysis.attention_maps.question_attention`.
         """
         with torch.inference_mode():
-            encoded = streams.encode(episode)
-            tokens = streams.tokens(encoded, episode)
-        kept = dict(zip(streams.names, encoded, strict=True))
+            kept = streams.encode(episode)
+            tokens = streams.tokens(kept, episode)
         [answer] = self.module.answers({**episode, "tokens": kept, "questions": [question]})
         layers = range(1, 1 + self.backbone.model.config.text_config.num_hidden_layers)
         asked, each = [question, NEUTRAL], [rows, rows if rows == "last" else "words"]

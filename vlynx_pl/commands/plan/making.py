@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import SUPPRESS, ArgumentParser
 from lightning import Trainer
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from datamodules.base import ModalityDataModule
 from vlynx_pl.adapter_training import AdapterTraining
@@ -151,7 +152,9 @@ def _tuning(
             visions.append(Vision(calls, line.each, output, adapter is not None))
             lines.append(line)
     episode = {"times": {name: range(timestamps[name]) for name in streams.names}}
-    tokens = backbone.prompt_length(streams.outline(episode), words) + asked
+    with unset_fake_temporarily():  # the numbers of kept tokens are values
+        tokens = backbone.prompt_length(streams.outline(episode), words) + asked
+        stored = streams.kept_bytes(episode)
 
     def learn(count: int) -> Tensor:
         questions = count * asked // tokens
@@ -166,7 +169,7 @@ def _tuning(
             module.train()
         costs[checkpointing] = measure.line(learn, tokens)
     disk = {
-        "token store": streams.kept_bytes(episode),
+        "token store": stored,
         "frame cache": _frame_bytes(backbone) * sum(frames[name] for name in streams.names),
     }
     return _Stage(visions, Llm(tokens, costs), disk, [*lines, *costs.values()])
