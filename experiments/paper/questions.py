@@ -31,6 +31,7 @@ ASKED: Final = {
     "audio": ("sounds", "which", "times"),
     "highfps": ("count",),
     "ego": ("skill",),
+    "rgb": ("shape", "colour", "where", "exists"),  # of the rooms of 3d
 }
 """World → kinds of its questions; no kind belongs to two worlds."""
 _WORLDS: Final = {kind: world for world, kinds in ASKED.items() for kind in kinds}
@@ -59,7 +60,7 @@ def clip(worlds: Sequence[str], seed: int, index: int, most: int) -> dict[str, A
 def _room(world: str, seed: int, index: int) -> tuple[dict[str, str], list[ToyQuestion]]:
     """Return the media of a clip in a world, and all questions about it."""
     match world:
-        case "3d":
+        case "3d" | "rgb":
             scene = sample_scene(seed, index)
             return {"scene": scene.name}, questions(scene)
         case "audio":

@@ -23,6 +23,7 @@ from experiments.paper.study import MODALITIES, AlignmentRun, Study, TuningRun
 from experiments.paper.tables import TABLES, Row, plain
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.progress import say
+from vlynx_pl.stream_reduction import USUAL
 
 # Student's t for a 95 % interval, by degrees of freedom.
 _T95: Final = {2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -69,7 +70,8 @@ def scores_of(tuning: TuningRun, modality: str, study: Study) -> Scores:
     if not all(run.result(study).exists() for run in (tuning, *tuning.alignments)):
         return {}
     scores = _read(tuning.result(study))
-    right = f"{_SCORE}/modality/{MODALITIES[modality].world}"
+    [about] = MODALITIES[modality].questions
+    right = f"{_SCORE}/modality/{about}"
     kinds = {"all": scores[right]} | {
         name.removeprefix(f"{right}/"): value
         for name, value in scores.items()
@@ -109,10 +111,11 @@ def _number(text: str) -> float | str:
 
 def trained(tuning: TuningRun, study: Study) -> int:
     """Return the number of parameters that were trained for a run, in both stages."""
-    folders = [study.runs / tuning.name / "adapters"]
+    folders = [study.runs / tuning.adapters / "adapters"]
     folders += [alignment.adapter(study) for alignment in tuning.alignments]
     count = 0
-    for file in (file for folder in folders for file in folder.rglob("*.safetensors")):
+    found = (file for folder in folders for file in folder.rglob("*.safetensors"))
+    for file in (file for file in found if file.name != USUAL):  # which is measured
         with safe_open(file, "pt") as tensors:
             shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
         count += sum(math.prod(shape) for shape in shapes)
@@ -250,7 +253,7 @@ def _confusion(results: Results, tunings: Collection[TuningRun]) -> str:
     """Count for how many alignments of no use the report warned."""
     kinds = ("of no use", "no better than unaligned", "better")
     counts = {(kind, warned): 0 for kind in kinds for warned in (True, False)}
-    for tuning in (each for each in tunings if _only(each) and each.share == 1):
+    for tuning in (each for each in tunings if _only(each) and each.share == 1 and not each.label):
         modality = tuning.modality
         without, unaligned = (
             plain(modality, [tuning.seed], "", method).tunings[0] for method in ("lora-only", "raw")

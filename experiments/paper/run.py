@@ -25,13 +25,14 @@ from experiments.paper.study import (
     Study,
     TuningRun,
 )
-from experiments.paper.tables import SINGLE, TABLES, USUAL, Row
+from experiments.paper.tables import TABLES, USUAL, Row
 from experiments.toyworld import generate_toyworld
 from vlynx_pl.io.interruption import INTERRUPTED, PREEMPTED
 from vlynx_pl.io.progress import say, track
 from vlynx_pl.runs.provenance import redact_paths
 
 BACKBONES: Final = ("miniature", "miniature_qwen3")
+PARTS: Final = [name for name, modality in MODALITIES.items() if not modality.parts]
 Run: TypeAlias = AlignmentRun | MomentsRun | TuningRun
 _QUESTIONS: Final = 6  # per clip at most
 
@@ -42,12 +43,14 @@ def prepare(study: Study, rows: Sequence[Row]) -> None:
     read = [(tuning.modality, tuning.share) for tuning in tunings]
     read += [(alignment.modality, 1.0) for tuning in tunings for alignment in tuning.needs]
     clips, training = range(study.clips), study.clips - study.held_out
-    for worlds, share in dict.fromkeys((MODALITIES[name].worlds, share) for name, share in read):
-        for world in worlds:
+    for name, share in dict.fromkeys(read):
+        modality = MODALITIES[name]
+        for world in modality.worlds:
             generate_toyworld(study.data / world, world, scenes=study.clips, seed=WORLD_SEED)
-        folder, some = study.questions(worlds, share), clips[: max(1, round(share * training))]
+        about, some = modality.questions, clips[: max(1, round(share * training))]
         for split, part in (("train", some), ("val", clips[training:])):
-            write_questions(folder, worlds, WORLD_SEED, split, part, _QUESTIONS)
+            folder = study.questions(about, share)
+            write_questions(folder, about, WORLD_SEED, split, part, _QUESTIONS)
 
 
 def execute(runs: Sequence[Run], study: Study, workers: int, what: str) -> list[str]:
@@ -124,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="two tables, one seed, few steps")
     parser.add_argument("--tables", nargs="+", choices=TABLES, help=f"default: {', '.join(USUAL)}")
-    parser.add_argument("--modalities", nargs="+", choices=SINGLE, default=SINGLE)
+    parser.add_argument("--modalities", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seeds", nargs="+", type=int, help="default: 1 2 3")
     parser.add_argument("--backbone", choices=BACKBONES, default=BACKBONES[0])
     parser.add_argument("--data", type=Path, default=Path("data/paper"))
@@ -154,7 +157,11 @@ def main() -> None:
         needed = dict.fromkeys(need for tuning in tunings for need in tuning.needs)
         guided = [run for run in needed if run.needs]
         first = [run for run in needed if not run.needs]
-        for what, runs in (("alignments", first), ("with guidance", guided), ("tunings", tunings)):
+        for what, runs in (
+            ("alignments", first),
+            ("for others", guided),
+            ("tunings", tunings),
+        ):
             possible = [run for run in runs if failed.isdisjoint(r.name for r in (run, *run.needs))]
             failed |= set(execute(possible, study, options.workers, f"{name}: {what}"))
         write_report(out, study, seeds)

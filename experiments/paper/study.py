@@ -29,10 +29,15 @@ class StudyModality:
     rendering: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[str, ...] = ()  # names of the modalities
     patience: int = 1  # factor of the number of tuning steps
+    asked: str = ""  # the questions, see questions.py; empty for those of the world
 
     @property
     def worlds(self) -> tuple[str, ...]:
         return tuple(MODALITIES[part].world for part in self.parts) or (self.world,)
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        return (self.asked,) if self.asked else self.worlds
 
 
 MODALITIES: Final = {
@@ -52,6 +57,7 @@ MODALITIES: Final = {
         parts=("audio", "3d-gray"),
         patience=2,
     ),
+    "rgb": StudyModality("3d", "what RGB shows", "DepthDataModule", 1, asked="rgb"),
 }
 
 
@@ -67,9 +73,9 @@ class Study:
     tune_steps: int = 300
     backbone: str = "miniature"  # a file of experiments/backbones
 
-    def questions(self, worlds: Sequence[str], share: float = 1.0) -> Path:
-        """Return the folder of questions about a share of the training clips of these worlds."""
-        return self.data / "questions" / f"{'-'.join(worlds)}-{share:g}"
+    def questions(self, about: Sequence[str], share: float = 1.0) -> Path:
+        """Return the folder of questions of these kinds about a share of the training clips."""
+        return self.data / "questions" / f"{'-'.join(about)}-{share:g}"
 
     def data_options(self, name: str, seed: int, share: float = 1.0) -> list[str]:
         """Return the options of ``vlynx`` that configure the data of a modality."""
@@ -78,7 +84,7 @@ class Study:
             f"--data.class_path=datamodules.{modality.data_module}",
             *self._media(modality),
             "--data.benchmark=experiments.paper.questions.ToyQuestions",
-            f"--data.benchmark.annotations={self.questions(modality.worlds, share)}",
+            f"--data.benchmark.annotations={self.questions(modality.questions, share)}",
             f"--data.frames={modality.frames}",
             "--data.num_workers=0",
             f"--data.seed={seed}",
@@ -201,6 +207,7 @@ class TuningRun:
     options: tuple[str, ...] = ()
     share: float = 1.0  # of the training clips
     label: str = ""  # names the options
+    tuned: "TuningRun | None" = None  # the run that only answers again, with these options
 
     @property
     def name(self) -> str:
@@ -216,10 +223,17 @@ class TuningRun:
         return f"tune/{'-'.join(parts)}-seed{self.seed}"
 
     @property
-    def needs(self) -> tuple[AlignmentRun | MomentsRun, ...]:
+    def needs(self) -> "tuple[AlignmentRun | MomentsRun | TuningRun, ...]":
         """Return the runs that must come first."""
+        if self.tuned:
+            return (*self.tuned.needs, self.tuned)
         moments = (MomentsRun(self.modality, self.seed),) if self.method in MAPS else ()
         return tuple(run for each in self.alignments for run in (each, *each.needs)) + moments
+
+    @property
+    def adapters(self) -> str:
+        """Name of the run that has the LLM's adapter."""
+        return (self.tuned or self).name
 
     def result(self, study: Study) -> Path:
         """Return the file that marks it as finished."""
@@ -250,8 +264,10 @@ class TuningRun:
             reads += [f"--trainer.callbacks.folder={study.runs / 'tokens'}"]
         # The study has video-only runs to compare with.
         reads += ["--trainer.callbacks+=callbacks.AnswerScores", "--trainer.callbacks.probe=false"]
+        if self.tuned:
+            reads += [f"--model.llm_adapter={study.runs / self.adapters / 'adapters' / 'llm-toy'}"]
         return [
-            "test" if self.method == "zero-shot" else "fit",
+            "test" if self.tuned or self.method == "zero-shot" else "fit",
             f"--config=experiments/backbones/{study.backbone}.yaml",
             "--config=experiments/paper/tune.yaml",
             f"--run={study.runs / self.name}",

@@ -1,5 +1,6 @@
 """The tables of the study: the runs of each row, for every seed."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -7,7 +8,7 @@ from typing import Final
 from experiments.paper.study import MODALITIES, AlignmentRun, TuningRun
 
 Seeds = Sequence[int]
-SINGLE: Final = [name for name, modality in MODALITIES.items() if not modality.parts]
+SINGLE: Final = [name for name, one in MODALITIES.items() if not one.parts and not one.asked]
 _BLIND: Final = ("zero-shot", "lora-only")  # methods that read only the video
 
 
@@ -271,6 +272,74 @@ def moments(seeds: Seeds) -> list[Row]:
     ]
 
 
+_SHARES: Final = {"50 %": 0.5, "25 %": 0.25, "12 %": 0.125}
+_SQUARES: Final = {"56 %": 9, "25 %": 4, "6 %": 1}  # of the 16 tokens of a frame
+_ALL: Final = (1.0,)
+
+
+def _reduced(
+    modality: str,
+    seeds: Seeds,
+    text: str,
+    label: str,
+    keep: object,
+    reduce: object,
+    elastic: Sequence[float] = (),
+    tuned: Sequence[TuningRun] = (),
+) -> Row:
+    """Return a row of runs on clips of four frames; those of ``tuned`` are only asked again."""
+    reads = {"keep": keep, "reduce": reduce, "elastic": [*elastic]}
+    options = ["--data.frames=4"]
+    options += [f"--model.streams.{name}={json.dumps(value)}" for name, value in reads.items()]
+    other = {run.seed: run for run in tuned}
+    runs = []
+    for seed in seeds:
+        alignments = () if modality == "rgb" else (AlignmentRun(modality, seed),)
+        method, of = "aligned" if alignments else "lora-only", (*options,)
+        run = TuningRun(modality, seed, method, alignments, of, label=label, tuned=other.get(seed))
+        runs.append(run)
+    return Row(modality, text, tuple(runs))
+
+
+def _sizes(modality: str, seeds: Seeds, how: str, stream: str) -> list[Row]:
+    """Return rows of one reducer: tuned on all tokens and reduced to answer, and tuned reduced."""
+
+    def of(keep: float) -> tuple[object, object]:
+        return (keep, how) if how == "spread" else ({stream: keep}, {stream: how})
+
+    whole = _reduced(modality, seeds, f"{how}, 100 %", f"{how}-all", *of(1.0), _ALL)
+    rows = [whole]
+    for share, keep in (_SQUARES if how == "pool" else _SHARES).items():
+        text, label = f"{how}, {share}", f"{how}-{keep:g}"
+        free = (f"{text}, training-free", f"{label}-free", *of(keep), _ALL, whole.tunings)
+        ways = free, (text, label, *of(keep))
+        rows += [_reduced(modality, seeds, *way) for way in ways]
+    return rows
+
+
+def reduction(seeds: Seeds) -> list[Row]:
+    """Fewer tokens: of the modality, of both streams, and of RGB alone (see docs/tuning.md)."""
+    rows = []
+    for modality in ("3d-gray", "audio"):
+        name = MODALITIES[modality].world
+        for how in ("salient", "random", "pool", "spread"):
+            rows += _sizes(modality, seeds, how, name)
+        shares = (1.0, *_SHARES.values())
+        salient, pooled = {name: "salient"}, {"video": "pool"}
+        for text, label, keep, reduce, elastic in (
+            ("salient, 25 %, elastic", "elastic", {name: 0.25}, salient, shares),
+            ("pool, 25 % of both", "pool-both", {"video": 4, name: 4}, pooled | {name: "pool"}, ()),
+            ("salient and pooled video, 25 % each", "both", {"video": 4, name: 0.25}, salient, ()),
+        ):
+            rows.append(_reduced(modality, seeds, text, label, keep, reduce, elastic))
+        both = dict.fromkeys(("video", name), "random")
+        share = dict.fromkeys(both, 0.25)
+        rows.append(_reduced(modality, seeds, "random, 25 % of both", "random-both", share, both))
+    for how in ("pool", "random", "salient", "spread"):
+        rows += _sizes("rgb", seeds, how, "video")
+    return rows
+
+
 TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "modalities": modalities,
     "components": components,
@@ -284,6 +353,7 @@ TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "pave": pave,
     "along": along,
     "moments": moments,
+    "reduction": reduction,
 }
 """Name → rows; later tables use guidance and adapters of the first one's runs."""
 USUAL: Final = ("modalities", "components", "data", "together")  # two to three hours on two cores
