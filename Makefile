@@ -58,6 +58,7 @@ slurm-test: $(INSTALLED)  ## stop jobs of a real SLURM in every way (a few minut
 bench: $(INSTALLED)  ## speed and memory of alignment, tuning, answering and reading, as ratios to the plain ways
 	$(BIN)/python -m experiments.speed.alignment_step
 	$(BIN)/python -m experiments.speed.prefix_sharing
+	$(BIN)/python -m experiments.speed.fewer_tokens
 	$(BIN)/python -m experiments.speed.token_store
 	$(BIN)/python -m experiments.speed.loading
 
