@@ -16,7 +16,7 @@ from threading import Event
 from typing import Final, TypeAlias
 
 from experiments.paper.questions import write_questions
-from experiments.paper.report import write_report
+from experiments.paper.report import read_csv, write_report
 from experiments.paper.study import (
     MODALITIES,
     WORLD_SEED,
@@ -135,6 +135,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, help="folder of the report; default: that of this file, or in it"
     )
+    parser.add_argument(
+        "--missing", action="store_true", help="leave out runs whose scores are in results.csv"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time")
     options = parser.parse_args()
     first = options.backbone == BACKBONES[0]
@@ -150,6 +153,9 @@ def main() -> None:
         name: [row for row in TABLES[name](seeds) if row.modality in options.modalities]
         for name in tables
     }
+    if options.missing:
+        known = {line["run"] for line in read_csv(out / "results.csv")}
+        wanted = {name: [row.without(known) for row in rows] for name, rows in wanted.items()}
     prepare(study, [row for rows in wanted.values() for row in rows])
     failed: set[str] = set()
     for name, rows in wanted.items():

@@ -16,6 +16,7 @@ MAPS: Final = ("shift", "scale", "transport", "colouring")  # see moments.py
 CLIPS: Final = 1000
 HELD_OUT: Final = 250  # the last of them
 WORLD_SEED: Final = 10
+BATCH: Final = 16  # clips per step of an alignment
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Study:
             f"--config=experiments/align/{MODALITIES[name].world}.yaml",
             f"--config=experiments/align/backbones/{self.backbone}.yaml",
             *self.data_options(name, seed),
-            "--data.batch_size=16",
+            f"--data.batch_size={BATCH}",
         ]
 
     def _media(self, modality: StudyModality) -> list[str]:
@@ -251,6 +252,8 @@ class TuningRun:
                 reads = ["--model.streams=vlynx_pl.baselines.pave_streams.PatchedVideo"]
                 reads += [f"--model.streams.side={own.world}"]
                 reads += ["--model.streams.learning_rate=1e-2"]
+            case "named":
+                reads = ["--model.streams=experiments.paper.variants.NamedStreams", *reads]
             case "joint" | "along":
                 reads += ["--model.streams.train_vision=true", "--model.streams.lora.rank=16"]
                 reads += ["--model.streams.lora.alpha=32", "--model.streams.learning_rate=5e-4"]

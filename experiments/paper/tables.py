@@ -1,11 +1,11 @@
 """The tables of the study: the runs of each row, for every seed."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, Self
 
-from experiments.paper.study import MODALITIES, AlignmentRun, TuningRun
+from experiments.paper.study import BATCH, MODALITIES, AlignmentRun, TuningRun
 
 Seeds = Sequence[int]
 SINGLE: Final = [name for name, one in MODALITIES.items() if not one.parts and not one.asked]
@@ -19,6 +19,10 @@ class Row:
     modality: str
     label: str
     tunings: tuple[TuningRun, ...]
+
+    def without(self, names: Collection[str]) -> Self:
+        """Return the row without the runs of these names."""
+        return replace(self, tunings=tuple(t for t in self.tunings if t.name not in names))
 
 
 def aligned(
@@ -340,6 +344,42 @@ def reduction(seeds: Seeds) -> list[Row]:
     return rows
 
 
+_VARIANTS: Final = "experiments.paper.variants"
+_FLOORED: Final = (
+    f"--model.objective={_VARIANTS}.FlooredObjective",
+    "--model.objective.attn_floor=true",
+    "--model.objective.stat_scale=relative",
+    "--model.objective.stat_weight=1",
+)
+_GEOMETRY: Final = (
+    f"--model={_VARIANTS}.GeometryAlignment",
+    f"--model.objective={_VARIANTS}.GeometryObjective",
+)
+
+
+def costs(seeds: Seeds) -> list[Row]:
+    """What removes the cost of alignment where the encoder reads a modality by itself."""
+    rows = []
+    for modality in ("ego", "highfps", SWEPT):
+        floor = (
+            f"--trainer.callbacks+={_VARIANTS}.StatisticsFloor",
+            f"--trainer.callbacks.frames={BATCH * MODALITIES[modality].frames}",
+        )
+        raw = tuple(TuningRun(modality, seed, "named") for seed in seeds)
+        named = tuple(
+            TuningRun(modality, seed, "named", (AlignmentRun(modality, seed),)) for seed in seeds
+        )
+        rows += [
+            plain(modality, seeds, "no alignment", "raw"),
+            Row(modality, "no alignment, named in the prompt", raw),
+            aligned(modality, seeds, "V-LynX"),
+            Row(modality, "V-LynX, named in the prompt", named),
+            aligned(modality, seeds, "floors under L_attn and L_stat", "floors", *_FLOORED, *floor),
+            aligned(modality, seeds, "with 1 - CKA to raw tokens", "geometry", *_GEOMETRY),
+        ]
+    return rows
+
+
 TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "modalities": modalities,
     "components": components,
@@ -354,6 +394,7 @@ TABLES: Final[Mapping[str, Callable[[Seeds], list[Row]]]] = {
     "along": along,
     "moments": moments,
     "reduction": reduction,
+    "costs": costs,
 }
 """Name → rows; later tables use guidance and adapters of the first one's runs."""
 USUAL: Final = ("modalities", "components", "data", "together")  # two to three hours on two cores

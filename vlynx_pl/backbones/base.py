@@ -376,7 +376,10 @@ class VideoBackbone(nn.Module, ABC):
 
     def _pieces(self, streams: Sequence[Stream]) -> Iterator[str | Block | Tensor]:
         """The parts of a prompt. Adjacent texts are joined, as they are tokenised together."""
-        layouts = [self._layout(stream, index) for index, stream in enumerate(streams)]
+        layouts = [
+            chain([stream.label] if stream.label else (), self._layout(stream, index))
+            for index, stream in enumerate(streams)
+        ]
         for is_text, group in groupby(
             chain([self.chat.opening], *layouts), key=lambda piece: isinstance(piece, str)
         ):

@@ -42,6 +42,7 @@ class Stream(NamedTuple):
     times: Sequence[float] = ()  # of the T frames in s; empty if they are unknown
     kept: Tensor | None = None  # (T, N) bool, where the n tokens were; None is all
     compact: bool = False  # kept tokens are counted like text, instead of keeping their positions
+    label: str = ""  # text before it
 
     @property
     def grid(self) -> torch.Size:
