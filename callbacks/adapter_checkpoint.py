@@ -8,13 +8,15 @@ from typing_extensions import override
 from callbacks.trainer_access import data, expect_module, run_folder, writes_files
 from vlynx_pl.adapter_training import AdapterTraining
 from vlynx_pl.io.errors import UserError
+from vlynx_pl.runs.cards import write_cards
 
 
 class AdapterCheckpoint(Callback):
     """Writes ``adapters/vision-<modality>/`` or ``adapters/llm-<task>/`` after every epoch.
 
     A folder is replaced as a whole or not at all, and loads with plain ``peft``. Its
-    ``made_with.json`` names the backbone and tells how frames were made.
+    ``made_with.json`` names the backbone and tells how frames were made, and its ``README.md`` is a
+    model card, which the results complete.
     """
 
     @override
@@ -49,6 +51,9 @@ class AdapterCheckpoint(Callback):
                 "quantization": module.backbone.quantization,
                 "frames": data(trainer).preprocessing,
                 "drawing": data(trainer).rendering_settings,
+                "data": data(trainer).found,
+                "modules": module.backbone.adapted_modules,
                 **module.adapter_metadata(),
             }
             module.save_adapters(run_folder(trainer) / "adapters", made_with)
+            write_cards(run_folder(trainer))

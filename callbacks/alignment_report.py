@@ -34,6 +34,7 @@ from vlynx_pl.interface_gap import InterfaceGap, InterfaceGapMeter
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
+from vlynx_pl.runs.cards import write_cards
 from vlynx_pl.runs.provenance import last_session
 
 _NEAR: Final = 1.5  # times RGB video's L_attn; modalities of the study have up to 1.3, or 3.8
@@ -111,6 +112,7 @@ class AlignmentReport(Callback):
             "data": data(trainer).report(),
             "provenance": last_session(run),
         }
+        write_cards(run, {"report": report})
         with atomic_file(run / "report.json") as unfinished:
             unfinished.write_text(json.dumps(report, indent=1))
 

@@ -21,6 +21,7 @@ from vlynx_pl.metrics.figures import Figures
 from vlynx_pl.metrics.intervals import Interval
 from vlynx_pl.metrics.scores import counts
 from vlynx_pl.muting import Way
+from vlynx_pl.runs.cards import write_cards
 from vlynx_pl.runs.provenance import last_session
 
 
@@ -117,12 +118,13 @@ class Evaluation:
         draw_answers(worst, best, episodes, title, path, again)
 
     def write_scores(self, run: Path) -> None:
-        """Write the scores, which mark the run as finished."""
+        """Write the scores, which mark the run as finished, into cards and a file."""
         scores: dict[str, Any] = {n: f for n, f in self.figures.items() if n not in self.failed}
         scores["intervals"] = self.intervals
         scores |= {"probe": self.probe} if self.probe else {}
         scores |= {"failed": self.failed} if self.failed else {}
         scores["provenance"] = last_session(run)
+        write_cards(run, {f"scores-{self.split}": scores})
         with atomic_file(run / f"scores-{self.split}.json") as unfinished:
             unfinished.write_text(json.dumps(scores, indent=1))
 

@@ -254,14 +254,19 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
         ]
 
     def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.root}: {self.found})"
+
+    @property
+    def found(self) -> str:
+        """What was found of each part, in numbers."""
         kind = self.serving.kind
         counts = [f"{len(usable)} {part} {kind}" for part, usable in self._parts.items()]
-        found = f"{self.root}: {', '.join([*counts, f'{len(self.bad_samples)} skipped'])}"
+        found = ", ".join([*counts, f"{len(self.bad_samples)} skipped"])
         for what, lines in self.joined.report().items():
             reasons = Counter(line.split(": ", 1)[1] for line in lines)
             named = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
             found += f"; {what.replace('_', ' ')}: {named or 'none'}"
-        return f"{type(self).__name__}({found})"
+        return found
 
     @property
     def _rank(self) -> tuple[int, int]:

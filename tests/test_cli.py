@@ -78,6 +78,9 @@ def test_a_run_leaves_all_its_files_in_its_folder(finished):
     made_with = json.loads((run / "adapters" / "vision-3d" / "made_with.json").read_text())
     guidance = InterfaceGuidance.load(run / "guidance.safetensors")
     assert made_with["fingerprint"] == guidance.source.fingerprint
+    stat = json.loads((run / "report.json").read_text())["after"]["stat"]
+    card = (run / "adapters" / "vision-3d" / "README.md").read_text()
+    assert f"{stat:.2f} |" in card and "8 train clips" in card
     assert made_with["quantization"] is None
     [[kind, settings]] = made_with["frames"]["modalities"]
     assert kind.endswith(".Depth") and settings["encoding"] == "turbo"

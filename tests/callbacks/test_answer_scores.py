@@ -53,6 +53,8 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path):
     right = sum(row["prediction"] == "grey" for row in rows)
     assert scores["scanqa/em1"] == pytest.approx(50 * right)
     assert (run / "adapters" / "llm-scanqa" / "adapter_model.safetensors").is_file()
+    card = (run / "adapters" / "llm-scanqa" / "README.md").read_text()
+    assert f"| `scanqa/em1` | {50 * right:.2f} |" in card and "| without 3d |" in card
     assert (run / "answers-val.png").read_bytes().startswith(b"\x89PNG")
 
     # The test split names a missing scene, whose questions count as failed.

@@ -61,6 +61,8 @@ def _content(path):
         known.pop("provenance", None)
         # PEFT writes a set in any order.
         return {key: sorted(v) if key == "target_modules" else v for key, v in known.items()}
+    if path.name == "README.md":  # a model card; the commit is provenance
+        return [line for line in path.read_text().splitlines() if not line.startswith("| Code |")]
     return None if path.suffix == ".png" else path.read_bytes()
 
 

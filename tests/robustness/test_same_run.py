@@ -10,6 +10,7 @@ from tests.robustness.same_run import differences
 
 WEIGHTS = "adapters/vision-3d/adapter_model.safetensors"
 CONFIG = "adapters/vision-3d/adapter_config.json"
+CARD = "adapters/vision-3d/README.md"
 METRICS = "step,loss,val\n0,2.5,\n1,1.5,\n1,,3.5\n"
 OTHERS = "step,loss,train/mfu,val\n1,,,3.5\n0,2.5,,\n1,1.5,0.5,\n"
 REPORT = '{"after": [0.5, {"stat": 1.0}], "provenance": "%s"}'
@@ -36,6 +37,7 @@ def runs(tmp_path):
             WEIGHTS: torch.ones(1),
             "metrics.csv": metrics,
             "report.json": REPORT % run,
+            CARD: f"| Code | {run} |\n| L_stat | 1.50 |",
             "predictions-test.jsonl": "{}\n{}\n",
             "config.yaml": run,
             f".report.json.{run}.unfinished": "",
@@ -55,6 +57,7 @@ def runs(tmp_path):
         ("predictions-test.jsonl", "{}\n", 1e-5),
         ("report.json", REPORT.replace("1.0", "null"), 1e-5),
         ("report.json", REPORT.replace("1.0", repr(1 + STEP)), 0.0),
+        (CARD, "| Code | run |\n| L_stat | 1.51 |", 1e-5),
         ("extra.json", "{}", 1e-5),
         (WEIGHTS, torch.ones(2), 1.0),
         (WEIGHTS, torch.ones(1) + STEP, 0.0),

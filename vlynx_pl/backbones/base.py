@@ -577,6 +577,12 @@ class VideoBackbone(nn.Module, ABC):
         """
         return self._peft["llm"]
 
+    @property
+    def adapted_modules(self) -> dict[str, str]:
+        """``vision`` and ``llm`` → path of the module in the model that its adapters are in."""
+        names = {module: name for name, module in self.model.named_modules()}
+        return {"vision": names[self.vision_tower], "llm": names[self.language_model]}
+
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the weights between pixels and tokens, in float32, without adapters."""

@@ -15,8 +15,9 @@ from datamodules.samples import Episode
 from vlynx_pl.analysis.attention_figure import MapRow, draw_attention
 from vlynx_pl.analysis.attention_maps import REGIONS, coverage, find_word, lift, llm_layers
 from vlynx_pl.commands.analyse.tuned_run import Looked, TunedRun
-from vlynx_pl.commands.analyse.writing import number, table, write_results
+from vlynx_pl.commands.analyse.writing import number, write_results
 from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.markdown import table
 from vlynx_pl.io.progress import track
 from vlynx_pl.questions import Question
 

@@ -9,9 +9,10 @@ import torch
 
 from vlynx_pl.analysis.dominance import LayerDominance, dominance
 from vlynx_pl.analysis.dominance_figure import draw_dominance
-from vlynx_pl.commands.analyse.writing import number, table, write_results
+from vlynx_pl.commands.analyse.writing import number, write_results
 from vlynx_pl.guidance import InterfaceGuidance
 from vlynx_pl.io.errors import UserError
+from vlynx_pl.io.markdown import table
 
 _READING = """\
 *Sources* is the variance between the means of the guidances, and *dominance* is magnitude / sources
