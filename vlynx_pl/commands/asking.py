@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
+from safetensors.torch import save_file
 from torch import Tensor
 from typing_extensions import override
 
@@ -25,6 +26,7 @@ from datamodules.samples import BadSample, Frames, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.commands.configuration import instantiate
 from vlynx_pl.io.errors import PARSE_ERRORS, UserError
+from vlynx_pl.io.files import atomic_file
 from vlynx_pl.questions import Question
 from vlynx_pl.runs.run_folder import plain_data
 from vlynx_pl.streams import StreamTokens
@@ -71,13 +73,16 @@ class _NoBenchmark(Benchmark):
         return ()
 
 
-def ask(run: Path, question: str, options: Mapping[str, Path | None]) -> str:
+def ask(
+    run: Path, question: str, options: Mapping[str, Path | None], frames: Path | None = None
+) -> str:
     """Print the streams that a run reads to stderr, and its answer to stdout.
 
     Args:
         run: folder of a run of InstructionTuning.
         question: put to the model unchanged.
         options: see :func:`open_run`.
+        frames: file to write the frames into, for an exported model.
 
     Returns:
         The answer.
@@ -94,6 +99,9 @@ def ask(run: Path, question: str, options: Mapping[str, Path | None]) -> str:
         status.update("Reading")
         episode = read(options)
         module.streams.check(episode)
+        if frames is not None:
+            with atomic_file(frames) as unfinished:
+                save_file(clip_of(episode), unfinished)
         with torch.inference_mode():
             tokens = module.streams.encode(episode)
         console.print(_table(module, episode, tokens))
@@ -235,6 +243,12 @@ def as_episode(read: Mapping[str, Frames], backbone: VideoBackbone) -> dict[str,
         for name, stream in read.items()
     }
     return {"streams": frames, "times": {name: stream.times for name, stream in read.items()}}
+
+
+def clip_of(episode: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the frames and the times of an episode's streams as an exported model reads them."""
+    times = {f"{n}.times": torch.tensor(t).double() for n, t in episode["times"].items()}
+    return {name: frames.cpu() for name, frames in episode["streams"].items()} | times
 
 
 def _table(

@@ -270,6 +270,9 @@ def ask(
     audio: Annotated[Path | None, typer.Option(help="its sound, if not its own track")] = None,
     depth: Annotated[Path | None, typer.Option(help="scene folder, with its own video")] = None,
     ego: Annotated[Path | None, typer.Option(help="video file, the person's own view")] = None,
+    frames: Annotated[
+        Path | None, typer.Option(help="also write the frames there, for vlynx export's answer.py")
+    ] = None,
 ) -> None:
     """Answer a question with a tuned run, and show the streams that it read.
 
@@ -278,7 +281,48 @@ def ask(
     """
     from vlynx_pl.commands.asking import ask as answer
 
-    answer(run, question, {"video": video, "audio": audio, "depth": depth, "ego": ego})
+    files = {"video": video, "audio": audio, "depth": depth, "ego": ego}
+    answer(run, question, files, frames)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="folder of a tuned run")],
+    out: Annotated[Path, typer.Argument(help="new folder")],
+    questions: Annotated[
+        int, typer.Option(min=0, help="of the validation split, to compare the answers to")
+    ] = 100,
+) -> None:
+    """Merge a tuned run's adapters into a model that answers with transformers alone."""
+    from vlynx_pl.commands.export.exporting import export
+
+    export(run, out, questions)
+
+
+@app.command()
+def push(
+    run: Annotated[Path, typer.Argument(help="folder of a finished run")],
+    repository: Annotated[str, typer.Argument(help="NAMESPACE/NAME on the Hugging Face hub")],
+    public: Annotated[bool, typer.Option("--public", help="a new one is for everybody")] = False,
+    licence: Annotated[str | None, typer.Option(help="of the adapters, such as apache-2.0")] = None,
+) -> None:
+    """Upload a run's adapters with their cards, and nothing else, to the Hugging Face hub."""
+    from vlynx_pl.commands.hub import push
+
+    push(run, repository, public, licence)
+
+
+@app.command()
+def pull(
+    repository: Annotated[str, typer.Argument(help="NAMESPACE/NAME on the Hugging Face hub")],
+    folder: Annotated[
+        Path | None, typer.Argument(help="new folder, else runs/NAME", show_default=False)
+    ] = None,
+) -> None:
+    """Download adapters that vlynx push has uploaded, into a folder to use as a run."""
+    from vlynx_pl.commands.hub import pull
+
+    pull(repository, folder or Path("runs", Path(repository).name))
 
 
 @app.command()

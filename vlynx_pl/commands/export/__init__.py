@@ -1,0 +1,1 @@
+"""``vlynx export``: a tuned run as a model for transformers alone."""
