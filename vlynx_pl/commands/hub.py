@@ -109,7 +109,7 @@ def pull(repository: str, folder: Path) -> None:
             names = [each.rfilename for each in found.siblings or ()]
             wanted = [name for name in names if _SHARED.fullmatch(name)]
             if not any(name.startswith("adapters/") for name in wanted):
-                raise UserError(f"{repository} has no adapters that vlynx push would have made")
+                raise UserError(f"{repository} has no adapters/; give one that vlynx push has made")
             snapshot_download(
                 repository, revision=found.sha, allow_patterns=wanted, local_dir=unfinished
             )

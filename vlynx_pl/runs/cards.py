@@ -76,7 +76,7 @@ def card(
         pipeline_tag="video-text-to-text",
         tags=["v-lynx", "lora", *modalities],
     )
-    results = {path.stem: _read(path) for path in sorted(run.glob("report.json"))}
+    results: dict[str, Any] = {path.stem: _read(path) for path in sorted(run.glob("report.json"))}
     for path in sorted([*run.glob("scores-*.json"), *run.glob("eval-*/scores-*.json")]):
         results[path.relative_to(run).with_suffix("").as_posix()] = _read(path)
     made = ModelCard.from_template(
@@ -92,7 +92,7 @@ def card(
         adapter=_adapter(lora),
         data=made_with["data"],
         code=_code(run),
-        results=[one for each in (results | new).items() for one in _results(*each)],
+        results=[one for each in {**results, **new}.items() for one in _results(*each)],
         frames=yaml.safe_dump(
             made_with["frames"], sort_keys=False, default_flow_style=None, width=100
         ),

@@ -78,7 +78,7 @@ def test_an_exported_run_answers_as_before_with_transformers_alone(vlynx, world,
     run = tuned(root, root / "tiny", pooled=["3d"] if family == "qwen2_5_vl" else ())
     out, clip = tmp_path / "exported", tmp_path / "clip.safetensors"
     code, said = vlynx("export", run, out)
-    assert code == 0 and "answers 4 of 4 validation questions as" in said, said
+    assert code == 0 and "answers 4 of 4 validation questions exactly" in said, said
     compared = json.loads((out / "comparison.json").read_text())
     assert compared == {"questions": 4, "same": 4, "dtype": "float32", "different": []}
     vision = load_file(out / "vision-3d" / "model.safetensors")

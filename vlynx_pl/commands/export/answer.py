@@ -46,11 +46,11 @@ class ExportedModel:
     def __init__(self, folder: Path, device: str | torch.device = "cpu") -> None:
         self.settings = json.loads((folder / "streams.json").read_text())
         self.chat: dict[str, Any] = self.settings["chat"]
-        self.model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
         self.model.eval().to(device)
         self.processor = AutoProcessor.from_pretrained(folder)
         self.llm = self.model.get_submodule(self.settings["modules"]["llm"])
-        encoder = self.model.get_submodule(self.settings["modules"]["vision"])
+        encoder: Any = self.model.get_submodule(self.settings["modules"]["vision"])
         self.encoders = dict.fromkeys(self.settings["streams"], encoder)
         for name, how in self.settings["streams"].items():
             if how["encoder"]:

@@ -65,12 +65,11 @@ def export(run: Path, out: Path, questions: int = 100) -> None:
         del module  # before the exported model takes as much memory again
         compared = _compared(ExportedModel(unfinished, device), asked)
         (unfinished / "comparison.json").write_text(json.dumps(compared, indent=1))
-    Console().print(
-        f"The exported model answers {compared['same']} of {compared['questions']} validation "
-        f"questions as {run} does, in {compared['dtype']}. It is in {out}",
-        markup=False,
-        soft_wrap=True,
-    )
+    result = "was not compared to its run"
+    if asked:
+        same, count, dtype = (compared[name] for name in ("same", "questions", "dtype"))
+        result = f"answers {same} of {count} validation questions exactly as {run} does, in {dtype}"
+    Console().print(f"The model in {out} {result}", markup=False, soft_wrap=True)
 
 
 def _refuse_what_cannot_be_merged(run: Path) -> None:
