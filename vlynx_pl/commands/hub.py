@@ -42,9 +42,7 @@ def push(run: Path, repository: str, public: bool = False, licence: str | None =
             refuses.
     """
     if not is_finished(run):
-        raise UserError(
-            f"{run} has no results to put into a card; give the folder of a finished run"
-        )
+        raise UserError(f"{run} has no results for a card; give the folder of a finished run")
     if get_token() is None:
         raise UserError(
             "there is no token of the Hugging Face hub; run hf auth login with one that may write, "
