@@ -21,8 +21,11 @@ from vlynx_pl.io.files import atomic_folder
 from vlynx_pl.runs.cards import CARD, card
 from vlynx_pl.runs.run_folder import is_finished
 from vlynx_pl.saved_adapters import saved_config
+from vlynx_pl.stream_reduction import USUAL
 
-_SHARED: Final = re.compile(r"README\.md|adapters/[\w-]+/[\w-]+\.(safetensors|json|md)")
+_SHARED: Final = re.compile(
+    rf"README\.md|adapters/({re.escape(USUAL)}|[\w-]+/[\w-]+\.(safetensors|json|md))"
+)
 """What is pulled; names without dots cannot lead out of the folder."""
 
 
@@ -57,6 +60,8 @@ def push(run: Path, repository: str, public: bool = False, licence: str | None =
         if (folder / "adapter_config.json").exists():  # PAVE's patch has no card
             trained_by = folder.parent.parent
             files[f"adapters/{name}/{CARD}"] = card(folder, trained_by, licence=licence).encode()
+    if (usual := run / "adapters" / USUAL).exists():
+        files[f"adapters/{USUAL}"] = usual
     files[CARD] = files[f"adapters/{min(adapters)}/{CARD}"]  # llm- comes before vision-
     operations = [
         CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))

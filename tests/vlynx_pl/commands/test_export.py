@@ -28,12 +28,12 @@ assert not {"vlynx_pl", "datamodules", "callbacks", "peft"} & sys.modules.keys()
 QUESTION = "What colour is the wall?"
 
 
-def tuned(root, backbone_path, pooled=(), **settings):
+def tuned(root, backbone_path, dora=True, **settings):
     """A run that was tuned together with its vision adapter, with random weights."""
     run = root / "run"
     backbone = load_backbone(str(backbone_path), "float32")
-    streams = AlignedStreams({"3d": "base"}, train_vision=True, lora=Lora(4, 8), pooled=pooled)
-    module = InstructionTuning(backbone, "qa", streams, Lora(4, 8, use_dora=not pooled))
+    streams = AlignedStreams({"3d": "base"}, train_vision=True, lora=Lora(4, 8))
+    module = InstructionTuning(backbone, "qa", streams, Lora(4, 8, use_dora=dora))
     randomise(backbone.vision_adapters, "3d", 0.2)
     randomise(backbone.llm_adapters, "qa", 0.2)
     made_with = {"fingerprint": backbone.fingerprint, **module.adapter_metadata()}
@@ -46,10 +46,7 @@ def tuned(root, backbone_path, pooled=(), **settings):
     config = config_of("DepthDataModule", "3d", encoding="turbo+normals", **data)
     config["backbone"]["init_args"] |= {"path": str(backbone_path), **settings}
     config["model"]["init_args"] |= {"max_new_tokens": 8}
-    config["model"]["init_args"]["streams"]["init_args"] |= {
-        "train_vision": True,
-        "pooled": list(pooled),
-    }
+    config["model"]["init_args"]["streams"]["init_args"] |= {"train_vision": True}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     return run
 
@@ -75,7 +72,7 @@ def world(tmp_path_factory):
 def test_an_exported_run_answers_as_before_with_transformers_alone(vlynx, world, family, tmp_path):
     root = world(family)
     write_tiny(family, root / "tiny")
-    run = tuned(root, root / "tiny", pooled=["3d"] if family == "qwen2_5_vl" else ())
+    run = tuned(root, root / "tiny", dora=family != "qwen2_5_vl")
     out, clip = tmp_path / "exported", tmp_path / "clip.safetensors"
     code, said = vlynx("export", run, out)
     assert code == 0 and "answers 4 of 4 validation questions exactly" in said, said
@@ -98,7 +95,7 @@ def test_an_exported_run_answers_as_before_with_transformers_alone(vlynx, world,
     assert ExportedModel(out).answers(load_file(clip), [dialogue]) == before
 
     settings = json.loads((out / "streams.json").read_text())
-    settings["streams"]["3d"]["encoder"] = None
+    settings["encoders"]["3d"] = None
     (out / "streams.json").write_text(json.dumps(settings))
     assert ExportedModel(out).answers(load_file(clip), [dialogue]) != before, "adapters matter"
 
@@ -117,6 +114,12 @@ def test_what_cannot_be_exported_is_refused_by_name(vlynx, world, tmp_path, monk
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     code, said = vlynx("export", run, tmp_path / "out")
     assert code == 1 and "has a quantized LLM (nf4)" in said
+    fewer = {"modalities": {"3d": "base"}, "keep": {"3d": 1}}
+    config["backbone"]["init_args"]["quantization"] = None
+    config["model"]["init_args"]["streams"]["init_args"] = fewer
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    code, said = vlynx("export", run, tmp_path / "out")
+    assert code == 1 and "keeps some tokens of its streams" in said
     pave = {"class_path": "vlynx_pl.baselines.pave_streams.PatchedVideo"}
     config["model"]["init_args"]["streams"] = pave | {"init_args": {"side": "3d"}}
     (run / "config.yaml").write_text(yaml.safe_dump(config))

@@ -127,16 +127,18 @@ def finished(tmp_path_factory):
     for name in ("predictions-val.jsonl", "checkpoints/step-1.ckpt", unfinished):
         write(tuned / name, "{}")
     write(tuned / "adapters" / "llm-qa" / "training_args.bin", "secret")
+    write(tuned / "adapters" / "usual.safetensors", "of a reduction")
     return root
 
 
 def test_adapters_come_back_as_they_were_and_nothing_else_is_shared(vlynx, hub, finished, tmp_path):
     code, said = vlynx("push", finished / "tuned", REPOSITORY, "--licence=mit")
-    assert code == 0 and f"9 files are at {URL}" in said, said
+    assert code == 0 and f"10 files are at {URL}" in said, said
     assert hub.created["visibility"] == "private"
     each = {"adapter_config.json", "adapter_model.safetensors", "made_with.json", "README.md"}
     folders = ("adapters/llm-qa", "adapters/vision-3d")
-    assert hub.files.keys() == {"README.md"} | {f"{f}/{name}" for f in folders for name in each}
+    every = {f"{f}/{name}" for f in folders for name in each}
+    assert hub.files.keys() == {"README.md", "adapters/usual.safetensors"} | every
     front = ModelCard(hub.files["README.md"].decode())
     assert "| `scanqa/em1` | 50.00 | [25.00, 75.00] |" in front.text and front.data.license == "mit"
 

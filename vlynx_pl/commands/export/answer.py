@@ -51,10 +51,10 @@ class ExportedModel:
         self.processor = AutoProcessor.from_pretrained(folder)
         self.llm = self.model.get_submodule(self.settings["modules"]["llm"])
         encoder: Any = self.model.get_submodule(self.settings["modules"]["vision"])
-        self.encoders = dict.fromkeys(self.settings["streams"], encoder)
-        for name, how in self.settings["streams"].items():
-            if how["encoder"]:
-                merged = type(encoder).from_pretrained(folder / how["encoder"], dtype="auto")
+        self.encoders = dict.fromkeys(self.settings["encoders"], encoder)
+        for name, own in self.settings["encoders"].items():
+            if own:
+                merged = type(encoder).from_pretrained(folder / own, dtype="auto")
                 self.encoders[name] = merged.eval().to(device)
         self.family: str = self.model.config.model_type
         self.width: int = self.model.config.text_config.hidden_size
@@ -103,7 +103,7 @@ class ExportedModel:
     def read_clip(self, clip: Mapping[str, Tensor]) -> Prefix:
         """Encode the streams of a clip, and have the LLM read them."""
         pieces: list[str | Block] = [self.chat["opening"]]
-        for name in self.settings["streams"]:
+        for name in self.encoders:
             times = clip[f"{name}.times"].tolist()
             for piece in self.layout(self.encode(name, clip), times):
                 if isinstance(piece, str) and isinstance(pieces[-1], str):
@@ -135,7 +135,7 @@ class ExportedModel:
 
     def encode(self, name: str, clip: Mapping[str, Tensor]) -> Tensor:
         """Encode a stream: (U, N, W) tokens."""
-        how, frames = self.settings["streams"][name], clip[name]
+        frames = clip[name]
         self.model.set_submodule(self.settings["modules"]["vision"], self.encoders[name])
         if self.family == "llava_onevision":
             video = self.processor.video_processor
@@ -151,8 +151,7 @@ class ExportedModel:
             found = self.encoders[name](pixels, grid_thw=grid, return_dict=True)
             tokens = torch.cat([found.pooler_output, *getattr(found, "deepstack_features", [])], -1)
         times = len(clip[f"{name}.times"])
-        tokens = tokens.view(times, len(frames) // times, -1, tokens.shape[-1]).mean(1)
-        return tokens.mean(1, keepdim=True) if how["pooled"] else tokens
+        return tokens.view(times, len(frames) // times, -1, tokens.shape[-1]).mean(1)
 
     def layout(self, tokens: Tensor, times: Sequence[float]) -> Iterator[str | Block]:
         """Lay out the tokens (U, N, W) of a stream as its family reads them."""

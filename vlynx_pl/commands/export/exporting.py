@@ -76,10 +76,15 @@ def _refuse_what_cannot_be_merged(run: Path) -> None:
     """Raise UserError before a model is loaded."""
     configuration = read_configuration(run)
     streams = instantiate(StreamTokens, configuration["model"]["init_args"]["streams"])
-    if not isinstance(streams, AlignedStreams):
+    if type(streams) is not AlignedStreams:
         raise UserError(
             f"{run} reads its streams through {type(streams).__name__}, which cannot be merged "
             "into a model; export a run with AlignedStreams"
+        )
+    if streams.reduction.groups:
+        raise UserError(
+            f"{run} keeps some tokens of its streams (model.streams.keep), which the exported "
+            "script cannot choose; export a run that reads all of them"
         )
     if quantization := (configuration["backbone"].get("init_args") or {}).get("quantization"):
         raise UserError(
@@ -110,12 +115,9 @@ def _asked(run: Path, module: InstructionTuning, most: int) -> Iterator[_Asked]:
 def _write(module: InstructionTuning, out: Path) -> None:
     """Merge the adapters into the model, which is changed, and write everything."""
     backbone, streams = module.backbone, module.streams
-    reads = {"video": {"adapter": None, "pooled": False}, **streams.reads()}
+    reads = {"video": {"adapter": None}, **streams.reads()}
     settings = {
-        "streams": {
-            name: {"encoder": how["adapter"] and f"vision-{name}", "pooled": how["pooled"]}
-            for name, how in reads.items()
-        },
+        "encoders": {name: how["adapter"] and f"vision-{name}" for name, how in reads.items()},
         "modules": backbone.adapted_modules,
         "grid": backbone.token_grid,
         "chat": backbone.chat._asdict(),
