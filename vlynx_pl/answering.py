@@ -5,7 +5,8 @@ read in one forward; then each step feeds one token of every unfinished answer. 
 without a repetition penalty, and ignores the checkpoint's generation config.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ from vlynx_pl.branch_attention import visible
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.prefix_sharing import question_branch
 from vlynx_pl.questions import Question
+
+
+class NextToken(NamedTuple):
+    """A token of an answer, and the natural logarithm of its probability."""
+
+    id: int
+    logprob: float
 
 
 class SharedCache:
@@ -85,6 +93,23 @@ class SharedCache:
         mask &= self._prefixes[-len(ids) :, None] == self._prefixes
         hidden = backbone.read(text, self._adapter, mask, self._cache)
         return backbone.logits(hidden[ends])
+
+    def forget(self) -> None:
+        """Remove all branches, so that other questions can be asked about the same prefixes."""
+        self._cache.crop(-sum(self._lengths.values()))
+        self._owners, self._prefixes = self._owners[: self.prefix], self._prefixes[: self.prefix]
+        self._lengths.clear()
+
+    @property
+    def prefix(self) -> int:
+        """Tokens of all prefixes."""
+        return len(self._owners) - sum(self._lengths.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its keys and values."""
+        layers: Any = self._cache.layers
+        return sum(part.nbytes for layer in layers for part in (layer.keys, layer.values))
 
 
 def _joined(caches: Sequence[DynamicCache]) -> DynamicCache:
@@ -155,7 +180,6 @@ def _prompts(backbone: VideoBackbone, questions: Sequence[Question]) -> list[lis
     return [question_branch(*reads, question, learnt=False).ids for question in questions]
 
 
-@torch.inference_mode()
 def generate(
     cache: SharedCache,
     prompts: Sequence[Sequence[int]],
@@ -176,18 +200,55 @@ def generate(
         New token ids for each prompt, without the one that ended the answer.
     """
     answers: dict[int, list[int]] = {branch: [] for branch in range(1, len(prompts) + 1)}
-    feeding = dict(zip(answers, prompts, strict=True))
+    for step in continued(cache, prompts, max_new_tokens, min_new_tokens, stop):
+        for branch, token in step.items():
+            answers[branch].append(token.id)
+    return list(answers.values())
+
+
+@torch.inference_mode()
+def continued(
+    cache: SharedCache,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    min_new_tokens: int,
+    stop: Sequence[int],
+) -> Iterator[dict[int, NextToken]]:
+    """Continue prompts as :func:`generate` does, and yield each step as soon as it is made.
+
+    Yields:
+        Branch, counted from 1 → its next token; branches that have ended are absent.
+    """
+    feeding: dict[int, Sequence[int]] = dict(enumerate(prompts, 1))
     for step in range(max_new_tokens):
-        if not feeding:
-            break
         logits = cache.feed(feeding)
+        scores = logits.log_softmax(-1)
         if step < min_new_tokens:
             logits[:, list(stop)] = -torch.inf
-        best = dict(zip(feeding, logits.argmax(-1).tolist(), strict=True))
-        feeding = {branch: [token] for branch, token in best.items() if token not in stop}
-        for branch, new in feeding.items():
-            answers[branch] += new
-    return list(answers.values())
+        best = logits.argmax(-1)
+        likely = scores.gather(1, best[:, None])[:, 0]
+        pairs = map(NextToken, best.tolist(), likely.tolist())
+        found = dict(zip(feeding, pairs, strict=True))
+        said = {branch: token for branch, token in found.items() if token.id not in stop}
+        if not said:
+            return
+        yield said
+        feeding = {branch: [token.id] for branch, token in said.items()}
+
+
+def logprob(cache: SharedCache, prompt: Sequence[int], answer: Sequence[int]) -> float:
+    """Sum the natural logarithms of the probabilities of an answer's tokens.
+
+    Args:
+        cache: of the clip, without branches.
+        prompt: token ids of the question.
+        answer: token ids, at least one.
+    """
+    total, feeding = 0.0, prompt
+    for token in answer:
+        total += float(cache.feed({1: feeding})[0].log_softmax(-1)[token])
+        feeding = [token]
+    return total
 
 
 def score_options(

@@ -98,6 +98,6 @@ def muted(
     if way == BASELINE:
         return streams.video_alone(clip)
     if way.how == "without":
-        return streams.without(way.stream, clip)
+        return streams.without({way.stream}, clip)
     assert other is not None
     return streams.with_other(way.stream, clip, other)

@@ -6,7 +6,7 @@ V-LynX encodes each modality with its aligned vision adapter. PAVE's class is in
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Self
 
@@ -110,10 +110,10 @@ class StreamTokens(nn.Module, ABC):
         """Whether the LLM can read a clip without this stream."""
         return True
 
-    def without(self, name: str, clip: EncodedClip) -> list[Stream]:
-        """Make the LLM's tokens of a clip without one of its streams."""
+    def without(self, names: Collection[str], clip: EncodedClip) -> list[Stream]:
+        """Make the LLM's tokens of a clip without some of its streams."""
         streams = zip(self.names, self.tokens(clip.encoded, clip.episode), strict=True)
-        return [stream for each, stream in streams if each != name]
+        return [stream for each, stream in streams if each not in names]
 
     def video_alone(self, clip: EncodedClip) -> list[Stream]:
         """Make the LLM's tokens of a clip's video, as the untuned backbone reads them."""

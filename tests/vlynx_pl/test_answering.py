@@ -10,11 +10,13 @@ from vlynx_pl.answering import (
     answer,
     answer_each,
     choose,
+    continued,
     generate,
+    logprob,
     score_options,
 )
 from vlynx_pl.backbones import load_backbone
-from vlynx_pl.backbones.prompt import CHATML, Stream
+from vlynx_pl.backbones.prompt import CHATML, Prompt, Stream
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.prefix_sharing import question_branch
 from vlynx_pl.questions import Question
@@ -193,3 +195,34 @@ def test_invalid_requests_are_one_clear_message(backbone, streams):
         score_options(backbone, streams, [], ["A"])
     with pytest.raises(UserError, match="do not differ in their first tokens"):
         score_options(backbone, streams, ASKED, [" A", " B"])
+
+
+def test_a_cache_that_forgets_is_as_good_as_new(tuned, streams):
+    one, other = prompts_of(tuned)[:2]
+    cache = SharedCache(tuned, streams, "task")
+    size, prefix = cache.nbytes, cache.prefix
+    first = generate(cache, [one, other], 8, 1, STOP_IDS)
+    assert cache.nbytes > size and cache.prefix == prefix
+    cache.forget()
+    assert cache.nbytes == size
+    assert generate(cache, [other], 8, 1, STOP_IDS) == first[1:]
+    cache.forget()
+    fresh = SharedCache(tuned, streams, "task").feed({1: one})
+    assert_close(cache.feed({1: one}), fresh, atol=1e-5, rtol=1e-5)
+
+
+def test_log_probabilities_are_those_of_one_forward_of_the_answer(tuned, streams):
+    prompt = prompts_of(tuned)[1]
+    [steps] = [[*continued(SharedCache(tuned, streams, "task"), [prompt], 6, 1, STOP_IDS)]]
+    tokens = [step[1] for step in steps]
+    ids = [token.id for token in tokens]
+    with torch.inference_mode():
+        prefix = tuned.prompt(streams)
+        positions = range(prefix.next, prefix.next + len(prompt) + len(ids))
+        whole = Prompt.joined([prefix, tuned.text([*prompt, *ids], positions)])
+        hidden = tuned.read(whole, "task")
+        scores = tuned.logits(hidden[-len(ids) - 1 : -1]).log_softmax(-1)
+    wanted = scores[range(len(ids)), ids]
+    assert_close(torch.tensor([token.logprob for token in tokens]), wanted, atol=1e-4, rtol=1e-4)
+    found = logprob(SharedCache(tuned, streams, "task"), prompt, ids)
+    assert found == pytest.approx(float(wanted.sum()), abs=1e-3)

@@ -4,7 +4,7 @@ Data, questions, losses, answers and scores are those of InstructionTuning.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +165,7 @@ class PatchedVideo(StreamTokens):
         return name == self.side  # the patch is added to the video's tokens
 
     @override
-    def without(self, name: str, clip: EncodedClip) -> list[Stream]:
+    def without(self, names: Collection[str], clip: EncodedClip) -> list[Stream]:
         return self.video_alone(clip)
 
     @override
