@@ -2,7 +2,8 @@
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -16,10 +17,17 @@ from datamodules.loading.supervision import (
 )
 from datamodules.loading.worker_errors import Reading, explained, starting
 from datamodules.processes import READERS
-from datamodules.samples import Clip, EpisodeMedia
 from vlynx_pl.io.errors import UserError
 
-Item = Clip | EpisodeMedia
+
+class Item(Protocol):
+    """What is read as a sample, such as a clip or an episode."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def files(self) -> tuple[Path, ...]: ...
 
 
 class SampleDataset(Dataset[Any]):
@@ -28,7 +36,7 @@ class SampleDataset(Dataset[Any]):
     Returned as a value, it leaves a worker unchanged.
 
     Args:
-        items: clips or episodes, unread.
+        items: unread.
         reader: reads one.
 
     Attributes:

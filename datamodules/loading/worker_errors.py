@@ -66,6 +66,10 @@ class WorkerFault(BadSample):
         return f"{super().__str__()}. Then {_AGAIN}"
 
 
+class LostWorkerError(UserError):
+    """A worker died or stalled while it was reading nothing."""
+
+
 @contextmanager
 def explained(reading: Reading) -> Iterator[None]:
     """Name the clip in whatever is raised while it is read.
@@ -102,9 +106,9 @@ def hung(index: int, reading: Reading, seconds: float) -> WorkerFault:
     )
 
 
-def stalled(seconds: float) -> UserError:
+def stalled(seconds: float) -> LostWorkerError:
     """The error for workers that have nothing left to read, and yet no batch arrives."""
-    return UserError(
+    return LostWorkerError(
         f"the workers have read all they were given, but no batch has arrived for {seconds:g} s. "
         f"If a line above says why, fix that; if not, {_AGAIN}, or set data.num_workers=0"
     )
@@ -132,10 +136,10 @@ def died(index: int, reading: Reading, exitcode: int) -> WorkerFault:
     return WorkerFault(reading, _ending(exitcode), remedy, index)
 
 
-def died_idle(exitcode: int) -> UserError:
+def died_idle(exitcode: int) -> LostWorkerError:
     """The error for a worker that ended between two samples."""
     remedy = _memory() if exitcode == -signal.SIGKILL else "Lines above may say why"
-    return UserError(f"an idle worker {_ending(exitcode)}. {remedy}. Then {_AGAIN}")
+    return LostWorkerError(f"an idle worker {_ending(exitcode)}. {remedy}. Then {_AGAIN}")
 
 
 def not_shareable(size: int, error: Exception) -> UserError:

@@ -1,13 +1,18 @@
 """Small stages to train: episodes, fresh backbones, and folders of what was trained."""
 
 import json
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from torch.testing import assert_close
 
+from experiments.toyworld.video_files import write_video
 from tests.conftest import MINIATURE
-from vlynx_pl.adapters import Lora, adapter_parameters
+from vlynx_pl.adapters import Lora, adapter_parameters, save_adapter
 from vlynx_pl.backbones import load_backbone
 from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.branch_attention import visible
@@ -111,6 +116,35 @@ def config_of(data: str, *modalities: str, **settings: object) -> dict:
         "model": {"class_path": "vlynx_pl.tuning.InstructionTuning", "init_args": model},
         "data": {"class_path": f"datamodules.{data}", "init_args": common | settings},
     }
+
+
+@pytest.fixture(scope="module")
+def untaught(tmp_path_factory) -> Path:
+    """The folder of an LLM adapter that does nothing."""
+    folder = tmp_path_factory.mktemp("adapters") / "llm-qa"
+    backbone = load_miniature()
+    backbone.add_llm_adapter("qa", Lora(4, 16))
+    save_adapter(backbone.llm_adapters, "qa", folder)
+    return folder
+
+
+def write_run(folder: Path, adapter: Path, data: str, *modalities: str, **settings: object) -> Path:
+    """Write a tuned run without fitting: its LLM adapter, and the configuration of its data."""
+    shutil.copytree(adapter, folder / "adapters" / "llm-qa")
+    config = config_of(data, *modalities, **settings)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder
+
+
+def film(path: Path, seconds: float = 2, sound: bool = True, level: int = 0) -> Path:
+    """Frame i has grey level ``level + 7 i``, eight a second; its sound rises."""
+    frames = np.full((int(8 * seconds), 32, 48, 3), level, np.uint8)
+    frames += 7 * np.arange(len(frames), dtype=np.uint8)[:, None, None, None]
+    time = np.arange(int(16_000 * seconds)) / 16_000
+    wave = np.sin((300 + level) * 2 * np.pi * time * (1 + time)).astype(np.float32) / 4
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_video(path, frames, 8, wave if sound else None)
+    return path
 
 
 @pytest.fixture

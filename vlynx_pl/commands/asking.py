@@ -21,7 +21,9 @@ from typing_extensions import override
 
 from datamodules.base import ModalityDataModule
 from datamodules.benchmarks.base import Benchmark, QuestionRecord
+from datamodules.loading.given import KINDS, GivenFiles, given_streams
 from datamodules.loading.reading import resize_ignoring_aspect
+from datamodules.modalities.modality import Modalities
 from datamodules.samples import BadSample, Frames, Split, Streams
 from vlynx_pl.backbones import VideoBackbone
 from vlynx_pl.commands.configuration import instantiate
@@ -32,37 +34,7 @@ from vlynx_pl.runs.run_folder import plain_data
 from vlynx_pl.streams import StreamTokens
 from vlynx_pl.tuning import InstructionTuning
 
-_WHAT: Final = {
-    "video": "a video file",
-    "audio": "a file with its sound",
-    "depth": "the folder of a scene in ScanNet's exported layout",
-    "ego": "the video of the person's own view",
-}
 _VIDEO_ALONE: Final = {"class_path": "vlynx_pl.streams.AlignedStreams"}
-
-
-class GivenFiles(dict[str, Path]):
-    """Option → path, as given to ``run``; looking up a missing one raises a UserError.
-
-    Args:
-        run: the run's folder, for messages.
-        options: option, without dashes → path, or None if it is not given.
-
-    Raises:
-        UserError: a file or folder does not exist, or two options name the same one.
-    """
-
-    def __init__(self, run: Path, options: Mapping[str, Path | None]) -> None:
-        super().__init__({option: path for option, path in options.items() if path is not None})
-        self.run = run
-        for option, path in self.items():
-            if not (path.is_dir() if option == "depth" else path.is_file()):
-                raise UserError(f"--{option} {path}: does not exist, or is not {_WHAT[option]}")
-        if len({path.resolve() for path in self.values()}) < len(self):
-            raise UserError("two options name the same file; give each file once")
-
-    def __missing__(self, option: str) -> Path:
-        raise UserError(f"{self.run} needs --{option}, {_WHAT[option]}; add it")
 
 
 class _NoBenchmark(Benchmark):
@@ -195,22 +167,30 @@ def _streams(
 ) -> Streams:
     """The streams that the run reads, unread; raises UserError for a missing or unused file."""
     files = GivenFiles(run, options)
-    reads: StreamTokens = instantiate(StreamTokens, configuration["model"]["init_args"]["streams"])
-    _, *modalities = reads.names
+    modalities, wanted = reads(configuration, frame_size)
+    streams = given_streams(modalities, wanted, files)
+    for doubt in modalities.doubts():
+        rank_zero_warn(doubt)
+    return streams
+
+
+def reads(
+    configuration: Mapping[str, Any], frame_size: tuple[int, int]
+) -> tuple[Modalities, tuple[str, ...]]:
+    """The modalities of a run's data, and the names of those that it was tuned with.
+
+    Args:
+        configuration: from :func:`read_configuration`.
+        frame_size: (H, W) of the frames.
+
+    Raises:
+        UserError: the configuration cannot be used.
+    """
+    tokens: StreamTokens = instantiate(StreamTokens, configuration["model"]["init_args"]["streams"])
     data: ModalityDataModule = instantiate(
         ModalityDataModule, configuration["data"], frame_size=frame_size
     )
-    streams = data.joined.streams_from(files, modalities)
-    for doubt in data.joined.doubts():
-        rank_zero_warn(doubt)
-    opened = {path for file in streams.files for path in (file, *file.parents)}
-    if unused := [option for option, path in files.items() if path not in opened]:
-        used = " and ".join(f"--{option}" for option in files if option not in unused)
-        raise UserError(
-            f"{run} does not use --{unused[0]}, leave it out; its streams, "
-            f"{' and '.join(['video', *modalities])}, come from {used}"
-        )
-    return streams
+    return data.joined, tokens.names[1:]
 
 
 def _read(
@@ -225,7 +205,7 @@ def _read(
     except BadSample as bad:
         if bad.trouble not in {"no audio", "silent"} or options.get("audio") is not None:
             raise
-        remedy = f"Add --audio, {_WHAT['audio']}"
+        remedy = f"Add --audio, {KINDS['audio']}"
         raise BadSample(bad.path, bad.reason, remedy, bad.trouble) from bad
     return as_episode(read, backbone)
 

@@ -5,7 +5,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,16 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from datamodules import Audio, Depth, DepthDataModule, Ego, HighFrameRate
 from datamodules.benchmarks import ScanQA
+from datamodules.loading.given import GivenFiles
 from datamodules.modalities.ego import Take
 from datamodules.modalities.modality import FrameSpec
 from datamodules.modalities.video import VideoSource
-from experiments.toyworld.video_files import write_video
 from tests.conftest import MINIATURE
 from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
-from tests.vlynx_pl.conftest import config_of, load_miniature, randomise
+from tests.vlynx_pl.conftest import film, load_miniature, randomise, write_run
 from vlynx_pl.adapters import Lora, save_adapter
 from vlynx_pl.commands import cli, lightning_cli
-from vlynx_pl.commands.asking import GivenFiles, open_run, read_configuration
+from vlynx_pl.commands.asking import open_run, read_configuration
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
@@ -101,37 +100,12 @@ def vlynx_ask(monkeypatch, capsys):
     return run
 
 
-def film(path: Path, seconds: float = 2, sound: bool = True, level: int = 0) -> Path:
-    """Frame i has grey level ``level + 7 i``, eight a second; its sound rises."""
-    frames = np.full((int(8 * seconds), 32, 48, 3), level, np.uint8)
-    frames += 7 * np.arange(len(frames), dtype=np.uint8)[:, None, None, None]
-    time = np.arange(int(16_000 * seconds)) / 16_000
-    wave = np.sin((300 + level) * 2 * np.pi * time * (1 + time)).astype(np.float32) / 4
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_video(path, frames, 8, wave if sound else None)
-    return path
-
-
-@pytest.fixture(scope="module")
-def untaught(tmp_path_factory) -> Path:
-    """An LLM adapter that does nothing."""
-    folder = tmp_path_factory.mktemp("adapters") / "llm-qa"
-    backbone = load_miniature()
-    backbone.add_llm_adapter("qa", Lora(4, 16))
-    save_adapter(backbone.llm_adapters, "qa", folder)
-    return folder
-
-
 @pytest.fixture
 def tuned(tmp_path, untaught):
     """Writes a run without fitting: (data module, modalities, its settings) → folder."""
 
     def write(data: str, *modalities: str, **settings: object) -> Path:
-        run = tmp_path / "run"
-        shutil.copytree(untaught, run / "adapters" / "llm-qa")
-        config = config_of(data, *modalities, **settings)
-        (run / "config.yaml").write_text(yaml.safe_dump(config))
-        return run
+        return write_run(tmp_path / "run", untaught, data, *modalities, **settings)
 
     return write
 
