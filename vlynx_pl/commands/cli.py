@@ -326,6 +326,33 @@ def pull(
 
 
 @app.command()
+def serve(
+    run: Annotated[list[Path], typer.Option(help="folder of a tuned run; may be repeated")],
+    host: Annotated[str, typer.Option(help="others than loopback need --token")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 is any free one")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="VLYNX_TOKEN", help="secret that clients must send")
+    ] = None,
+    upload: Annotated[int, typer.Option(min=1, help="MiB of a file")] = 256,
+    seconds: Annotated[float, typer.Option(min=1, help="s of a video or sound")] = 600,
+    memory: Annotated[int, typer.Option(min=0, help="MiB of all sessions")] = 4096,
+    queue: Annotated[int, typer.Option(min=1, help="requests under way")] = 64,
+    timeout: Annotated[float, typer.Option(min=1, help="s that a request may take")] = 120,
+) -> None:
+    """Answer OpenAI's clients about clips, and show a page: http://127.0.0.1:8000.
+
+    Run it in the folder where the runs were tuned, as paths in their configurations may be
+    relative.
+    """
+    start_server()
+    from vlynx_pl.commands.serving import serve
+    from vlynx_pl.serving.limits import MIB, Limits
+
+    limits = Limits(upload * MIB, seconds, memory * MIB, queue, timeout)
+    serve(run, host, port, token, limits)
+
+
+@app.command()
 def params(
     json: Annotated[bool, typer.Option("--json", help="print JSON for machines")] = False,
 ) -> None:

@@ -1,0 +1,1 @@
+"""A server that answers questions about clips with tuned runs, and its page."""
