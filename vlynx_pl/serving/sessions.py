@@ -93,7 +93,7 @@ class Session:
         module, (streams, times, _) = self.run.module, self.frames
         frames = {name: pixels.to(module.device) for name, pixels in streams.items()}
         found = module.encoded_clip({"streams": frames, "times": times})
-        self.nbytes += sum(each.nbytes for each in found.encoded)
+        self.nbytes += sum(each.nbytes for each in found.encoded.values())
         return EncodedClip({"times": times}, found.encoded)
 
     @torch.inference_mode()
