@@ -1,5 +1,6 @@
 """Draw page.png of a server: ``python docs/images/page.py URL SAMPLE QUESTION``."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ def main(url: str, sample: str, question: str) -> None:
     options = webdriver.ChromeOptions()
     for option in ("--headless=new", "--no-sandbox", "--window-size=1100,1900"):
         options.add_argument(option)
-    with webdriver.Chrome(options) as browser:
+    # Named, as Selenium would look for another one on the network.
+    options.binary_location, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
 
         def wait(name: str) -> None:
             shown = lambda _: browser.find_element(By.ID, name).is_displayed()  # noqa: E731

@@ -1,6 +1,5 @@
 """``vlynx serve``: what the server needs of the data modules, and its start."""
 
-import ipaddress
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +19,7 @@ from vlynx_pl.commands.configuration import instantiate
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.runs.run_folder import plain_data
 from vlynx_pl.serving.limits import Limits
+from vlynx_pl.serving.loopback import is_loopback
 from vlynx_pl.serving.sessions import ClipFrames, Sample, ServedRun
 
 _MEMORY: Final = 4 * 2**30  # bytes that reading a clip may take
@@ -89,14 +89,6 @@ def _listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"--host {host} --port {port}: {reason}; give another") from error
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is that of this computer only."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def served_run(run: Path, limits: Limits) -> ServedRun:

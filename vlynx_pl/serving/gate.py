@@ -12,10 +12,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vlynx_pl.serving.errors import error_response, refused
 from vlynx_pl.serving.limits import MIB, Limits
+from vlynx_pl.serving.loopback import is_loopback
 
 _OPEN: Final = ("/", "/page.js", "/page.css", "/favicon.ico")
 """What is sent without a token; it is the same for everybody."""
-_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _READ_AWAY: Final = 4  # times the limit that is read of a body that is refused
 _READ_AWAY_TIME: Final = 10  # s that it may take
 
@@ -38,7 +38,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         request = Request(scope)
-        most = self._limits.upload + MIB if request.url.path == "/v1/files" else self._limits.body
+        most = self._limits.upload + MIB if scope["path"] == "/v1/files" else self._limits.body
         body = _Body(receive, most)
         try:
             self._check_sender(request)
@@ -60,12 +60,12 @@ class Gate:
 
     def _check_sender(self, request: Request) -> None:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             raise refused(403, f"pages of {origin:.80} may not ask this server")
         if self._token is None:
-            if urlsplit(f"//{host}").hostname not in _LOOPBACK:
+            if not is_loopback(_name(host)):
                 raise refused(403, f"this server is not {host:.80}; ask for it by 127.0.0.1")
-        elif request.url.path not in _OPEN:
+        elif request.scope["path"] not in _OPEN:
             sent = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(sent.encode(), self._token.encode()):
                 raise refused(401, "send the token of this server as Authorization: Bearer TOKEN")
@@ -87,6 +87,14 @@ class Gate:
                 await error_response(refused(504, message))(scope, body, send)
         except ClientDisconnect:
             pass
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without its port; empty if it is not one."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 class _Body:

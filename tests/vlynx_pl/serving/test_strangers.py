@@ -23,9 +23,10 @@ from tests.robustness.inputs import Original, read_files
 from tests.robustness.media_inputs import sounds, videos
 from tests.vlynx_pl.conftest import film, write_run
 from tests.vlynx_pl.serving.conftest import asking, error, said, serving
-from vlynx_pl.commands.serving import is_loopback, read_apart, serve
+from vlynx_pl.commands.serving import read_apart, serve
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.serving.limits import MIB, Limits
+from vlynx_pl.serving.loopback import is_loopback
 from vlynx_pl.serving.sessions import ServedRun
 
 HOSTILE_NAMES = ("../../../tmp/a.jpg", "/etc/passwd", "..\\..\\a.jpg", "9" * 300 + ".jpg")
@@ -184,7 +185,10 @@ def test_pages_of_other_sites_may_not_ask(server):
     url = f"{server.url}/v1/models"
     assert "may not ask" in error(requests.get(url, headers={"Origin": "https://other.org"}))
     assert requests.get(url, headers={"Origin": server.url}).status_code == 200
-    assert "is not other.org" in error(requests.get(url, headers={"Host": "other.org"}))
+    assert "may not ask" in error(requests.get(url, headers={"Origin": "null"}))
+    assert "may not ask" in error(requests.get(url, headers={"Origin": "http://[x"}))
+    for host in ("other.org", "[x", "127.0.0.1.other.org", "10.0.0.1:8000"):
+        assert f"is not {host}" in error(requests.get(url, headers={"Host": host}))
 
 
 def test_other_addresses_need_a_token(tmp_path):
@@ -244,10 +248,10 @@ def hostile(random: Random, recordings: list[Original], scene: Path) -> tuple[st
         content = damage(random, original, recordings)
         return "video" if original.kind == "video" else "audio", content
     files = read_files(scene)
-    name = random.choice(sorted(files))
-    kind = "matrix" if name.endswith(".txt") else "image"
-    original = Original(kind, name, files, ())
-    files[name] = random.choice([*DAMAGES[kind].values()])(random, original, [original])
+    each = [Original("image", name, dict(files), ()) for name in sorted(files)]
+    original = random.choice(each)
+    damage = random.choice([*DAMAGES["image"].values(), *DAMAGES["matrix"].values()])
+    files[original.name] = damage(random, original, each)
     archive = BytesIO()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as made:
         for path, content in files.items():
@@ -261,7 +265,7 @@ def hostile(random: Random, recordings: list[Original], scene: Path) -> tuple[st
     if random.random() < 0.3:
         damage = random.choice([*DAMAGES["frame cache"].values()])
         broken = Original("frame cache", "a.zip", {"a.zip": content}, ())
-        content = damage(random, broken, [broken])
+        content = damage(random, broken, [broken, original])
     return "depth", content
 
 
