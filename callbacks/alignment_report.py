@@ -20,6 +20,7 @@ from typing_extensions import override
 
 from callbacks.alignment_figure import save_figure
 from callbacks.interruptible_barrier import InterruptibleBarrier
+from callbacks.landing_table import landing_table
 from callbacks.trainer_access import (
     data,
     expect_module,
@@ -30,6 +31,11 @@ from callbacks.trainer_access import (
 )
 from vlynx_pl.adapter_training import evaluating
 from vlynx_pl.alignment import InterfaceAlignment
+from vlynx_pl.analysis.landing import landing
+from vlynx_pl.analysis.layer_spread import LayerSpread
+from vlynx_pl.analysis.names import vocabulary
+from vlynx_pl.analysis.samples import Sample, TokenSample
+from vlynx_pl.attention import listen
 from vlynx_pl.interface_gap import InterfaceGap, InterfaceGapMeter
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.interruption import Interrupted, asked_to_stop
@@ -38,15 +44,17 @@ from vlynx_pl.runs.cards import write_cards
 from vlynx_pl.runs.provenance import last_session
 
 _NEAR: Final = 1.5  # times RGB video's L_attn; modalities of the study have up to 1.3, or 3.8
+_ROWS: Final = 1024  # tokens of each stream that are told apart and named
 _KEPT: Final = "It is measured anew, and nothing else is lost. Run the same command again to go on."
 
 
 class AlignmentReport(Callback):
     """Measures held-out modality frames before and after fitting, beside plain RGB video.
 
-    Writes ``alignment.png`` and ``report.json`` into the run folder; the latter marks the run as
-    finished. :meth:`show` prints the table. Each process measures its share of the batches, and
-    what was measured before fitting is kept in checkpoints.
+    Also tells the tokens apart from video, names them, and follows their variance through the
+    layers. Writes ``alignment.png`` and ``report.json`` into the run folder; the latter marks the
+    run as finished. :meth:`show` prints the tables. Each process measures its share of the batches,
+    and what was measured before fitting is kept in checkpoints.
 
     Args:
         max_batches: most batches to measure of each stream, over all ranks. A batch is one RGB
@@ -61,21 +69,33 @@ class AlignmentReport(Callback):
         self.max_batches = max_batches
         self.healthy_share = healthy_share
         self.gaps: dict[str, InterfaceGap] = {}
+        self._samples: dict[str, Sample] = {}
+        self._spreads: dict[str, Tensor] = {}
+        self._landing: dict[str, dict[str, Any]] = {}
         self.modality = self.safeguard = ""  # the setting that keeps tokens from collapsing
 
     @property
     @override
     def state_key(self) -> str:
         # A checkpoint's measurements count only if they are of the same batches.
-        return self._generate_state_key(max_batches=self.max_batches)
+        return self._generate_state_key(max_batches=self.max_batches, rows=_ROWS)
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {when: asdict(gap) for when, gap in self.gaps.items()}
+        return {
+            when: {
+                "gap": asdict(gap),
+                "sample": tuple(self._samples[when]),
+                "spread": self._spreads[when],
+            }
+            for when, gap in self.gaps.items()
+        }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.gaps = {when: InterfaceGap(**gap) for when, gap in state_dict.items()}
+        self.gaps = {when: InterfaceGap(**one["gap"]) for when, one in state_dict.items()}
+        self._samples = {when: Sample(*one["sample"]) for when, one in state_dict.items()}
+        self._spreads = {when: one["spread"] for when, one in state_dict.items()}
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -89,8 +109,8 @@ class AlignmentReport(Callback):
         positions = range(len(run_data.reference_names()))[: self.max_batches]
         share = positions[trainer.global_rank :: trainer.world_size]
         videos, held_out = run_data.reference_dataloader(share), run_data.val_dataloader()
-        self.gaps["video"] = self._measure(module, videos, None, "RGB video")
-        self.gaps["before"] = self._measure(module, held_out, None, "Before")
+        self._measure(module, videos, None, "video", "RGB video")
+        self._measure(module, held_out, None, "before", "Before")
 
     # Not in on_train_end, which Lightning skips in a run that goes on after its last epoch.
     @override
@@ -99,15 +119,17 @@ class AlignmentReport(Callback):
             return
         module = expect_module(pl_module, InterfaceAlignment)
         held_out = data(trainer).val_dataloader()
-        self.gaps["after"] = self._measure(module, held_out, module.modality, "After")
+        self._measure(module, held_out, module.modality, "after", "After")
         if not writes_files(trainer):
             return
         run, self.modality = run_folder(trainer), module.modality
         self.safeguard, _ = module.objective.safeguard
         save_figure(self.gaps, module.guidance, run / "alignment.png")
+        self._landing = landing(vocabulary(module.backbone), self._samples, self._spreads)
         save_logs(trainer)  # before the report, which marks the run as finished
         report = {
             **summary(self.gaps),
+            "landing": self._landing,
             "warnings": self.warnings(),
             "data": data(trainer).report(),
             "provenance": last_session(run),
@@ -126,6 +148,7 @@ class AlignmentReport(Callback):
             return
         console = Console()
         console.print(table(self.gaps, self.modality))
+        console.print(landing_table(self._landing))
         for warning in self.warnings():
             console.print(f"[bold red]Warning:[/] {warning}", soft_wrap=True)
         for line in advice(self.gaps, self.modality):
@@ -133,22 +156,33 @@ class AlignmentReport(Callback):
 
     @torch.inference_mode()
     def _measure(
-        self, module: InterfaceAlignment, loader: DataLoader[Any], adapter: str | None, what: str
-    ) -> InterfaceGap:
-        backbone = module.backbone
-        meter = InterfaceGapMeter(module.guidance, backbone.tokens_per_frame, backbone.hidden_size)
-        meter.to(module.device)
+        self,
+        module: InterfaceAlignment,
+        loader: DataLoader[Any],
+        adapter: str | None,
+        when: str,
+        what: str,
+    ) -> None:
+        backbone, channels = module.backbone, module.backbone.hidden_size
+        meter = InterfaceGapMeter(module.guidance, backbone.tokens_per_frame, channels)
+        sample, spread = TokenSample(channels, _ROWS), LayerSpread(backbone)
+        for metric in (meter, sample, spread):
+            metric.to(module.device)
         barrier = InterruptibleBarrier()
         total = min(self.max_batches, len(loader))
-        with evaluating(module):
+        layers = backbone.attention_layers()
+        with evaluating(module), listen(layers, spread.update, backbone.positions):
             for batch in track(islice(loader, total), f"Measuring: {what}", total):
                 if asked_to_stop():
                     raise Interrupted(f"Stopped while measuring, as asked. {_KEPT}")
                 if len(batch["frames"]):  # a rank may have no part of the last batch
                     encoded = module.encode(batch["frames"].to(module.device), adapter)
                     meter.update(encoded.tokens, encoded.attention_gaps)
+                    for clip, tokens in zip(batch["clips"], encoded.tokens, strict=True):
+                        sample.update(clip, tokens[..., :channels])
         barrier.wait(_KEPT)
-        return meter.gap()
+        self.gaps[when] = meter.gap()
+        self._samples[when], self._spreads[when] = sample.sample(), spread.spread()
 
 
 def health_warnings(

@@ -52,7 +52,7 @@ class _Part(NamedTuple):
 
 Listener = Callable[[AttentionCall], None]
 _Heard = dict[nn.Module, list[_Part]]
-_heard: ContextVar[_Heard | None] = ContextVar("vlynx_heard", default=None)
+_heard: ContextVar[tuple[_Heard, ...]] = ContextVar("vlynx_heard", default=())
 
 
 def _listening_attention(
@@ -104,8 +104,7 @@ def _packed_attention(
 
 
 def _note(module: nn.Module, part: _Part) -> None:
-    heard = _heard.get()
-    if heard is not None:
+    for heard in _heard.get():
         heard.setdefault(module, []).append(part)
 
 
@@ -122,7 +121,7 @@ def listen(layers: Sequence[nn.Module], listener: Listener, positions: int) -> I
     A layer may call its attention function once for all frames, or several times for windows of
     frames in a packed row; the parts are joined. The layers must run with the attention named by
     :data:`LISTENING_ATTENTION` or :data:`PACKED_ATTENTION`. Leave the context before
-    ``backward()``, as gradient checkpointing would call the listener again.
+    ``backward()``, as gradient checkpointing would call the listener again. Contexts may be nested.
 
     Args:
         layers: the self-attention modules.
@@ -152,7 +151,7 @@ def listen(layers: Sequence[nn.Module], listener: Listener, positions: int) -> I
         return report
 
     handles = [layer.register_forward_hook(hook(i)) for i, layer in enumerate(layers)]
-    token = _heard.set(heard)
+    token = _heard.set((*_heard.get(), heard))
     try:
         yield
     finally:

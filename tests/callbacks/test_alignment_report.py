@@ -1,4 +1,5 @@
 import io
+import json
 from dataclasses import replace
 
 import pytest
@@ -6,6 +7,10 @@ import torch
 from rich.console import Console
 
 from callbacks.alignment_report import advice, health_warnings, summary, table
+from callbacks.landing_table import landing_table
+from vlynx_pl.analysis.landing import landing
+from vlynx_pl.analysis.names import vocabulary
+from vlynx_pl.analysis.samples import Sample
 from vlynx_pl.interface_gap import InterfaceGap
 
 
@@ -67,3 +72,41 @@ def test_a_reference_without_variance_has_a_table_too(video):
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(table({"video": still, "before": video, "after": video}, "3d"))
     assert "– (8.0)" in console.export_text()
+
+
+def printed(made):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(made)
+    return console.export_text()
+
+
+def test_the_second_table_tells_streams_apart_names_them_and_follows_the_layers(loaded):
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.arange(40).repeat_interleave(5)
+    keys = torch.arange(200, dtype=torch.float64)
+
+    def sample(shift):
+        rows = torch.randn(200, loaded.hidden_size, generator=generator)
+        return Sample(rows + shift, clips, keys)
+
+    [sphere] = loaded.tokenizer(" sphere", add_special_tokens=False)["input_ids"]
+    far = 100 * loaded.embed(torch.tensor(sphere)).detach()
+    samples = {"video": sample(0), "before": sample(far), "after": sample(0)}
+    spreads = dict.fromkeys(samples, torch.ones(3, 4)) | {"after": torch.full((3, 4), 0.25)}
+    figures = json.loads(json.dumps(landing(vocabulary(loaded), samples, spreads)))
+    assert figures["before"]["told_apart"] == 1.0
+    assert 0.3 < figures["video"]["told_apart"] < 0.7 > figures["after"]["told_apart"]
+    assert figures["before"]["names"] == {"sphere": 1.0}
+    assert figures["before"]["name_entropy"] == 0 < figures["video"]["name_entropy"]
+    assert figures["after"]["variance_per_layer"]["values"] == [0.25] * 4
+    text = printed(landing_table(figures))
+    for part in ("100.0%", "sphere 100.0%", "layers 1-2", "layers 4-4", "25 / 25 / 25 %"):
+        assert part in text
+
+
+def test_one_clip_and_still_frames_have_a_second_table_too(loaded):
+    one = Sample(torch.ones(4, loaded.hidden_size), torch.zeros(4).long(), torch.arange(4).double())
+    same = dict.fromkeys(("video", "before", "after"), one)
+    figures = landing(vocabulary(loaded), same, dict.fromkeys(same, torch.zeros(3, 4)))
+    assert "NaN" not in json.dumps(figures)
+    assert "–" in printed(landing_table(figures))
