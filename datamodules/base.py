@@ -21,11 +21,11 @@ from datamodules.loading.inspection import Finding, inspect
 from datamodules.loading.loader import Loader, SampleDataset, collate_or_error
 from datamodules.loading.order import Batches, position, refuse_other_order
 from datamodules.loading.recordings import Part
-from datamodules.loading.serving import SERVING, Tuning
+from datamodules.loading.serving import SERVING, Alignment, Tuning
 from datamodules.loading.settings import LoadingSettings
 from datamodules.modalities.installed import modality_named
 from datamodules.modalities.modality import FrameSpec, Modalities, Modality
-from datamodules.samples import BadSample, Episode, LoadedEpisode
+from datamodules.samples import BadSample, Clip, Episode, LoadedEpisode, Streams
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.progress import track
 from vlynx_pl.io.tensor_store import TokenStore
@@ -139,6 +139,21 @@ class ModalityDataModule(LoadingSettings, LightningDataModule):
     def skip_streams_for(self, names: Collection[str]) -> None:
         """Return episodes of these names without streams, and do not open their files."""
         self._tuning.unread = frozenset(names)
+
+    def clips(self, part: Part) -> list[Clip]:
+        """The usable clips of a part, in alignment; for ``reference``, of plain video."""
+        return list(self._part(part))
+
+    def pairs(self, part: Part) -> dict[str, Streams]:
+        """Recording → its modality with its own video, for usable recordings, in alignment.
+
+        Raises:
+            UserError: the modality cannot be read with a video.
+        """
+        assert isinstance(self.serving, Alignment)
+        usable = {f.name for f in self._findings.get(part, []) if f.usable}
+        expected = [one for one in self.serving.recordings.of(part) if one.name in usable]
+        return {one.name: self.serving.streams(one) for one in expected}
 
     def failed_episodes(self, part: Part) -> list[Episode]:
         """What was left out of a part because its media or questions are bad."""

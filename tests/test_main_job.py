@@ -40,3 +40,16 @@ def test_the_attention_loss_alone_collapses_the_tokens_and_says_so(world, tmp_pa
     before, after = report["before"], report["after"]
     assert sum(after["attention_per_layer"]) < 0.5 * sum(before["attention_per_layer"])
     assert any("collapsed" in warning for warning in report["warnings"])
+
+
+def test_alignment_brings_gray_depth_nearer_to_video(world, tmp_path):
+    align(world, tmp_path / "run", "--data.encoding=gray")
+    command = [sys.executable, "-m", "vlynx_pl.commands.cli", "analyse", str(tmp_path / "run")]
+    subprocess.run(command, cwd=REPOSITORY, check=True)
+    found = json.loads((tmp_path / "run" / "analysis" / "interface.json").read_text())
+    gaps = {
+        tuple(pair["streams"]): pair["gap_per_vector"]
+        for pair in found["distances"]
+        if pair["level"] == "tokens"
+    }
+    assert gaps["3d after", "video"] < 0.5 * gaps["3d before", "video"]

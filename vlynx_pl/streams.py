@@ -334,14 +334,16 @@ class AlignedStreams(StreamTokens):
 
     def encode_whole(self, episode: Mapping[str, Any]) -> dict[str, Tensor]:
         """Encode all tokens (U, N, W) of the streams."""
-        encoded = {}
-        for name, adapter in {"video": None, **self._adapters}.items():
-            with torch.set_grad_enabled(self.train_vision and torch.is_grad_enabled()):
-                tokens = self.backbone.encode(episode["streams"][name][None], adapter)[0]
-                if len(tokens) > (timestamps := len(episode["times"][name])):
-                    tokens = tokens.reshape(timestamps, -1, *tokens.shape[1:]).mean(1)
-            encoded[name] = tokens
-        return encoded
+        adapters = {"video": None, **self._adapters}
+        return {name: self.encode_stream(name, episode, one) for name, one in adapters.items()}
+
+    def encode_stream(self, name: str, episode: Mapping[str, Any], adapter: str | None) -> Tensor:
+        """Encode all tokens (U, N, W) of one stream, with any vision adapter or the base."""
+        with torch.set_grad_enabled(self.train_vision and torch.is_grad_enabled()):
+            tokens = self.backbone.encode(episode["streams"][name][None], adapter)[0]
+            if len(tokens) > (timestamps := len(episode["times"][name])):
+                tokens = tokens.reshape(timestamps, -1, *tokens.shape[1:]).mean(1)
+        return tokens
 
     @override
     def tokens(self, encoded: Mapping[str, Tensor], episode: Mapping[str, Any]) -> list[Stream]:

@@ -21,7 +21,7 @@ from datamodules.loading.recordings import (
 )
 from datamodules.loading.settings import LoadingSettings, Objective
 from datamodules.modalities.modality import Modalities
-from datamodules.samples import BadSample, Clip, Episode, EpisodeMedia
+from datamodules.samples import BadSample, Clip, Episode, EpisodeMedia, Streams
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import TokenStore
 
@@ -63,12 +63,24 @@ class Alignment:
         self, part: Part, recording: Expected, learnt: bool
     ) -> tuple[list[Clip], list[BadSample]]:
         """Clips of a recording, unread; raises BadSample if it cannot be used."""
-        source, spec = recording.source, self._modalities.spec_of(self._modality)
-        if recording.episode is not None:
-            source = self._modality.locate(recording.root, recording.episode)
+        source, spec = self._source(recording), self._modalities.spec_of(self._modality)
         if part == "reference":
             return self._modality.reference_clips(source, spec), []
         return self._modality.clips(source, spec), []
+
+    def streams(self, recording: Expected) -> Streams:
+        """The modality of a recording together with its own video, unread.
+
+        Raises:
+            UserError: the modality cannot be read with a video.
+        """
+        spec = self._modalities.spec_of(self._modality)
+        return self._modality.streams(self._source(recording), spec)
+
+    def _source(self, recording: Expected) -> Any:
+        if recording.episode is None:
+            return recording.source
+        return self._modality.locate(recording.root, recording.episode)
 
     def reader(self, part: Part) -> ReadClip:
         kind = "reference" if part == "reference" else "modality"

@@ -30,6 +30,20 @@ Out = Annotated[Path | None, Option(help="folder of the results, else RUN/analys
 
 
 @analyse.command()
+def run(
+    folder: Annotated[Path, Argument(help="of an alignment, or of a tuned run", metavar="RUN")],
+    frames: Annotated[int, Option(min=1, help="read of each stream, about")] = 2000,
+    vocabulary: Annotated[int, Option(min=2, help="words in the geometry")] = 10_000,
+    tsne: Annotated[bool, Option("--tsne", help="draw t-SNE too; needs scikit-learn")] = False,
+    out: Out = None,
+) -> None:
+    """Measure and draw the streams of a run: geometry, landing, names and layers."""
+    from vlynx_pl.commands.analyse.run import analyse_run
+
+    analyse_run(folder, out or folder / "analysis", frames, vocabulary, tsne)
+
+
+@analyse.command()
 def guidance(
     files: Annotated[list[Path], Argument(help="guidance.safetensors of one backbone")],
     out: Annotated[Path, Option(help="folder of the results")] = Path("analysis"),

@@ -52,18 +52,14 @@ class TunedRun:
         run: its folder.
 
     Raises:
-        UserError: the folder is not that of a tuned run, or its data cannot be used.
+        UserError: the folder is not that of a tuned run.
     """
 
     def __init__(self, run: Path) -> None:
         self.run = run
         self.module, _ = open_run(run)
-        saved = plain_data(run / "config.yaml")
-        self.module.choices = saved["model"]["init_args"].get("choices", "")
-        self._data: ModalityDataModule = instantiate(
-            ModalityDataModule, saved["data"], frame_size=self.backbone.frame_size
-        )
-        self._data.setup("test")
+        self._saved = plain_data(run / "config.yaml")
+        self.module.choices = self._saved["model"]["init_args"].get("choices", "")
 
     @property
     def backbone(self) -> VideoBackbone:
@@ -76,8 +72,20 @@ class TunedRun:
         return self.module.streams
 
     @cached_property
+    def _data(self) -> ModalityDataModule:
+        data: ModalityDataModule = instantiate(
+            ModalityDataModule, self._saved["data"], frame_size=self.backbone.frame_size
+        )
+        data.setup("test")
+        return data
+
+    @cached_property
     def episodes(self) -> dict[str, Episode]:
-        """Clip → its episode, of the split that the run is tested on."""
+        """Clip → its episode, of the split that the run is tested on.
+
+        Raises:
+            UserError: the run's data cannot be used.
+        """
         return {one.name: one for one in self._data.episodes(self._data.test_split)}
 
     def unaligned(self) -> StreamTokens | None:
