@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from vlynx_pl.commands.analyse.writing import number, table
+from vlynx_pl.commands.analyse.writing import number
+from vlynx_pl.io.markdown import table
 
 WORDS: Final = "vocabulary"
 """The name of the words among the streams."""
