@@ -294,7 +294,10 @@ def _reduced(
     """Return a row of runs on clips of four frames; those of ``tuned`` are only asked again."""
     reads = {"keep": keep, "reduce": reduce, "elastic": [*elastic]}
     options = ["--data.frames=4"]
-    options += [f"--model.streams.{name}={json.dumps(value)}" for name, value in reads.items()]
+    options += [
+        f"--model.streams.{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in reads.items()
+    ]
     other = {run.seed: run for run in tuned}
     runs = []
     for seed in seeds:

@@ -17,9 +17,10 @@ from experiments.paper.questions import ASKED, clip
 from experiments.paper.report import interval, write_csv, write_report
 from experiments.paper.run import execute, outdated, prepare
 from experiments.paper.study import MODALITIES, AlignmentRun, Study, TuningRun
-from experiments.paper.tables import TABLES, Row, aligned, plain, together
+from experiments.paper.tables import TABLES, Row, aligned, plain, reduction, together
 from experiments.toyworld.takes import SKILLS
 from vlynx_pl.commands import cli
+from vlynx_pl.commands.plan.making import parsed_run
 from vlynx_pl.runs.provenance import redact_paths
 
 SEEDS = (1, 2, 3)
@@ -43,6 +44,17 @@ def test_runs_share_a_folder_only_if_they_are_the_same_run(study):
         command = every.command(study)
         assert commands.setdefault(every.name, command) == command
     assert len(set(map(tuple, commands.values()))) == len(commands)
+
+
+@pytest.mark.parametrize(
+    ("label", "keep", "reduce"),
+    [("spread-0.25", 0.25, "spread"), ("pool-4", {"3d": 4}, {"3d": "pool"})],
+)
+def test_runs_with_fewer_tokens_can_be_parsed(study, label, keep, reduce):
+    [row] = [r for r in reduction([1]) if (r.modality, r.tunings[0].label) == ("3d-gray", label)]
+    _, *arguments = row.tunings[0].command(study)
+    streams = parsed_run("fit", arguments)["model"]["init_args"]["streams"]["init_args"]
+    assert (streams["keep"], streams["reduce"]) == (keep, reduce)
 
 
 @pytest.mark.parametrize("worlds", [*((world,) for world in ASKED), ("audio", "3d")])
