@@ -86,7 +86,8 @@ def test_an_adapter_whose_output_the_backbone_does_not_read_stops_the_run(backbo
 def test_a_stream_that_is_read_without_gradients_stops_the_run(fresh, videos):
     class Detached(AlignedStreams):
         def tokens(self, encoded, episode):
-            return super().tokens([tokens.detach() for tokens in encoded], episode)
+            detached = {name: tokens.detach() for name, tokens in encoded.items()}
+            return super().tokens(detached, episode)
 
     module = tuning(Detached({"3d": "base"}, train_vision=True, lora=SMALL), fresh)
     with pytest.raises(UserError, match=r"of \d+ trained tensors .* model.streams ignores"):
