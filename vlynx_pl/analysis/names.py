@@ -67,7 +67,8 @@ def names(rows: Tensor, words: Vocabulary, centred: bool = False) -> dict[str, f
 
 def entropy(shares: Mapping[str, float]) -> float:
     """Entropy of names in nats; 0 if all rows have the same name."""
-    return -sum(share * math.log(share) for share in shares.values()) + 0.0
+    # fsum does not depend on the order, which is another in every process for a set of names.
+    return 0.0 - math.fsum(share * math.log(share) for share in shares.values())
 
 
 def name_distance(one: Mapping[str, float], other: Mapping[str, float]) -> float:

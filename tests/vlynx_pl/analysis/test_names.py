@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vlynx_pl.analysis.names import entropy, name_distance, names, vocabulary
 
@@ -63,3 +65,11 @@ def test_entropy_and_distance_of_names():
     assert name_distance(even, {"b": 0.5, "a": 0.5}) == pytest.approx(0, abs=1e-6)
     assert name_distance({"a": 1.0}, {"b": 1.0}) == pytest.approx(1)
     assert 0 < name_distance(even, {"a": 1.0}) == name_distance({"a": 1.0}, even) < 1
+
+
+@given(st.dictionaries(st.text(), st.floats(1e-6, 1), min_size=2), st.randoms())
+def test_entropy_does_not_depend_on_the_order_of_names(shares, random):
+    """Not even in the last bit, since equal runs must leave equal reports."""
+    order = [*shares.items()]
+    random.shuffle(order)
+    assert entropy(dict(order)) == entropy(shares)
