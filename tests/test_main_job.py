@@ -20,8 +20,9 @@ def world(tmp_path_factory):
     return out
 
 
-def align(world: Path, run: Path, *options: str) -> dict:
-    command = [sys.executable, "-m", "vlynx_pl.commands.cli", "fit", *CONFIGS]
+def align(world: Path, run: Path, *options: str, modality: str = "3d") -> dict:
+    configurations = [each.replace("align/3d", f"align/{modality}") for each in CONFIGS]
+    command = [sys.executable, "-m", "vlynx_pl.commands.cli", "fit", *configurations]
     command += [f"--data.root={world}", f"--run={run}", *options]
     subprocess.run(command, cwd=REPOSITORY, check=True)
     return json.loads((run / "report.json").read_text())
@@ -35,8 +36,11 @@ def test_alignment_closes_the_gap_and_keeps_the_tokens_alive(world, tmp_path):
     assert report["warnings"] == []
 
 
-def test_the_attention_loss_alone_collapses_the_tokens_and_says_so(world, tmp_path):
-    report = align(world, tmp_path / "run", "--model.objective.stat_weight=0")
+def test_the_attention_loss_alone_collapses_the_tokens_of_sound_and_says_so(tmp_path):
+    world = tmp_path / "world"
+    generate_toyworld(world, "audio", scenes=600)
+    alone = "--model.objective.stat_weight=0"
+    report = align(world, tmp_path / "run", alone, modality="audio")
     before, after = report["before"], report["after"]
     assert sum(after["attention_per_layer"]) < 0.5 * sum(before["attention_per_layer"])
     assert any("collapsed" in warning for warning in report["warnings"])
