@@ -18,7 +18,7 @@ import torch
 import yaml
 from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 from typing_extensions import override
 
 from experiments.speed.bench import allocated_peak, new_table
@@ -109,8 +109,10 @@ def save_random_model(backbone: str, folder: Path) -> None:
     """
     configuration = yaml.safe_load((BACKBONES / f"{backbone}.yaml").read_text())
     empty = backbone_without_weights(configuration["backbone"]["init_args"]["path"])
+    # A copy, because the backbone has put its own attention into its configuration.
+    config = AutoConfig.for_model(**empty.model.config.to_dict())
     torch.manual_seed(0)
-    model = AutoModelForImageTextToText.from_config(empty.model.config, dtype=torch.bfloat16)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     _, processor = TINY[model.config.model_type]()
     processor.save_pretrained(folder)

@@ -5,9 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
+from experiments.speed import rehearsal
 from experiments.speed.gpu_check import Step, report
 from tests.conftest import REPOSITORY
+from vlynx_pl.backbones import load_backbone
+from vlynx_pl.backbones.tiny import write_tiny
 
 
 @pytest.mark.slow
@@ -17,6 +21,16 @@ def test_the_plan_is_right_in_a_rehearsal():
     assert done.returncode == 0, done.stderr
     rows = dict(re.findall(r"│ (align|tune) +│[^│]*│[^│]*│ +([\d.]+) │", done.stdout))
     assert {0.8 < float(ratio) < 1.2 for ratio in rows.values()} == {True} and len(rows) == 2
+
+
+def test_a_rehearsal_makes_a_model_of_a_family_with_its_own_attention(tmp_path, monkeypatch):
+    write_tiny("qwen2_5_vl", tmp_path / "tiny")
+    monkeypatch.setattr(rehearsal, "BACKBONES", tmp_path)
+    settings = {"backbone": {"init_args": {"path": str(tmp_path / "tiny")}}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    rehearsal.save_random_model("tiny", tmp_path / "random")
+    one, two = (load_backbone(str(tmp_path / name), "float32") for name in ("tiny", "random"))
+    assert two.model.num_parameters() == one.model.num_parameters()
 
 
 def test_the_check_reports_results_and_failures(tmp_path):
