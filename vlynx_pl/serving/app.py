@@ -73,8 +73,8 @@ def _add_openai(app: FastAPI, service: Service) -> None:
             file = form.get("file")
             if not isinstance(file, UploadFile):
                 raise refused(400, "the form has no file; send it as the field file")
-            written = await asyncio.to_thread(service.uploads.write, file.file)
-            return _described(service.uploads.keep(written, file.filename or "file"))
+            store, name = service.uploads.store, file.filename or "file"
+            return _described(await asyncio.to_thread(store, file.file, name))
 
     @app.get("/v1/files/{name}")
     async def about(name: str) -> dict[str, Any]:

@@ -70,8 +70,7 @@ class Service:
             files[kind] = url
             if not url.startswith("file-"):
                 content = await asyncio.to_thread(decoded, url)
-                written = await asyncio.to_thread(self.uploads.write, content)
-                files[kind] = self.uploads.keep(written, kind).id
+                files[kind] = (await asyncio.to_thread(self.uploads.store, content, kind)).id
         return files
 
     async def do(self, session: Session, job: Callable[[], T]) -> T:

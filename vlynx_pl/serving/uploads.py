@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import RLock
 from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
@@ -23,11 +24,11 @@ class Upload(NamedTuple):
     path: Path
     bytes: int
     created: int  # s since 1970
-    name: str = ""  # that the client gave it
+    name: str  # that the client gave it
 
 
 class Uploads:
-    """Files in a temporary folder, which ends with the server.
+    """Files in a temporary folder, which ends with the server; used from any thread.
 
     Args:
         limits: of the server.
@@ -38,9 +39,13 @@ class Uploads:
         self._temporary = TemporaryDirectory(prefix="vlynx-serve-")
         self.folder = Path(self._temporary.name)
         self._files: OrderedDict[str, Upload] = OrderedDict()
+        self._lock = RLock()
 
-    def write(self, source: BinaryIO) -> Upload:
-        """Copy a file to the disk; may be called in any thread.
+    def store(self, source: BinaryIO, name: str) -> Upload:
+        """Copy a file to the disk, and remove the oldest if there are too many.
+
+        A request may be cancelled meanwhile, but not the thread that writes, so the file counts as
+        soon as it has its name.
 
         Raises:
             HTTPException: it is empty or too large.
@@ -59,31 +64,30 @@ class Uploads:
             if not size:
                 raise refused(400, "the file is empty; send a video, a sound or a zip of a scene")
             path = self.folder / digest.hexdigest()
-            unnamed.replace(path)
+            upload = Upload(f"file-{digest.hexdigest()}", path, size, int(time.time()), name)
+            with self._lock:
+                unnamed.replace(path)
+                self._files[upload.id] = upload
+                self._files.move_to_end(upload.id)
+                while sum(one.bytes for one in self._files.values()) > self._limits.stored:
+                    self.remove(next(iter(self._files)))
         finally:
             unnamed.unlink(missing_ok=True)
-        return Upload(f"file-{digest.hexdigest()}", path, size, int(time.time()))
-
-    def keep(self, written: Upload, name: str) -> Upload:
-        """Remember a file, and remove the oldest if there are too many."""
-        upload = written._replace(name=name)
-        self._files[upload.id] = upload
-        self._files.move_to_end(upload.id)
-        while sum(one.bytes for one in self._files.values()) > self._limits.stored:
-            self.remove(next(iter(self._files)))
         return upload
 
     def get(self, name: str) -> Upload:
         """A file by its id; raises HTTPException if there is none."""
-        if name not in self._files:
-            raise refused(404, f"there is no file {name!r:.80}; upload it to /v1/files again")
-        self._files.move_to_end(name)
-        return self._files[name]
+        with self._lock:
+            if name not in self._files:
+                raise refused(404, f"there is no file {name!r:.80}; upload it to /v1/files again")
+            self._files.move_to_end(name)
+            return self._files[name]
 
     def remove(self, name: str) -> None:
         """Remove a file; raises HTTPException if there is none."""
-        self.get(name).path.unlink(missing_ok=True)
-        del self._files[name]
+        with self._lock:
+            self.get(name).path.unlink(missing_ok=True)
+            del self._files[name]
 
     def reading_folder(self, given: dict[str, str]) -> "ReadingFolder":
         """Make a folder in which files can be read, even if they are removed meanwhile.
@@ -94,11 +98,12 @@ class Uploads:
         Raises:
             HTTPException: a file is missing.
         """
-        uploads = {kind: self.get(name) for kind, name in given.items()}
         folder = self.folder / f"{uuid4().hex}.reading"
-        folder.mkdir()
-        for kind, upload in uploads.items():
-            (folder / kind).hardlink_to(upload.path)
+        with self._lock:
+            uploads = {kind: self.get(name) for kind, name in given.items()}
+            folder.mkdir()
+            for kind, upload in uploads.items():
+                (folder / kind).hardlink_to(upload.path)
         return ReadingFolder(folder, {kind: folder / kind for kind in uploads})
 
     def close(self) -> None:

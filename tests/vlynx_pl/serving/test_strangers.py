@@ -1,11 +1,14 @@
 """What a server does with strangers: limits, hostile files, and who may ask."""
 
+import asyncio
 import os
 import signal
 import socket
 import time
 import zipfile
-from contextlib import contextmanager
+from base64 import b64encode
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import BytesIO
 from itertools import chain, repeat
 from pathlib import Path
@@ -53,6 +56,36 @@ def waiting(run: ServedRun, **limits):
             yield server, begun, end
         finally:
             end.set()
+
+
+def test_a_file_whose_request_was_cancelled_counts():
+    """The thread that writes it cannot be cancelled."""
+    pytest.importorskip("fastapi")
+    from vlynx_pl.serving.uploads import Uploads
+
+    class Slow(BytesIO):
+        begun, go_on = Event(), Event()
+
+        def read(self, size=-1):
+            self.begun.set()
+            self.go_on.wait()
+            return super().read(size)
+
+    async def cancelled(source):
+        task = asyncio.create_task(asyncio.to_thread(uploads.store, source, "first"))
+        await asyncio.to_thread(source.begun.wait)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        source.go_on.set()
+
+    limits = replace(Limits(), upload=1)
+    uploads = Uploads(limits)
+    asyncio.run(cancelled(Slow(b"a")))  # which waits for the thread
+    [first] = uploads.folder.iterdir()
+    others = [uploads.store(BytesIO(bytes([i])), "later").path for i in range(limits.stored)]
+    assert {*uploads.folder.iterdir()} == {*others} and first not in others
+    uploads.close()
 
 
 def test_no_url_is_fetched_and_no_path_opened(server, media):
@@ -151,7 +184,9 @@ def test_a_full_queue_says_when_to_try_again(runs, media):
 
 def test_a_request_that_takes_too_long_ends_and_others_go_on(runs, media):
     with waiting(runs["hears"], timeout=1) as (server, *_):
-        asked = asking("hears", video=server.sent(media["video"]))
+        # Within the request, as an upload of its own may take longer than a second, too.
+        content = b64encode(media["video"].read_bytes()).decode()
+        asked = asking("hears", video=f"data:video/mp4;base64,{content}")
         response = server.post("/v1/chat/completions", asked)
         assert response.status_code == 504 and "no answer within 1 s" in response.text
         assert requests.get(f"{server.url}/page/models").status_code == 200
