@@ -90,7 +90,8 @@ class TokenReduction:
         else:
             groups = [Group(tuple(names), "spread", keep)]
         for size in (*(group.keep for group in groups), *elastic):
-            if size <= 0 or (isinstance(size, float) and size > 1):
+            share = isinstance(size, float)
+            if isinstance(size, bool) or not size > 0 or (share and size > 1):  # NaN is not, either
                 raise UserError(
                     f"{said}: {size} is neither a share above 0.0 and up to 1.0, nor a whole "
                     "number of tokens per frame; correct it"
@@ -202,6 +203,30 @@ class TokenReduction:
                 how["together"] = {name: adapters.get(name) for name in names}
             found |= {name: dict(how) for name in names}
         return found
+
+
+def reducing_settings(reads: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the settings of ``model.streams`` that :meth:`TokenReduction.settings` tells of."""
+    reduced = {name: how for name, how in reads.items() if "reduce" in how}
+    if not reduced:
+        return {}
+    first = next(iter(reduced.values()))
+    found: dict[str, Any] = {
+        "keep": {name: _size(how) for name, how in reduced.items()},
+        "reduce": {name: how["reduce"] for name, how in reduced.items()},
+    }
+    if first["reduce"] == "spread":
+        found = {"keep": _size(first), "reduce": "spread"}
+    if "elastic" in first:
+        found["elastic"] = first["elastic"]
+    if first["compact"]:
+        found["positions"] = "compact"
+    return found
+
+
+def _size(how: Mapping[str, Any]) -> Keep:
+    keep: str | float = max(how["elastic"]) if "elastic" in how else how["keep"]
+    return int(keep.partition(" ")[0]) if isinstance(keep, str) else keep
 
 
 def _hash(text: str) -> int:

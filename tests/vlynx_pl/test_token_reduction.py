@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import re
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from tests.vlynx_pl.conftest import episode, load_miniature, saved, tuning
 from vlynx_pl.adapters import AdapterError
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import TokenStore
-from vlynx_pl.stream_reduction import USUAL
+from vlynx_pl.stream_reduction import USUAL, reducing_settings
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.token_reduction import at_random, count_kept, pool, salient, spread
 from vlynx_pl.usual_tokens import UsualTokenSums
@@ -119,6 +120,8 @@ def test_a_share_is_of_all_tokens_and_a_number_of_each_frame(frames, per_frame, 
     [
         ({"keep": {"3d": 0.0}}, "0.0 is neither a share above 0.0 and up to 1.0, nor a whole"),
         ({"keep": {"3d": 1.5}}, "1.5 is neither a share"),
+        ({"keep": {"3d": math.nan}}, "nan is neither a share"),
+        ({"keep": {"3d": True}}, "True is neither a share"),
         ({"keep": {"3d": 0.5}, "elastic": [0.5, 2.0]}, "2.0 is neither a share"),
         ({"keep": {"audio": 0.5}}, "'audio' is not a stream of this run .* are video, 3d"),
         ({"keep": {"3d": 0.5}, "reduce": {"video": "pool"}}, "'video' is not a stream of this run"),
@@ -133,6 +136,22 @@ def test_a_share_is_of_all_tokens_and_a_number_of_each_frame(frames, per_frame, 
 def test_settings_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(UserError, match=re.compile(message)):
         AlignedStreams({"3d": "base"}, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"keep": {"3d": 0.5, "video": 4}, "reduce": {"3d": "random", "video": "pool"}},
+        {"keep": {"3d": 2}, "reduce": {"3d": "random"}, "positions": "compact"},
+        {"keep": {"3d": 1.0}, "reduce": {"3d": "random"}, "elastic": [0.25, 1.0]},
+        {"keep": 0.25, "reduce": "spread"},
+    ],
+)
+def test_a_reduction_can_be_repeated_by_what_is_told_of_it(settings):
+    told = AlignedStreams({"3d": "base"}, **settings).reduction.settings({})
+    again = AlignedStreams({"3d": "base"}, **reducing_settings(told)).reduction.settings({})
+    assert again == told
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ that was not stopped.
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any, Final, NamedTuple
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
+from lightning.pytorch.utilities import rank_zero_warn
 
 from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.io.markdown import table
 from vlynx_pl.runs.provenance import last_session
+from vlynx_pl.stream_reduction import reducing_settings
 
 CARD: Final = "README.md"
 _PAPER: Final = "[V-LynX](https://arxiv.org/abs/2606.00508)"
@@ -41,11 +44,17 @@ def write_cards(run: Path, new: Mapping[str, Any] = _NOTHING) -> None:
     Args:
         run: its folder.
         new: results that are about to be written there, ``report`` or ``scores-<split>``. Cards
-            come first, as results mark the run as finished.
+            come first, as results mark the run as finished. They matter more than cards, so a card
+            that cannot be made is a warning.
     """
     for config in sorted(run.glob("adapters/*/adapter_config.json")):
+        try:
+            text = card(config.parent, run, new)
+        except UserError as error:
+            rank_zero_warn(f"{config.parent} has no new model card: {error}")
+            continue
         with atomic_file(config.parent / CARD) as unfinished:
-            unfinished.write_text(card(config.parent, run, new), encoding="utf-8")
+            unfinished.write_text(text, encoding="utf-8")
 
 
 def card(
@@ -65,7 +74,8 @@ def card(
     lora = _read(folder / "adapter_config.json")
     made_with = _read(folder / "made_with.json", "backbone", "frames", "data", "modules")
     kind, _, of = folder.name.partition("-")
-    modalities = [of] if kind == "vision" else [*made_with.get("reads", {})]
+    reads = made_with.get("reads", {})
+    modalities = [of] if kind == "vision" else [name for name in reads if name != "video"]
     name = made_with["backbone"]
     hub = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
     backbone = name if hub else Path(name).name
@@ -96,11 +106,11 @@ def card(
         frames=yaml.safe_dump(
             made_with["frames"], sort_keys=False, default_flow_style=None, width=100
         ),
-        reading=_reading(kind, made_with.get("reads", {})),
+        reading=_reading(kind, reads),
         module=made_with["modules"][kind],
         command=f"vlynx tune TASK --aligned FOLDER # a task with the modality {of}"
         if kind == "vision"
-        else f"vlynx eval {of} --tuned FOLDER --aligned FOLDER",
+        else f"vlynx eval {of} --tuned FOLDER --aligned FOLDER{_reducing(reads)}",
         licence=licence,
     )
     return str(made)
@@ -138,6 +148,12 @@ def _reading(kind: str, reads: Mapping[str, Mapping[str, Any]]) -> str:
         return "Only frames of the modality are read with this adapter, plain video without it."
     lines = ["Plain video is read without vision adapters."]
     for name, how in reads.items():
+        if reducer := how.get("reduce"):
+            lines.append(
+                f"Of `{name}`, the LLM reads only some tokens ({reducer}), which V-LynX chooses."
+            )
+        if name == "video":
+            continue
         if "adapter" not in how:
             lines.append(f"`{name}` is read through PAVE's patch, which needs V-LynX.")
         elif how["adapter"] is None:
@@ -145,6 +161,15 @@ def _reading(kind: str, reads: Mapping[str, Mapping[str, Any]]) -> str:
         else:
             lines.append(f"`{name}` is read with `adapters/vision-{name}`.")
     return " ".join(lines)
+
+
+def _reducing(reads: Mapping[str, Mapping[str, Any]]) -> str:
+    """The options of a command that reduces the streams in the same way."""
+    return "".join(
+        f" --model.streams.{name}="
+        + shlex.quote(value if isinstance(value, str) else json.dumps(value))
+        for name, value in reducing_settings(reads).items()
+    )
 
 
 def _adapter(lora: Mapping[str, Any]) -> str:

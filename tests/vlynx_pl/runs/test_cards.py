@@ -94,6 +94,17 @@ def test_the_card_of_a_tuned_run_has_scores_with_intervals_and_the_probe(run):
         assert line in text
 
 
+def test_the_card_of_a_reduced_run_says_what_is_read_and_how_to_repeat_it(run):
+    some = {"reduce": "salient", "compact": False, "keep": 0.25, "usual": "1"}
+    few = {"reduce": "pool", "compact": False, "keep": "4 per frame"}
+    folder = run("llm-scanqa", reads={"3d": {**READS["3d"], **some}, "video": few})
+    text = card(folder / "adapters" / "llm-scanqa", folder)
+    assert "| Modality | 3d |" in text and "PAVE" not in text
+    assert "Of `3d`, the LLM reads only some tokens (salient)" in text
+    assert "Of `video`, the LLM reads only some tokens (pool)" in text
+    assert """--model.streams.keep='{"3d": 0.25, "video": 4}'""" in text
+
+
 def test_a_card_names_no_folder_of_this_machine(run, tmp_path):
     folder = run("vision-3d", backbone=str(tmp_path / "models" / "mine"))
     text = card(folder / "adapters" / "vision-3d", folder)
@@ -114,4 +125,7 @@ def test_notes_that_cannot_be_used_are_named(run, content):
     path = folder / "adapters" / "vision-3d" / "made_with.json"
     path.write_text(content)
     with pytest.raises(UserError, match=r"made_with\.json cannot be used for a model card"):
-        write_cards(folder)
+        card(path.parent, folder)
+    with pytest.warns(UserWarning, match="vision-3d has no new model card"):
+        write_cards(folder)  # the results, which follow, are not lost
+    assert not (path.parent / "README.md").exists()
