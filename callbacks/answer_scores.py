@@ -44,7 +44,8 @@ class AnswerScores(Callback):
     Args:
         probe: also ask every question without each stream, and with another clip's, and report how
             much the answers depend on it. A run that reads the video alone has no probe.
-        baseline: also ask the untuned backbone, about the video alone.
+        baseline: also ask the untuned backbone, about the video alone, of which the run must keep
+            all tokens.
     """
 
     scores: Scores
@@ -82,8 +83,13 @@ class AnswerScores(Callback):
             raise UserError("tuning needs questions; give data.benchmark and data.objective=tuning")
         self.scores = Scores(benchmark.rules())
         self.scores.protocol.check()
+        module = expect_module(pl_module, InstructionTuning)
+        if self.baseline and not module.streams.reads_whole_video:
+            raise UserError(
+                "the baseline reads all tokens of the video, of which this run keeps some; ask "
+                "without --baseline, or leave the video out of model.streams.keep"
+            )
         if stage == "test":  # before on_test_start, since loaders start to read before it
-            module = expect_module(pl_module, InstructionTuning)
             self._load_earlier(trainer, module, data(trainer).test_split)
 
     @override

@@ -115,6 +115,11 @@ class StreamTokens(nn.Module, ABC):
         streams = zip(self.names, self.tokens(clip.encoded, clip.episode), strict=True)
         return [stream for each, stream in streams if each not in names]
 
+    @property
+    def reads_whole_video(self) -> bool:
+        """Whether the LLM reads all tokens of the video, as the untuned backbone does."""
+        return True
+
     def video_alone(self, clip: EncodedClip) -> list[Stream]:
         """Make the LLM's tokens of a clip's video, as the untuned backbone reads them."""
         return self.tokens(clip.encoded, clip.episode)[:1]
@@ -291,10 +296,15 @@ class AlignedStreams(StreamTokens):
         """Write the usual tokens of the reduction."""
         save_usual(file, self.reduction.usual, self._usual_made_with())
 
+    @property
+    @override
+    def reads_whole_video(self) -> bool:
+        return all("video" not in group.names for group in self.reduction.groups)
+
     def _usual_made_with(self) -> dict[str, dict[str, str | None]]:
-        fingerprint = self.backbone.fingerprint
+        fingerprint, hashes = self.backbone.fingerprint, self._adapter_hashes()
         return {
-            name: {"backbone": fingerprint, "adapter": self._adapter_hashes()[name]}
+            name: {"backbone": fingerprint, "adapter": hashes[name]}
             for name in self.reduction.by_salience()
         }
 
@@ -396,19 +406,21 @@ class AlignedStreams(StreamTokens):
                 "train_vision changes the tokens at every step, so they cannot be kept; remove "
                 "callbacks.KeepTokens from trainer.callbacks"
             )
-        how = {"video": {}, **(self._reads_whole() if self.reduction.elastic else self.reads())}
+        elastic = self.reduction.elastic
+        reads = self._reads_whole(self._adapter_hashes()) if elastic else self.reads()
+        how = {"video": {}, **reads}
         return {name: self._cache_key(each) for name, each in how.items()}
 
     @override
     def reads(self) -> dict[str, dict[str, Any]]:
-        how = self._reads_whole()
-        for name, reduction in self.reduction.settings(self._adapter_hashes()).items():
+        hashes = self._adapter_hashes()
+        how = self._reads_whole(hashes)
+        for name, reduction in self.reduction.settings(hashes).items():
             how[name] = {**how.get(name, {}), **reduction}
         return how
 
-    def _reads_whole(self) -> dict[str, dict[str, Any]]:
+    def _reads_whole(self, hashes: Mapping[str, str | None]) -> dict[str, dict[str, Any]]:
         # Adapters and token stores that older versions wrote say "pooled".
-        hashes = self._adapter_hashes()
         return {name: {"adapter": hashes[name], "pooled": False} for name in self.modalities}
 
     @override

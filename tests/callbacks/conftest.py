@@ -21,3 +21,19 @@ def data(tmp_path) -> Path:
         ]
         write_scanqa(root, split, questions)
     return root
+
+
+@pytest.fixture
+def scanqa(data) -> list[str]:
+    """Options with which the miniature is tuned on these questions, with unaligned depth."""
+    return [
+        "--config=experiments/backbones/miniature.yaml",
+        "--config=experiments/tune/scanqa.yaml",
+        "--config=experiments/tune/backbones/miniature.yaml",
+        "--config=experiments/tune/toyworld/scanqa.yaml",
+        f"--data.root={data}",
+        f"--data.benchmark.init_args.annotations={data}",
+        "--data.num_workers=0",
+        "--model.streams.modalities={3d: base}",
+        "--trainer.logger=false",
+    ]

@@ -21,19 +21,11 @@ def quick_meteor(monkeypatch):
 
 
 @pytest.fixture
-def options(data) -> list[str]:
+def options(scanqa) -> list[str]:
     return [
-        "--config=experiments/backbones/miniature.yaml",
-        "--config=experiments/tune/scanqa.yaml",
-        "--config=experiments/tune/backbones/miniature.yaml",
-        "--config=experiments/tune/toyworld/scanqa.yaml",
-        f"--data.root={data}",
-        f"--data.benchmark.init_args.annotations={data}",
-        "--data.num_workers=0",
+        *scanqa,
         "--data.frames=4",
-        "--model.streams.modalities={3d: base}",
         "--trainer.max_epochs=8",
-        "--trainer.logger=false",
     ]
 
 
@@ -81,6 +73,14 @@ def test_a_task_is_tuned_asked_and_scored(vlynx, options, tmp_path):
     assert [way for way in val["probe"] if " " in way] == ["without 3d", "without video"]
     code, printed = vlynx("probe", run, "--model.streams.modalities={}", f"--run={tmp_path / 'x'}")
     assert code == 1 and "was tuned on" in printed
+
+
+def test_the_baseline_is_refused_where_the_video_is_reduced(vlynx, options, tmp_path):
+    asking = ["--trainer.callbacks+=callbacks.AnswerScores", "--trainer.callbacks.baseline=true"]
+    own = "--model.streams.keep={video: 4}", f"--run={tmp_path / 'run'}"
+    code, printed = vlynx("fit", *options, *asking, *own)
+    assert code == 1
+    assert "the baseline reads all tokens of the video, of which this run keeps some" in printed
 
 
 @pytest.mark.parametrize(("setting", "fits"), [("far_mm=4000", False), ("frames=3", True)])

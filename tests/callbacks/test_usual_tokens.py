@@ -13,20 +13,12 @@ from vlynx_pl.commands.asking import open_run
 
 
 @pytest.fixture
-def options(data) -> list[str]:
+def options(scanqa) -> list[str]:
     return [
-        "--config=experiments/backbones/miniature.yaml",
-        "--config=experiments/tune/scanqa.yaml",
-        "--config=experiments/tune/backbones/miniature.yaml",
-        "--config=experiments/tune/toyworld/scanqa.yaml",
-        f"--data.root={data}",
-        f"--data.benchmark.init_args.annotations={data}",
-        "--data.num_workers=0",
+        *scanqa,
         "--data.frames=2",
-        "--model.streams.modalities={3d: base}",
         "--model.streams.keep={3d: 0.25, video: 4}",
         "--trainer.max_epochs=1",
-        "--trainer.logger=false",
     ]
 
 
