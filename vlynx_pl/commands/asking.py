@@ -76,7 +76,7 @@ def ask(
                 save_file(clip_of(episode), unfinished)
         with torch.inference_mode():
             tokens = module.streams.encode(episode)
-        console.print(_table(module, episode, tokens))
+            console.print(_table(module, episode, tokens))
         status.update("Answering")
         asked = Question("asked", question, ())
         [answer] = module.answers({**episode, "tokens": tokens, "questions": [asked]})
@@ -237,8 +237,7 @@ def _table(
     table = Table("stream", "frames", "seconds", "tokens", Column("read by", overflow="fold"))
     adapters = module.streams.settings.get("modalities", {})
     counts = {name: tokens[name].shape[:-1].numel() for name in module.streams.names}
-    # An elastic run's tokens are reduced later.
-    read = zip(counts, module.streams.outline(episode), strict=False)
+    read = zip(counts, module.streams.tokens(tokens, episode), strict=False)  # PAVE adds none
     counts |= {name: len(stream.rows) for name, stream in read}
     for name, count in counts.items():
         times = episode["times"][name]
