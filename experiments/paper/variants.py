@@ -37,7 +37,8 @@ class NamedStreams(AlignedStreams):
 
     @override
     def reads(self) -> dict[str, dict[str, Any]]:
-        return {name: how | {"label": _label(name)} for name, how in super().reads().items()}
+        how = super().reads()
+        return how | {name: how[name] | {"label": _label(name)} for name in self.modalities}
 
     def _named(self, streams: list[Stream]) -> list[Stream]:
         video, *others = streams
