@@ -89,7 +89,7 @@ def _refuse_what_cannot_be_merged(run: Path) -> None:
     if quantization := (configuration["backbone"].get("init_args") or {}).get("quantization"):
         raise UserError(
             f"{run} has a quantized LLM ({quantization}), into which an adapter cannot be merged "
-            "without loss; evaluate it with --backbone.quantization=null, and export that run"
+            "without loss; tune again with --backbone.quantization=null, and export that run"
         )
 
 
