@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from vlynx_pl.analysis.landing import percent
 from vlynx_pl.analysis.layer_spread import PARTS
 
 
@@ -32,7 +33,7 @@ def landing_table(figures: Mapping[str, Mapping[str, Any]]) -> Table:
         name, share = next(iter(one["names"].items()))
         return f"{escape(name)} {share:.1%}"
 
-    row("told apart from video", lambda one: _share(one["told_apart"]))
+    row("told apart from video", lambda one: percent(one["told_apart"]))
     row("commonest name", commonest)
     row("entropy of names", lambda one: f"{one['name_entropy']:.2f}")
     table.add_section()
@@ -40,7 +41,3 @@ def landing_table(figures: Mapping[str, Mapping[str, Any]]) -> Table:
     for group in layers.tensor_split(min(3, len(layers))):
         row(f"variance, layers {int(group[0]) + 1}-{int(group[-1]) + 1}", variance(group))
     return table
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"

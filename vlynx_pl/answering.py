@@ -163,12 +163,11 @@ def answer_each(
     LLM is small. The caches of all clips are in memory at the same time.
     """
     tokenizer = backbone.tokenizer
-    stop = [tokenizer.get_vocab()[token] for token in backbone.chat.stop]
     prompts = [ids for ids in _prompts(backbone, questions) for _ in clips]
     cache = SharedCache(backbone, clips[0], llm_adapter, clips[1:])
     answers = [
         str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-        for ids in generate(cache, prompts, max_new_tokens, 1, stop)
+        for ids in generate(cache, prompts, max_new_tokens, 1, stop_ids(backbone))
     ]
     return [answers[i :: len(clips)] for i in range(len(clips))]
 
@@ -176,8 +175,17 @@ def answer_each(
 def _prompts(backbone: VideoBackbone, questions: Sequence[Question]) -> list[list[int]]:
     if not questions:
         raise UserError("a clip without questions has nothing to answer; leave it out")
-    reads = backbone.tokenizer, backbone.chat
-    return [question_branch(*reads, question, learnt=False).ids for question in questions]
+    return [prompt_ids(backbone, question) for question in questions]
+
+
+def prompt_ids(backbone: VideoBackbone, question: Question) -> list[int]:
+    """The token ids of a question, after the visual tokens; raises UserError if it has none."""
+    return question_branch(backbone.tokenizer, backbone.chat, question, learnt=False).ids
+
+
+def stop_ids(backbone: VideoBackbone) -> list[int]:
+    """Ids of the tokens that end an answer."""
+    return [backbone.tokenizer.get_vocab()[token] for token in backbone.chat.stop]
 
 
 def generate(

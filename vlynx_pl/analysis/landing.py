@@ -80,6 +80,11 @@ def told_apart(one: Sample, other: Sample) -> float:
     return float(1 + right) / 2
 
 
+def percent(share: float | None) -> str:
+    """Format a share of tokens or clips; None, which is unknown, is a dash."""
+    return "–" if share is None else f"{share:.1%}"
+
+
 def own_video_ranks(modality: Tensor, video: Tensor) -> Tensor:
     """Find each clip's own video by the cosine of centred means.
 

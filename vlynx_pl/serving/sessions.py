@@ -13,10 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vlynx_pl.answering import NextToken, SharedCache, continued, logprob
+from vlynx_pl.answering import (
+    NextToken,
+    SharedCache,
+    continued,
+    logprob,
+    prompt_ids,
+    stop_ids,
+)
 from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.prefix_sharing import question_branch
 from vlynx_pl.questions import Question
 from vlynx_pl.streams import EncodedClip
 from vlynx_pl.tuning import InstructionTuning
@@ -65,8 +71,7 @@ class ServedRun:
     @cached_property
     def stop(self) -> list[int]:
         """Ids of the tokens that end an answer."""
-        vocabulary = self.module.backbone.tokenizer.get_vocab()
-        return [vocabulary[token] for token in self.module.backbone.chat.stop]
+        return stop_ids(self.module.backbone)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's tokens."""
@@ -117,8 +122,7 @@ class Session:
     def _prompt(self, question: Question) -> list[int]:
         """The token ids of a question; raises UserError if it cannot be put into a prompt."""
         module = self.run.module
-        reads = module.backbone.tokenizer, module.backbone.chat
-        ids = question_branch(*reads, question, learnt=False).ids
+        ids = prompt_ids(module.backbone, question)
         if len(ids) > module.question_budget:
             raise UserError(
                 f"the question has {len(ids)} tokens; {self.run.name} reads "

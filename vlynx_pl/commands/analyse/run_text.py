@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from vlynx_pl.analysis.landing import percent
 from vlynx_pl.commands.analyse.writing import number
 from vlynx_pl.io.markdown import table
 
@@ -84,8 +85,8 @@ def _landing_table(streams: Mapping[str, Any]) -> str:
         rows.append(
             [
                 name,
-                _percent(one["told_apart"]),
-                _percent(own.get("first")),
+                percent(one["told_apart"]),
+                percent(own.get("first")),
                 f"{own['median_rank']:g} of {own['clips']}" if own else "–",
                 number(one.get("cka", _NAN)),
             ]
@@ -115,10 +116,6 @@ def _layer_table(streams: Mapping[str, Any]) -> str:
     ]
     rows = [[str(layer), *line] for layer, line in enumerate(zip(*cells, strict=True), 1)]
     return table(["layer", *others], rows)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1%}"
 
 
 def _list(shares: Mapping[str, float]) -> str:
