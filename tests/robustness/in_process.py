@@ -10,7 +10,7 @@ import torch
 from lightning import Trainer
 from safetensors.torch import save_file
 
-from callbacks import ReferenceGuidance, RunCheckpoint
+from callbacks import ReferenceGuidance, RunCheckpoint, UsualTokens
 from datamodules import DepthDataModule
 from datamodules.benchmarks import ScanQA
 from tests.conftest import MINIATURE
@@ -96,6 +96,7 @@ def session(
     minutes=0.0,
     dropout=0.1,
     losses=(),
+    keep=(),
     model=MINIATURE,
     **trainer,
 ):
@@ -109,8 +110,9 @@ def session(
         module = InterfaceAlignment(backbone, "3d", AlignmentObjective(**dict(losses)), **sizes)
         own = [ReferenceGuidance(max_batches=2)]
     else:
-        module = InstructionTuning(backbone, "scanqa", AlignedStreams({"3d": "base"}), **sizes)
-        own = []
+        streams = AlignedStreams({"3d": "base"}, keep=dict(keep))
+        module = InstructionTuning(backbone, "scanqa", streams, **sizes)
+        own = [UsualTokens()]
     module_data = DepthDataModule(
         data,
         benchmark=ScanQA(data),

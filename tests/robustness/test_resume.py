@@ -186,6 +186,19 @@ def test_other_losses_are_summed_over_ranks_too(undisturbed):
     assert not [w for w in differences(*runs, within=1e-4) if w.startswith("metrics.csv")]
 
 
+def test_two_ranks_keep_the_same_tokens_as_one(undisturbed):
+    """Each rank measures its share of the usual tokens, by which tokens are kept."""
+    alone, together = (
+        undisturbed("tuning", ranks, dropout=0.0, keep=(("3d", 0.25),)) for ranks in (1, 2)
+    )
+    assert_near(together, alone)
+    usual = [load_file(run / "usual.safetensors")["3d"] for run in (alone, together)]
+    torch.testing.assert_close(*usual)
+    whole = load_file(undisturbed("tuning", dropout=0.0) / "trained.safetensors")
+    few = load_file(alone / "trained.safetensors")
+    assert not all(torch.equal(few[name], whole[name]) for name in whole), "nothing was reduced"
+
+
 def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(undisturbed, world, tmp_path):
     sessions(1, world, tmp_path, "alignment", MID_EPOCH)
     newest, before = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
