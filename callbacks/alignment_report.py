@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from callbacks.alignment_figure import save_figure
 from callbacks.interruptible_barrier import InterruptibleBarrier
-from callbacks.landing_table import landing_table
+from callbacks.landing_table import landing_table, layer_groups
 from callbacks.trainer_access import (
     data,
     expect_module,
@@ -253,8 +253,8 @@ def table(gaps: dict[str, InterfaceGap], modality: str) -> Table:
         whole = getattr(video, name)
         return lambda gap: f"{getattr(gap, name) / whole:.0%}" if whole > 0 else "–"
 
-    for group in torch.arange(len(video.attention)).tensor_split(min(3, len(video.attention))):
-        row(f"L_attn, layers {int(group[0]) + 1}-{int(group[-1]) + 1}", layers(group))
+    for name, group in layer_groups(len(video.attention)):
+        row(f"L_attn, {name}", layers(group))
     row("L_stat", lambda gap: f"{gap.stat:.2f}")
     row("  token mean, distance", lambda gap: f"{gap.mean_distance:.2f}")
     row("  token variance, distance", lambda gap: f"{gap.var_distance:.2f}")

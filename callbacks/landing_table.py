@@ -37,7 +37,16 @@ def landing_table(figures: Mapping[str, Mapping[str, Any]]) -> Table:
     row("commonest name", commonest)
     row("entropy of names", lambda one: f"{one['name_entropy']:.2f}")
     table.add_section()
-    layers = torch.arange(len(figures["video"]["variance_per_layer"][PARTS[0]]))
-    for group in layers.tensor_split(min(3, len(layers))):
-        row(f"variance, layers {int(group[0]) + 1}-{int(group[-1]) + 1}", variance(group))
+    for layers, group in layer_groups(len(figures["video"]["variance_per_layer"][PARTS[0]])):
+        row(f"variance, {layers}", variance(group))
     return table
+
+
+def layer_groups(count: int) -> list[tuple[str, Tensor]]:
+    """Divide layers into at most three groups, each with its name and the layers' indices."""
+    groups = torch.arange(count).tensor_split(min(3, count))
+    return [(_range(int(group[0]) + 1, int(group[-1]) + 1), group) for group in groups]
+
+
+def _range(first: int, last: int) -> str:
+    return f"layer {first}" if first == last else f"layers {first}-{last}"
