@@ -52,8 +52,11 @@ def serve(runs: Sequence[Path], host: str, port: int, token: str | None, limits:
     if token is not None and (len(token) < _TOKEN or not token.isascii()):
         raise UserError(f"--token: give {_TOKEN} ASCII characters or more, which nobody can guess")
     names = [run.resolve().name for run in runs]
-    if len(set(names)) < len(names):
-        raise UserError(f"two runs are named {', '.join(names)}; rename a folder")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"--run: several folders are named {', '.join(repeated)}, and clients ask for a run by "
+            "the name of its folder; rename all but one, or give it once"
+        )
     try:
         import python_multipart  # noqa: F401 (which FastAPI reads forms with)
         import uvicorn

@@ -61,10 +61,10 @@ class Gate:
     def _check_sender(self, request: Request) -> None:
         host, origin = request.headers.get("host", ""), request.headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            raise refused(403, f"pages of {origin:.80} may not ask this server")
+            raise refused(403, f"pages of {origin:.80} are not answered; open this server's own")
         if self._token is None:
             if not is_loopback(_name(host)):
-                raise refused(403, f"this server is not {host:.80}; ask for it by 127.0.0.1")
+                raise refused(403, f"{host:.80} is not a name of this server; use 127.0.0.1")
         elif request.scope["path"] not in _OPEN:
             sent = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(sent.encode(), self._token.encode()):

@@ -75,6 +75,16 @@ def test_a_data_url_is_as_good_as_an_upload_and_a_dialogue_goes_on(server, runs,
     )
 
 
+def test_options_that_would_not_change_the_most_likely_answer_are_ignored(server, media):
+    request = asking("hears", video=server.sent(media["video"]))
+    ignored = {"seed": 3, "top_p": 0.1, "user": "me", "metadata": {"a": "b"}, "store": True}
+    ignored |= {"service_tier": "flex", "stream_options": {"include_usage": True}}
+    path = "/v1/chat/completions"
+    assert said(server.post(path, request)) == said(server.post(path, request | ignored))
+    streamed = server.post(path, request | ignored | {"stream": True})
+    assert streamed.status_code == 200 and "usage" not in streamed.text
+
+
 def test_a_separate_sound_and_a_stream_left_out_change_the_answer(server, runs, media, tmp_path):
     video, sound = media["video"], media["other"]
     urls = {"video": server.sent(video), "audio": server.sent(sound)}
