@@ -141,7 +141,7 @@ def test_the_commands_files_and_links_in_its_text_exist(page):
     for path in re.findall(r"experiments/[\w./-]+\w", text):
         assert (REPOSITORY / path).exists(), path
     folder = (REPOSITORY / page).parent
-    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
+    for link in re.findall(r"(?:\]\(|src=\")(?!https?:|#)([^)#\"]+)", text):
         assert (folder / link).exists(), link
 
 
