@@ -11,7 +11,7 @@ from vlynx_pl.io.interruption import Interrupted, asked_to_stop
 from vlynx_pl.io.progress import track
 from vlynx_pl.metrics import Answered, Protocol, Scores
 from vlynx_pl.muting import Way, circle
-from vlynx_pl.streams import EncodedClip
+from vlynx_pl.stream_tokens import EncodedClip
 from vlynx_pl.tuning import InstructionTuning
 
 

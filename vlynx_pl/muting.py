@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vlynx_pl.backbones.prompt import Stream
-from vlynx_pl.streams import EncodedClip, StreamTokens
+from vlynx_pl.stream_tokens import EncodedClip, StreamTokens
 
 _SEED: Final = 0
 _MOST: Final = 2 * 2**30  # bytes

@@ -32,7 +32,8 @@ from vlynx_pl.prefix_sharing import (
 )
 from vlynx_pl.questions import Question
 from vlynx_pl.saved_adapters import SavedAdapter
-from vlynx_pl.streams import AlignedStreams, EncodedClip, StreamTokens
+from vlynx_pl.stream_tokens import EncodedClip, StreamTokens
+from vlynx_pl.streams import AlignedStreams
 
 _FEW: Final = 64  # tokens, to measure what one of them needs
 _TURN: Final = 20  # upper bound of the tokens around a question and its answer

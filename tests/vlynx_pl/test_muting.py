@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from vlynx_pl.baselines.pave_streams import PatchedVideo
 from vlynx_pl.muting import BASELINE, Encodings, Way, circle, muted, ways_to_mute
-from vlynx_pl.streams import AlignedStreams, EncodedClip
+from vlynx_pl.stream_tokens import EncodedClip
+from vlynx_pl.streams import AlignedStreams
 
 STREAMS = AlignedStreams({"3d": "base", "audio": "base"})
 NAMES = ("video", "3d", "audio")

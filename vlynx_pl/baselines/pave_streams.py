@@ -21,7 +21,7 @@ from vlynx_pl.baselines.pave_files import load_patch, read_features, save_patch
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import PRECISION
 from vlynx_pl.saved_adapters import SavedAdapter
-from vlynx_pl.streams import EncodedClip, StreamTokens
+from vlynx_pl.stream_tokens import EncodedClip, StreamTokens
 
 
 class PatchedVideo(StreamTokens):

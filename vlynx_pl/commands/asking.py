@@ -31,7 +31,7 @@ from vlynx_pl.io.errors import PARSE_ERRORS, UserError
 from vlynx_pl.io.files import atomic_file
 from vlynx_pl.questions import Question
 from vlynx_pl.runs.run_folder import plain_data
-from vlynx_pl.streams import StreamTokens
+from vlynx_pl.stream_tokens import StreamTokens
 from vlynx_pl.tuning import InstructionTuning
 
 _VIDEO_ALONE: Final = {"class_path": "vlynx_pl.streams.AlignedStreams"}

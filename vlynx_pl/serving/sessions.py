@@ -24,7 +24,7 @@ from vlynx_pl.answering import (
 from vlynx_pl.backbones.prompt import Stream
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.questions import Question
-from vlynx_pl.streams import EncodedClip
+from vlynx_pl.stream_tokens import EncodedClip
 from vlynx_pl.tuning import InstructionTuning
 
 

@@ -24,7 +24,8 @@ from vlynx_pl.commands.configuration import instantiate
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.questions import Question
 from vlynx_pl.runs.run_folder import plain_data
-from vlynx_pl.streams import AlignedStreams, StreamTokens
+from vlynx_pl.stream_tokens import StreamTokens
+from vlynx_pl.streams import AlignedStreams
 
 
 class Looked(NamedTuple):

@@ -19,7 +19,8 @@ from vlynx_pl.io.files import atomic_folder
 from vlynx_pl.io.progress import track
 from vlynx_pl.questions import Question
 from vlynx_pl.runs.run_folder import plain_data
-from vlynx_pl.streams import AlignedStreams, StreamTokens
+from vlynx_pl.stream_tokens import StreamTokens
+from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
 
 
