@@ -27,19 +27,21 @@ class Server:
 
     Args:
         run: folder of a tuned run.
+        memory: MiB for the clips that it keeps.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, memory: int = 4096) -> None:
         command = [sys.executable, "-m", "vlynx_pl.commands.cli", "serve", "--port=0"]
-        self.process = subprocess.Popen(
-            [*command, f"--run={run}"], stderr=subprocess.PIPE, text=True
-        )
+        command += [f"--run={run}", f"--memory={memory}"]
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
+        said = ""
         for line in self.process.stderr:
             if found := re.search(r"http://\S+", line):
                 self.url = found[0]
                 return
-        raise RuntimeError(f"the server ended with {self.process.wait()}")
+            said += line
+        sys.exit(f"{said}The server ended with {self.process.wait()}")
 
     @property
     def memory(self) -> float:
@@ -75,8 +77,9 @@ def main() -> None:
     parser.add_argument("--simultaneous", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--picture", type=Path, default=Path("serving.png"))
+    parser.add_argument("--memory", type=int, default=4096, help="MiB for the clips it keeps")
     options = parser.parse_args()
-    model, server = options.run.resolve().name, Server(options.run)
+    model, server = options.run.resolve().name, Server(options.run, options.memory)
     try:
         parts = [server.upload(clip) for clip in options.clips]
         pairs = [
