@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from vlynx_pl.backbones import VideoBackbone, load_backbone
 from vlynx_pl.commands import cli
+from vlynx_pl.metrics import captions
 
 torch.set_num_threads(1)
 settings.register_profile(
@@ -30,6 +31,16 @@ CONFIGS = [
 @pytest.fixture(scope="session")
 def loaded() -> VideoBackbone:
     return load_backbone(str(MINIATURE), "float32")
+
+
+def replace_meteor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """METEOR takes ten seconds to start."""
+    monkeypatch.setattr(captions, "meteor", lambda said, wanted: 0.5)
+
+
+@pytest.fixture
+def quick_meteor(monkeypatch) -> None:
+    replace_meteor(monkeypatch)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def data(tmp_path) -> Path:
 
 
 @pytest.fixture
-def scanqa(data) -> list[str]:
+def scanqa(data, quick_meteor) -> list[str]:
     """Options with which the miniature is tuned on these questions, with unaligned depth."""
     return [
         "--config=experiments/backbones/miniature.yaml",

@@ -8,16 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callbacks.kept_answers import KeptAnswers
+from tests.conftest import replace_meteor
 from vlynx_pl.adapters import Lora, save_adapter
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import Answered, captions
 from vlynx_pl.tuning import InstructionTuning
-
-
-@pytest.fixture(autouse=True)
-def quick_meteor(monkeypatch):
-    """The real one loads its paraphrases for ten seconds."""
-    monkeypatch.setattr(captions, "meteor", lambda hypotheses, references: 0.5)
 
 
 @pytest.fixture
@@ -120,7 +115,7 @@ def test_a_failed_figure_costs_no_other_and_the_same_command_computes_it(
     assert scores["failed"] == {"scanqa/meteor": "METEOR failed. Mend it"}
     assert scores["scanqa/n_total"] == 2 and scores["scanqa/cider"] >= 0
     assert "scanqa/meteor" not in scores and (run / "predictions-val.jsonl").is_file()
-    monkeypatch.setattr(captions, "meteor", lambda hypotheses, references: 0.5)
+    replace_meteor(monkeypatch)
     assert vlynx(*command)[0] == 0
     whole = json.loads((run / "scores-val.json").read_text())
     assert whole["scanqa/meteor"] == 50 and whole["scanqa/cider"] == scores["scanqa/cider"]

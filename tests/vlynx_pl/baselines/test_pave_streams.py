@@ -22,7 +22,6 @@ from vlynx_pl.baselines.pave_files import read_features
 from vlynx_pl.baselines.pave_streams import PatchedVideo
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.tensor_store import TokenStore
-from vlynx_pl.metrics import captions
 from vlynx_pl.runs.checkpoints import newest_checkpoint, read_checkpoint
 from vlynx_pl.streams import AlignedStreams
 from vlynx_pl.tuning import InstructionTuning
@@ -318,8 +317,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_shipped_configuration_tunes_and_evaluates(data, tmp_path, monkeypatch, vlynx):
-    monkeypatch.setattr(captions, "meteor", lambda *_: 0.0)  # starting it takes 10 s
+def test_the_shipped_configuration_tunes_and_evaluates(data, tmp_path, quick_meteor, vlynx):
     options = [
         "--config=experiments/backbones/miniature.yaml",
         "--config=experiments/tune/scanqa.yaml",

@@ -16,7 +16,7 @@ from datamodules.loading.given import GivenFiles
 from datamodules.modalities.ego import Take
 from datamodules.modalities.modality import FrameSpec
 from datamodules.modalities.video import VideoSource
-from tests.conftest import MINIATURE
+from tests.conftest import MINIATURE, replace_meteor
 from tests.datamodules.conftest import write_scannet_scene, write_scannet_scenes
 from tests.vlynx_pl.conftest import film, load_miniature, randomise, write_run
 from vlynx_pl.adapters import Lora, save_adapter
@@ -70,6 +70,7 @@ def world(tmp_path_factory) -> Path:
     config["data"]["init_args"]["benchmark"]["init_args"]["annotations"] = str(root)
     (root / "tune.yaml").write_text(yaml.safe_dump(config))
     with pytest.MonkeyPatch.context() as patch:
+        replace_meteor(patch)
         given = [EXPERIMENTS / "backbones" / "miniature.yaml", root / "tune.yaml"]
         configs = [f"--config={path}" for path in given]
         patch.chdir(EXPERIMENTS.parent)

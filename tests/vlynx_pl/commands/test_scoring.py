@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from tests.conftest import replace_meteor
 from vlynx_pl.commands.scoring import read_predictions, score
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.metrics import captions
@@ -157,8 +158,7 @@ def avsd(tmp_path):
     return single, multiple
 
 
-def test_avsds_reference_file_decides_the_protocol(avsd, predictions, monkeypatch):
-    monkeypatch.setattr(captions, "meteor", lambda said, wanted: 0.5)
+def test_avsds_reference_file_decides_the_protocol(avsd, predictions, quick_meteor):
     single, multiple = avsd
     path = predictions(*said(AB12C="a man sits", CD34E="no one speaks"))
     assert score("AVSD", path, single)["avsd/rouge_l_1ref"] == pytest.approx(100)
@@ -173,7 +173,7 @@ def test_a_program_that_fails_costs_its_own_figures_only(
     def broken(*sentences):
         raise UserError("it failed. Mend it")
 
-    monkeypatch.setattr(captions, "meteor", lambda said, wanted: 0.5)
+    replace_meteor(monkeypatch)
     monkeypatch.setattr(captions, what, broken)
     row = {"scene_id": "s", "question_id": "7", "question": "?", "answers": ["two"]}
     path = tmp_path / "ScanQA_v1.0_val.json"

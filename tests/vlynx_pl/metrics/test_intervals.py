@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from datamodules.benchmarks.base import protocol_of
-from vlynx_pl.metrics import Answered, captions, differences, headline, intervals
+from vlynx_pl.metrics import Answered, differences, headline, intervals
 from vlynx_pl.metrics.figures import Mean, Value
+
+pytestmark = pytest.mark.usefixtures("quick_meteor")
 
 TEXTS = ("two cats sit", "he runs home")
 BENCHMARKS = {
@@ -27,12 +29,6 @@ def answered(right, clips=4, questions=3):
         for clip in range(clips)
         for number in range(questions + clip)
     ]
-
-
-@pytest.fixture(autouse=True)
-def no_meteor(monkeypatch):
-    """METEOR takes seconds to start."""
-    monkeypatch.setattr(captions, "meteor", lambda said, wanted: 0.5)
 
 
 def mean(name, values):

@@ -10,10 +10,11 @@ from rich.console import Console
 from datamodules.benchmarks.base import protocol_of
 from tests.processes import meet, together
 from vlynx_pl.io.errors import UserError
-from vlynx_pl.metrics import Answered, Protocol, Scores, captions, headline, table
+from vlynx_pl.metrics import Answered, Protocol, Scores, headline, table
 from vlynx_pl.metrics.captions import cider_of_each
 from vlynx_pl.metrics.intervals import Interval
 
+pytestmark = pytest.mark.usefixtures("quick_meteor")
 LABELS = {
     **{"modality": "Audio", "type": "Counting", "task": "count", "relation": "View"},
     **{"duration": "short", "domain": "D", "sub_category": "S", "task_type": "T", "scenario": "C"},
@@ -40,12 +41,6 @@ HEADLINES = {
     "ScanQA": "scanqa/cider",
     "VideoMME": "videomme/lmms",
 }
-
-
-@pytest.fixture(autouse=True)
-def no_meteor(monkeypatch):
-    """METEOR takes seconds to start."""
-    monkeypatch.setattr(captions, "meteor", lambda said, wanted: 0.5)
 
 
 def asked(number, said, wanted, **labels):
