@@ -201,7 +201,9 @@ def test_the_command_prints_tables_or_json(vlynx):
         (["--model.frame_chunk=0"], r"model.frame_chunk=0 is not a number of frames"),
     ],
 )
-def test_what_cannot_be_planned(vlynx, options, message):
+def test_what_cannot_be_planned(vlynx, monkeypatch, options, message):
+    # Without a network, the hub is tried again for 20 s.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     code, err = vlynx("plan", *ALIGN, *options)
     assert code == 1 and re.search(message, err)
 
