@@ -1,6 +1,6 @@
 """What is read from files and given to the model, and the one error for a bad file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -106,14 +106,14 @@ class Episode:
             ``{"ego": "takes/…/aria01_214-1.mp4", "exo1": "takes/…/cam01.mp4"}``.
         questions: at least one.
         span: (start, end) in s of the part that the questions are about; None is all of it.
-        elsewhere: role → a second path, at which some official downloads have the file.
+        elsewhere: role → further paths, at which some official downloads have the file.
     """
 
     name: str
     media: Mapping[str, str]
     questions: tuple[Question, ...]
     span: tuple[float, float] | None = None
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class EpisodeMedia(NamedTuple):

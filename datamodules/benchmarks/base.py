@@ -31,7 +31,7 @@ class QuestionRecord(NamedTuple):
     media: Mapping[str, str]
     question: Question
     span: tuple[float, float] | None = None
-    elsewhere: Mapping[str, str] = MappingProxyType({})
+    elsewhere: Mapping[str, str] = MappingProxyType({})  # role → a second path
 
 
 class Benchmark(ABC):
@@ -56,6 +56,12 @@ class Benchmark(ABC):
     absent: ClassVar[str] = ""
     """Why a split has no files."""
 
+    folders: ClassVar[tuple[str, ...]] = ()
+    """Folders of a download from the hub that may hold the files."""
+
+    media_folders: ClassVar[tuple[str, ...]] = ()
+    """Folders of a download from the hub that may hold the media."""
+
     def __init__(self, annotations: str | Path) -> None:
         self.annotations = Path(annotations)
 
@@ -65,7 +71,14 @@ class Benchmark(ABC):
 
     def files(self, split: Split) -> list[Path]:
         """The annotation files of a split, which need not exist; none if it has no such split."""
-        return [self.annotations / name for name in self.names.get(split, ())]
+        return self.find(self.names.get(split, ()))
+
+    def find(self, names: Sequence[str]) -> list[Path]:
+        """Paths of files, in the first of the possible folders that has one of them."""
+        places = [self.annotations, *(self.annotations / folder for folder in self.folders)]
+        there = (place for place in places if any((place / name).exists() for name in names))
+        place = next(there, self.annotations)
+        return [place / name for name in names]
 
     @abstractmethod
     def read(self, split: Split, files: list[Path]) -> Iterable[QuestionRecord]:
@@ -93,17 +106,18 @@ class Benchmark(ABC):
                 f"Use {there}",
                 "missing",
             )
-        for path in files:
+        if missing := [path for path in files if not path.exists()]:
+            path = missing[0]
             if path.parent.is_file():
                 check_folder(path.parent, f"Give the folder that holds {path.name}")
-            if not path.exists():
-                raise BadSample(
-                    path,
-                    f"is missing; {name} reads its split {split} from it",
-                    "Download it, or point `annotations` to where it is",
-                    "missing",
-                )
-        return _group(self.read(split, files))
+            others = f", as are {len(missing) - 1} more of {len(files)} files" * (len(missing) > 1)
+            raise BadSample(
+                path,
+                f"is missing{others}; {name} reads its split {split} from it",
+                "Download it, or point `annotations` to where it is",
+                "missing",
+            )
+        return _group(self.read(split, files), self.media_folders)
 
 
 def protocol_of(benchmark: str) -> Protocol:
@@ -155,7 +169,7 @@ class UniqueIds:
         return identifier if count == 1 else f"{identifier}#{count}"
 
 
-def _group(asked: Iterable[QuestionRecord]) -> list[Episode]:
+def _group(asked: Iterable[QuestionRecord], folders: Sequence[str]) -> list[Episode]:
     clips: dict[str, list[QuestionRecord]] = {}
     ids: set[str] = set()
     for item in asked:
@@ -169,7 +183,17 @@ def _group(asked: Iterable[QuestionRecord]) -> list[Episode]:
             dict(items[0].media),
             tuple(item.question for item in items),
             items[0].span,
-            dict(items[0].elsewhere),
+            _elsewhere(items[0], folders),
         )
         for name, items in clips.items()
     ]
+
+
+def _elsewhere(asked: QuestionRecord, folders: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Role → the paths beyond the first at which a medium may be."""
+    further = {}
+    for role, first in asked.media.items():
+        paths = [first, *([asked.elsewhere[role]] if role in asked.elsewhere else [])]
+        paths += [f"{folder}/{path}" for folder in folders for path in paths]
+        further[role] = tuple(paths[1:])
+    return further

@@ -63,7 +63,7 @@ class MVBench(Benchmark):
     ``video`` names files of the parts instead. The label is ``task``.
 
     Args:
-        annotations: the folder of the files, with their official names.
+        annotations: the folder of the files, with their official names, or of the download.
         tasks: names of tasks, such as ``action_count``; None is all twenty.
         videos: ``official`` for a folder per source, ``flat`` for all videos in one.
     """
@@ -72,6 +72,8 @@ class MVBench(Benchmark):
     tuned_on = "llava_video"
     protocol = Protocol("MVBench", "mvbench", protocols.mvbench, verdicts(protocols.mvbench_lmms))
     absent = "it is for evaluation only"
+    folders = ("json",)
+    media_folders = ("video",)
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class MVBench(Benchmark):
 
     @override
     def files(self, split: Split) -> list[Path]:
-        return [self.annotations / f"{task}.json" for task in self.tasks if split == "test"]
+        return self.find([f"{task}.json" for task in self.tasks if split == "test"])
 
     @override
     def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:

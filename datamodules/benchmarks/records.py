@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
+from datamodules.benchmarks.parquet import read_rows
 from datamodules.samples import BadSample
 
 # Far above any official file; a larger one would take tens of gigabytes once parsed.
@@ -181,11 +182,13 @@ def read_records(path: Path, *ids: str) -> list[Record]:
 
 
 def read_list(path: Path) -> list[Any]:
-    """Read a list from a JSON file; raises BadSample as ``read_records`` does.
+    """Read a list from a JSON or parquet file; raises BadSample as ``read_records`` does.
 
-    The file holds the list, its items one after the other (JSON Lines), or several lists. Only a
+    A JSON file holds the list, its items one after the other (JSON Lines), or several lists. Only a
     ``.jsonl`` file may hold a single item or none.
     """
+    if path.suffix == ".parquet":
+        return read_rows(path, MAX_BYTES)
     values = read_values(path)
     if values and all(isinstance(value, list) for value in values):
         values = [item for items in values for item in items]

@@ -14,18 +14,22 @@ from vlynx_pl.metrics import protocols, submissions
 from vlynx_pl.metrics.protocols import Protocol, verdicts
 
 _LETTERS: Final = prompts.LETTERS[:4]
+_TABLE: Final = "videomme/test-00000-of-00001.parquet"  # in a download of the hub
 
 
 class VideoMME(Benchmark):
-    """VideoMME from one file, as rows or nested.
+    """VideoMME from a download of the hub, or from one file, as rows or nested.
 
-    Rows are those of the published parquet table, as JSON or JSONL. Nested is the official template
-    for results, in which each video has its ``questions``; as published it has trailing commas,
-    which are not JSON. A video is ``<videoID>.mp4``, or ``<video_id>.mp4`` without a ``videoID``.
-    Labels are ``duration``, ``domain``, ``sub_category`` and ``task_type``.
+    Rows are those of the hub's parquet table, also as JSON or JSONL. Nested is the official
+    template for results, in which each video has its ``questions``; as published it has trailing
+    commas, which are not JSON.
+
+    A video is ``<videoID>.mp4``, or ``<video_id>.mp4`` without a ``videoID``; it may be in
+    ``data/``, as in the hub's zips. Labels are ``duration``, ``domain``, ``sub_category`` and
+    ``task_type``.
 
     Args:
-        annotations: the JSON or JSONL file.
+        annotations: the folder of the download; or the parquet, JSON or JSONL file.
     """
 
     modality = "highfps"
@@ -38,10 +42,12 @@ class VideoMME(Benchmark):
         submissions.video_mme_videos,
     )
     absent = "it is for evaluation only"
+    media_folders = ("data",)
 
     @override
     def files(self, split: Split) -> list[Path]:
-        return [self.annotations] if split == "test" else []
+        path = self.annotations / _TABLE if self.annotations.is_dir() else self.annotations
+        return [path] if split == "test" else []
 
     @override
     def read(self, split: Split, files: list[Path]) -> Iterator[QuestionRecord]:

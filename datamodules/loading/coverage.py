@@ -1,5 +1,6 @@
 """``vlynx check``: how much of the data a run can use, as a table and a list."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,9 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from datamodules.base import ModalityDataModule
+from datamodules.benchmarks.base import SPLITS
 from datamodules.loading.contact_sheet import save_contact_sheet
 from datamodules.loading.inspection import Finding
-from datamodules.samples import Trouble
+from datamodules.media.unpacking import count_packed, zips
+from datamodules.samples import BadSample, Trouble
 from vlynx_pl.io.files import write_rows
 
 _TROUBLES: Final[tuple[Trouble, ...]] = get_args(Trouble)
@@ -37,6 +40,8 @@ def check(
         Whether every part reaches ``coverage``.
     """
     parts = data.serving.recordings.parts()
+    if (benchmark := data.benchmark) is not None and not parts:  # raise what is missing
+        benchmark.episodes(next(split for split in SPLITS if benchmark.files(split)))
     data.cache_dir = None  # a cache says nothing about the files
     findings = data.inspect(parts, read=True)
     if csv_path is not None:
@@ -47,6 +52,8 @@ def check(
     console = Console()
     console.print(f"Coverage of {escape(str(data.root))}", soft_wrap=True, highlight=False)
     console.print(table(findings, parts))
+    for line in absent(findings, Path(data.root)):
+        console.print(f"[bold yellow]missing[/]: {escape(line)}", soft_wrap=True, highlight=False)
     for doubt in data.joined.doubts(thorough=True):
         console.print(f"[bold yellow]doubtful[/]: {escape(doubt)}", soft_wrap=True, highlight=False)
     enough = True
@@ -71,6 +78,23 @@ def check(
 def status(finding: Finding) -> str:
     """``ok``, or the first kind of trouble."""
     return finding.bad[0].trouble if finding.bad else "ok"
+
+
+def absent(findings: Sequence[Finding], root: Path) -> Iterator[str]:
+    """How many recordings are missing in which folders, and what zips of ``root`` still hold."""
+    missing = [finding.bad[0].path for finding in findings if status(finding) == "missing"]
+    folders = Counter(os.path.relpath(Path(path).parent, root.parent) for path in missing)
+    if not folders:
+        return
+    yield ", ".join(f"{count} in {folder}" for folder, count in folders.most_common())
+    for archive in zips(root):
+        try:
+            count = count_packed(archive)
+        except BadSample as bad:
+            yield str(bad)
+        else:
+            if count:
+                yield f"{count} files are still in {archive}; run vlynx prepare unpack {root}"
 
 
 def table(findings: list[Finding], parts: Sequence[str]) -> Table:

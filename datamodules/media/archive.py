@@ -20,10 +20,10 @@ _LAYOUT: Final = re.compile(
     r"(?P<name>[\w-]+\.(?:jpg|png|txt))",
     re.ASCII | re.IGNORECASE,
 )
-_DAMAGE: Final = (
-    BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, ValueError, struct.error,
-    zlib.error,
+DAMAGE: Final = (
+    BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
+"""What zipfile raises for a file that is damaged, encrypted or unusual."""
 _AGAIN: Final = "Zip the scene's folder again: color/, depth/, pose/ and intrinsic/"
 
 
@@ -51,7 +51,7 @@ def extract_scene(archive: Path, folder: Path, most: int) -> Path:
                 most -= _copy(archive, opened, member, folder / name, most)
     except BadSample:
         raise
-    except _DAMAGE as error:
+    except (*DAMAGE, OSError) as error:
         raise BadSample(archive, f"is not a zip file that can be read ({error})", _AGAIN) from error
     return folder
 

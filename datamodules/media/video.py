@@ -36,7 +36,7 @@ VIDEO_SUFFIXES: Final = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".flv", ".wmv", ".mpg", ".mpeg"}
     | {".ts", ".ogv", ".gif"}
 )
-_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png"})
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _read_folder(
         remedy = "Give the rate of its images, such as 3.0"
         raise BadSample(folder, f"is read at folder_fps={fps}", remedy)
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    images = [path for path in visible if path.suffix.lower() in _IMAGE_SUFFIXES]
+    images = [path for path in visible if path.suffix.lower() in IMAGE_SUFFIXES]
     if strange := [path for path in images if not path.stem.isdecimal()]:
         raise BadSample(strange[0], "is not named by a number", "Rename it, such as 00001.jpg")
     images.sort(key=lambda path: int(path.stem))

@@ -104,12 +104,9 @@ class VideoModality(Modality):
         try:
             path = media_file(root, name, sound)
         except BadSample as bad:
-            if bad.trouble != "missing" or role not in episode.elsewhere:
+            if bad.trouble != "missing":
                 raise
-            try:
-                path = media_file(root, episode.elsewhere[role], sound)
-            except BadSample:
-                raise bad from None  # it names the path in the annotation
+            path = _elsewhere(root, episode.elsewhere.get(role, ()), sound, bad)
         rate = _FOLDER_FPS if role == "frames" else None
         return VideoSource(episode.name, path, episode.span, rate)
 
@@ -143,6 +140,17 @@ class VideoModality(Modality):
         source = VideoSource(path.name, path, sound=sound)
         rendered = ((self, spec),) if wanted else ()
         return VideoStreams(_ReadStreams(source, self._rgb(spec), rendered), source.files)
+
+
+def _elsewhere(root: Path, names: Sequence[str], sound: bool, bad: BadSample) -> Path:
+    """The first of further paths that exists; else raise ``bad``, which names the first path."""
+    for name in names:
+        try:
+            return media_file(root, name, sound)
+        except BadSample as other:
+            if other.trouble != "missing":
+                raise
+    raise bad
 
 
 @dataclass(frozen=True)

@@ -247,9 +247,9 @@ def test_an_id_with_a_dot_is_its_own_file_and_no_other(root):
         path("take.2")
 
 
-def test_a_file_may_be_at_its_second_path(root):
+def test_a_file_may_be_at_a_further_path(root):
     data = HighFrameRate()
-    at = partial(Episode, "x", questions=(), elsewhere={"video": "data0613/star/B.mp4"})
+    at = partial(Episode, "x", questions=(), elsewhere={"video": ["z.mp4", "data0613/star/B.mp4"]})
     first = film(root / "star" / "A.mp4")
     second = film(root / "data0613" / "star" / "B.mp4")
     assert data.locate(root, at({"video": "star/A.mp4"})).path == first

@@ -33,7 +33,12 @@ def _files(official: Official, clip: bytes) -> list[Original]:
             files |= {f"media/{name}/frame_aligned_videos/{view}.mp4": clip for view in _VIEWS}
         else:
             files[f"media/{name}"] = clip
-    stems = sorted({PurePath(name).stem for named in media for name in named.values()})
+    stems = tuple(sorted({PurePath(name).stem for named in media for name in named.values()}))
     lean = official._replace(files=dict.fromkeys(official.files))
     ask = partial(readings.ask, official=lean)  # small, since it is sent to another process
-    return [Original("annotations", name, files, (ask,), tuple(stems)) for name in read[:2]]
+    return [
+        Original(
+            "table" if name.endswith(".parquet") else "annotations", name, files, (ask,), stems
+        )
+        for name in read[:2]
+    ]

@@ -161,5 +161,6 @@ DAMAGES: Final = {
     "mesh": _BINARY | {"hostile material": hostile_material},
     "frame cache": _BINARY,
     "annotations": _ANY | ON_ANNOTATIONS,
+    "table": _BINARY,
 }
 """Kind of input → name of a damage → its function."""

@@ -19,7 +19,7 @@ from vlynx_pl.io.errors import UserError
 from vlynx_pl.io.interruption import Interrupted, note_signals
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
-prepare = typer.Typer(help="Bring other recordings into ScanNet's exported layout.")
+prepare = typer.Typer(help="Bring recordings and downloads into a layout that is read.")
 app.add_typer(prepare, name="prepare")
 app.add_typer(analyse, name="analyse")
 # LightningCLI parses the arguments of these commands; for fit and test, also --help.
@@ -237,6 +237,16 @@ def prepare_depth_from_mesh(
     from datamodules.media.mesh_depth import prepare_depth_from_mesh as prepare
 
     prepare(mesh, scene, out, intrinsics, width)
+
+
+@prepare.command("unpack")
+def prepare_unpack(
+    folder: Annotated[Path, typer.Argument(help="a download, such as VideoMME's from the hub")],
+) -> None:
+    """Unpack the zips of a download, each beside itself; what is there already stays."""
+    from datamodules.media.unpacking import unpack
+
+    unpack(folder)
 
 
 @app.command()

@@ -4,6 +4,9 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pyarrow
+from pyarrow.parquet import write_table
+
 from datamodules.benchmarks import (
     AVQA,
     AVSD,
@@ -33,14 +36,18 @@ class Official(NamedTuple):
         """Write the files and give the benchmark."""
         for name, content in self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if name.endswith(".parquet"):
+                write_table(pyarrow.Table.from_pylist(content), folder / name)
+                continue
             lines = [json.dumps(row) for row in content] if name.endswith(".jsonl") else []
             (folder / name).write_text("\n".join(lines) or json.dumps(content))
         return self.reopen(folder)
 
     def reopen(self, folder: Path) -> Benchmark:
         """The benchmark of files that were written before."""
-        one_file = self.reader in {InstructJSON, VideoMME}
-        annotations = folder / next(iter(self.files)) if one_file else folder
+        name = next(iter(self.files))
+        one_file = self.reader in {InstructJSON, VideoMME} and not name.endswith(".parquet")
+        annotations = folder / name if one_file else folder
         return self.reader(annotations, **(self.options or {}))
 
 
@@ -172,6 +179,12 @@ def avut(number: int, **fields: Any) -> dict[str, Any]:
     } | fields
 
 
+def mlvu_row(task: str, video: str, **fields: Any) -> dict[str, Any]:
+    listed = "What happens?\n(A) It falls.\n(B) It stands.\n(C) It spins."
+    more = {"video_name": video, "duration": 9.5, "question": listed, "task_type": task}
+    return mvbench(video) | {"answer": "C"} | more | fields
+
+
 LLAVA = "1_2_m_academic_v0_1/1_2_m_academic_oe_v0_1_qa_processed.json"
 
 OFFICIAL: dict[str, Official] = {
@@ -216,6 +229,16 @@ OFFICIAL: dict[str, Official] = {
     "VideoMME rows": Official(
         VideoMME, "test", {"t.jsonl": [ABOUT_VIDEO | video_mme("801-1", videoID="xYz-_1")]}
     ),
+    "VideoMME on the hub": Official(
+        VideoMME,
+        "test",
+        {
+            "videomme/test-00000-of-00001.parquet": [
+                ABOUT_VIDEO | video_mme("801-1", videoID="xYz-_1"),
+                ABOUT_VIDEO | video_mme("801-2", videoID="xYz-_1"),
+            ]
+        },
+    ),
     "MVBench": Official(
         MVBench,
         "test",
@@ -230,6 +253,19 @@ OFFICIAL: dict[str, Official] = {
             "9_summary.json": [{"video": "7.mp4", "question": "Sum up.", "answer": "A toy."}],
         },
         {"tasks": ["needle", "summary"]},
+    ),
+    "MLVU on the hub": Official(
+        MLVU, "test", {"MLVU/json/4_count.json": [mvbench("count_1.mp4")]}, {"tasks": ["count"]}
+    ),
+    "MLVU for lmms-eval": Official(
+        MLVU,
+        "test",
+        {
+            "mlvu/test-00000-of-00001.parquet": [
+                mlvu_row("ego", "a.mp4"),
+                mlvu_row("count", "b.mp4"),
+            ]
+        },
     ),
     "Ego-Exo4D": Official(
         EgoExo4D,

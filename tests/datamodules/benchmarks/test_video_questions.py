@@ -133,9 +133,11 @@ def test_mvbench_tasks_share_videos(tmp_path):
 )
 def test_mvbench_has_second_folders(read, task, video, second):
     (episode,) = read(MVBench, "test", f"{task}.json", [mvbench(video)], tasks=[task])
-    assert episode.elsewhere == ({} if second is None else {"video": second})
+    paths = [path for path in (episode.media["video"], second) if path]
+    assert episode.elsewhere["video"] == (*paths[1:], *(f"video/{path}" for path in paths))
     options = {"tasks": [task], "videos": "flat"}
-    assert not read(MVBench, "test", f"{task}.json", [mvbench(video)], **options)[0].elsewhere
+    (flat,) = read(MVBench, "test", f"{task}.json", [mvbench(video)], **options)
+    assert flat.elsewhere == {"video": (f"video/{video}",)}
 
 
 @pytest.mark.parametrize(
