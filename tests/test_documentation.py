@@ -19,6 +19,7 @@ from datamodules import (
     EgoDataModule,
     HighFrameRateDataModule,
 )
+from datamodules.benchmarks import MVBench
 from tests.conftest import REPOSITORY
 from vlynx_pl.adapters import Lora, save_adapter
 from vlynx_pl.alignment import InterfaceAlignment
@@ -147,6 +148,7 @@ def test_the_commands_files_and_links_in_its_text_exist(page):
 
 OPTIONS = {
     "data": [AudioDataModule, DepthDataModule, EgoDataModule, HighFrameRateDataModule],
+    "data.benchmark.init_args": [MVBench],
     "model": [InterfaceAlignment, InstructionTuning],
     "model.lora": [Lora],
     "model.objective": [AlignmentObjective],

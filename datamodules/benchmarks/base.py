@@ -110,7 +110,7 @@ class Benchmark(ABC):
             path = missing[0]
             if path.parent.is_file():
                 check_folder(path.parent, f"Give the folder that holds {path.name}")
-            others = f", as are {len(missing) - 1} more of {len(files)} files" * (len(missing) > 1)
+            others = f", with {len(missing) - 1} more of {len(files)} files" * (len(missing) > 1)
             raise BadSample(
                 path,
                 f"is missing{others}; {name} reads its split {split} from it",

@@ -1,6 +1,5 @@
 """``vlynx check``: how much of the data a run can use, as a table and a list."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +37,9 @@ def check(
 
     Returns:
         Whether every part reaches ``coverage``.
+
+    Raises:
+        BadSample: the benchmark has not all files of any split.
     """
     parts = data.serving.recordings.parts()
     if (benchmark := data.benchmark) is not None and not parts:  # raise what is missing
@@ -83,7 +85,7 @@ def status(finding: Finding) -> str:
 def absent(findings: Sequence[Finding], root: Path) -> Iterator[str]:
     """How many recordings are missing in which folders, and what zips of ``root`` still hold."""
     missing = [finding.bad[0].path for finding in findings if status(finding) == "missing"]
-    folders = Counter(os.path.relpath(Path(path).parent, root.parent) for path in missing)
+    folders = Counter(Path(path).parent for path in missing)
     if not folders:
         return
     yield ", ".join(f"{count} in {folder}" for folder, count in folders.most_common())
@@ -94,7 +96,7 @@ def absent(findings: Sequence[Finding], root: Path) -> Iterator[str]:
             yield str(bad)
         else:
             if count:
-                yield f"{count} files are still in {archive}; run vlynx prepare unpack {root}"
+                yield f"{count} not unpacked from {archive}; run vlynx prepare unpack {root}"
 
 
 def table(findings: list[Finding], parts: Sequence[str]) -> Table:

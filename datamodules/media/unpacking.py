@@ -52,7 +52,7 @@ def unpack(folder: Path) -> None:
                     unfinished.open("wb") as target,
                 ):
                     shutil.copyfileobj(source, target)
-        say(f"{archive}: {len(packed)} files unpacked")
+        say(f"{archive}: {len(packed)} unpacked")
 
 
 def zips(folder: Path) -> list[Path]:

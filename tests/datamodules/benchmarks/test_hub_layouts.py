@@ -172,5 +172,5 @@ def test_a_row_of_an_unknown_task_is_refused(tmp_path):
 
 def test_all_missing_files_are_counted(tmp_path):
     write_json(tmp_path / "json" / "moving_count.json", [mvbench()])
-    with pytest.raises(BadSample, match=r"json/action_sequence\.json: is missing, as are 18 more"):
+    with pytest.raises(BadSample, match=r"json/action_sequence\.json: is missing, with 18 more"):
         MVBench(tmp_path).episodes("test")
