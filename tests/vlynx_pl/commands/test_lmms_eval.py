@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+import shutil
 import sys
 import tomllib
 from importlib.util import find_spec
@@ -17,11 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from datamodules import DepthDataModule
+from datamodules.benchmarks import ScanQA
 from experiments.toyworld.video_files import write_video
 from tests.conftest import MINIATURE, REPOSITORY
+from tests.datamodules.conftest import write_scannet_scenes, write_scanqa
 from tests.vlynx_pl.conftest import config_of, randomise
 from vlynx_pl.adapters import Lora, save_adapter
 from vlynx_pl.backbones import load_backbone
+from vlynx_pl.commands import lmms_tasks
 from vlynx_pl.commands.asking import open_run
 from vlynx_pl.io.errors import UserError
 from vlynx_pl.questions import Question
@@ -41,7 +46,7 @@ USUAL = {
 class StandIn:
     """As much of ``lmms_eval.api.model.lmms`` as the plug-in leans on."""
 
-    is_simple, rank = True, 0
+    rank = 0
 
     def __init__(self):
         self.task_dict = {}
@@ -79,13 +84,20 @@ def model(plugin, world):
     return plugin.VlynxModel(run=str(world / "run"), device="cpu")
 
 
-def requests_for(model, *documents, task="toy", visuals=None, **settings):
+def turn(role, text, *shown):
+    """A message of a chat; what is shown is (type, url)."""
+    media = [{"type": kind, "url": url} for kind, url in shown]
+    return {"role": role, "content": [*media, {"type": "text", "text": text}]}
+
+
+def requests_for(model, *documents, task="toy", chat=None, **settings):
     """Requests as lmms-eval makes them, of documents (prompt, video)."""
-    model.task_dict = {task: {"test": [{"video": str(video)} for _, video in documents]}}
-    see = visuals or (lambda document: [document["video"]])
+    rows = [{"prompt": prompt, "video": str(video)} for prompt, video in documents]
+    model.task_dict = {task: {"test": rows}}
+    talk = chat or (lambda row: [turn("user", row["prompt"], ("video", row["video"]))])
     kwargs = USUAL | settings
     return [
-        SimpleNamespace(args=(prompt, kwargs, see, n, task, "test"), task_name=task)
+        SimpleNamespace(args=(prompt, talk, kwargs, n, task, "test"), task_name=task)
         for n, (prompt, _) in enumerate(documents)
     ]
 
@@ -160,26 +172,76 @@ def test_settings_without_effect_are_accepted(plugin):
 
 
 @pytest.mark.parametrize(
-    ("visuals", "message"),
+    ("chat", "message"),
     [
-        ([Image.new("RGB", (4, 4))], "one video file"),
-        (["a.mp4", "b.mp4"], "one video file"),
-        (["page.png"], "one video file"),
-        ([], "one video file"),
-        (["gone.mp4"], "gone.mp4 does not exist"),
+        ([turn("user", "Why?", ("image", Image.new("RGB", (4, 4))))], "one video file"),
+        ([turn("user", "Why?", ("video", "a.mp4"), ("video", "b.mp4"))], "one video file"),
+        ([turn("user", "Why?", ("image", "page.png"))], "one video file"),
+        ([turn("user", "Why?")], "one video file"),
+        ([turn("user", "Why?", ("video", "gone.mp4"))], "gone.mp4 does not exist"),
+        ([turn("system", "Be kind."), turn("user", "Why?")], "chat of system, user, but"),
+        ([turn("user", "Why?"), turn("assistant", "So.")], "chat of user, assistant, but"),
+        (
+            [{"role": "user", "content": [{"type": "video", "url": "a.mp4", "start_time": 1.0}]}],
+            "one video file",
+        ),
     ],
 )
 def test_all_documents_are_checked_before_the_first_is_answered(
-    model, world, encoded, visuals, message
+    model, world, encoded, chat, message
 ):
     video = str(world / "one.mp4")
     requests = [
         *requests_for(model, ("Why?", video)),
-        *requests_for(model, ("Why?", video), visuals=lambda _: visuals),
+        *requests_for(model, ("Why?", video), chat=lambda _: chat),
     ]
     with pytest.raises(UserError, match=f"toy, document 0.*{message}"):
         model.generate_until(requests)
     assert not encoded
+
+
+def test_earlier_rounds_of_a_chat_are_read(plugin, world):
+    video = str(world / "one.mp4")
+    chat = [
+        turn("user", "Is it red?", ("video", video)),
+        turn("assistant", "Yes."),
+        turn("user", "Why?"),
+    ]
+    question, path = plugin.conversation("toy", chat)
+    assert (question.history, question.prompt) == ((("Is it red?", "Yes."),), "Why?")
+    assert path == Path(video)
+
+
+def test_a_question_of_our_own_tasks_is_answered_as_vlynx_eval_does(
+    plugin, world, tmp_path, monkeypatch, encoded
+):
+    write_scannet_scenes(tmp_path, 2)
+    write_scanqa(tmp_path, "val", [(0, "a", "How far?"), (1, "b", "Why?"), (0, "c", "Why?")])
+    monkeypatch.setenv("VLYNX_DATA", str(tmp_path))
+    config = config_of("DepthDataModule", "3d")
+    config["model"]["init_args"] |= {"task": "task", "max_new_tokens": 5}
+    shutil.copytree(world / "run" / "adapters", tmp_path / "run" / "adapters")
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    model = plugin.VlynxModel(run=str(tmp_path / "run"), device="cpu")
+    rows = lmms_tasks.scanqa(SimpleNamespace(from_list=list))
+    model.task_dict = {"vlynx_scanqa": {"test": rows}}
+    arguments = [(None, None, USUAL, n, "vlynx_scanqa", "test") for n in range(len(rows))]
+    answers = model.generate_until([SimpleNamespace(args=args) for args in arguments])
+    assert encoded == [{"video", "3d"}] * 2
+    data = DepthDataModule(
+        tmp_path, benchmark=ScanQA(tmp_path), objective="tuning", frames=3, test_split="val",
+        frame_size=model._module.backbone.frame_size, num_workers=0,
+    )  # fmt: skip
+    data.setup("test")
+    model._module.max_new_tokens = USUAL["max_new_tokens"]
+    expected = {
+        question.id: text
+        for batch in data.test_dataloader()
+        for episode in batch
+        for question, text in zip(episode["questions"], model._module.answers(episode), strict=True)
+    }
+    assert dict(zip((row["question_id"] for row in rows), answers, strict=True)) == expected
+    assert len(set(answers)) == 3
 
 
 def test_other_kinds_of_requests_say_which_task_to_leave_out(model):
@@ -201,6 +263,7 @@ def test_the_project_names_what_the_registry_asks_for(plugin):
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     named = project["entry-points"]["lmms_eval.models"]["vlynx"]
     assert named == f"{plugin.__name__}:{plugin.manifest.__name__}"
+    assert not plugin.VlynxModel.is_simple
 
 
 def test_lmms_eval_scores_a_task_with_it(plugin, world, tmp_path):
