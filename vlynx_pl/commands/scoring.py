@@ -125,7 +125,7 @@ def read_predictions(path: Path, benchmark: str | None = None) -> dict[str, str 
     """Read id → prediction.
 
     Besides our own files, this reads an object of ``id: prediction``, and what PAVE, COCO's
-    evaluations and lmms-eval (``samples_*.jsonl`` with ids of questions) write.
+    evaluations and lmms-eval (samples of our own tasks, or with ids of questions) write.
 
     Raises:
         UserError: the file cannot be used, repeats an id, or names another benchmark, as files of
@@ -168,6 +168,10 @@ def _records(path: Path) -> list[Record]:
 
 def _prediction(record: Record) -> tuple[str, str | None]:
     fields = record.fields.keys()
+    figure = next((name for name in fields if "/" in name), None)
+    if figure and "filtered_resps" in fields:  # a sample of our own tasks in lmms-eval
+        identifier, said = record.texts(figure, 2, 2, blank=True)
+        return identifier, said
     name, text = next((form for form in _FORMS if fields >= set(form)), _FORMS[0])
     if name == "doc":
         return record.child(name).identifier("question_id"), record.texts(text, 1, 1, blank=True)[0]

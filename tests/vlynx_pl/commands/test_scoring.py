@@ -218,6 +218,15 @@ LMMS_EVAL = [
     }
     for number, row in enumerate(OURS)
 ]
+OWN_TASKS = [  # as lmms-eval 0.7 writes samples, without the record
+    {
+        "doc_id": number,
+        "target": "['B']",
+        "filtered_resps": row["prediction"],
+        "scanqa/em1": [row["id"], row["prediction"]],
+    }
+    for number, row in enumerate(OURS)
+]
 LINES = "\n".join(map(json.dumps, OURS))
 
 
@@ -225,7 +234,7 @@ LINES = "\n".join(map(json.dumps, OURS))
     "content",
     [
         *(json.dumps(rows) for rows in (OURS, PAVE, AVQA, COCO)),
-        "\n".join(map(json.dumps, LMMS_EVAL)),
+        *("\n".join(map(json.dumps, rows)) for rows in (LMMS_EVAL, OWN_TASKS)),
         LINES.replace("\n", "\r\n\r\n"),
         "\ufeff" + LINES + "\n",
         json.dumps({row["id"]: row["prediction"] for row in OURS}),
