@@ -88,7 +88,7 @@ def test_the_scales_of_8_bit_layers_follow_their_weights():
 def test_the_whole_module_moves_scales(monkeypatch):
     moved = []
     backbone = load_miniature()
-    monkeypatch.setattr("vlynx_pl.backbones.base.move_scales", moved.append)
+    monkeypatch.setattr("vlynx_pl.backbones.adapted_model.move_scales", moved.append)
     nn.Sequential(backbone).to("cpu")
     assert not moved
     backbone.quantization = "int8"
