@@ -34,6 +34,8 @@ from tests.vlynx_pl.conftest import film
 from vlynx_pl.commands.scoring import score
 from vlynx_pl.io.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_meteor")
+
 FOLDER = REPOSITORY / "vlynx_pl" / "commands" / "lmms_tasks"
 SCENE = "scans/scene0990_00"
 EGO = "takes/toy_a/frame_aligned_videos/aria01_214-1.mp4"
