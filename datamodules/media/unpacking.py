@@ -33,8 +33,8 @@ def unpack(folder: Path) -> None:
         folder: of a download, such as that of VideoMME.
 
     Raises:
-        BadSample: there is no zip, or one is damaged, encrypted or too large for the disk, or names
-            something outside its folder.
+        BadSample: there is no zip; or one is damaged or encrypted, does not fit the disk, or has a
+            member outside its folder.
         OSError: a file cannot be written.
     """
     check_folder(folder, "Give the folder of the download")

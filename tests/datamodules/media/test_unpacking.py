@@ -46,7 +46,7 @@ def test_what_is_there_stays_and_the_rest_is_unpacked(tmp_path):
     assert (tmp_path / "data" / "b.mp4").read_bytes() == b"two"
 
 
-@pytest.mark.parametrize("name", ["../a.mp4", "/tmp/a.mp4", "..\\a.mp4", "data/../../a.mp4"])
+@pytest.mark.parametrize("name", ["../a.mp4", "/elsewhere/a.mp4", "..\\a.mp4", "data/../../a.mp4"])
 def test_a_name_that_leads_out_is_refused(tmp_path, name):
     write_zip(tmp_path / "download" / "a.zip", ("data/b.mp4", b"x"), (name, b"x"))
     with pytest.raises(BadSample, match="leads out of it"):
